@@ -1,0 +1,85 @@
+"""Pays: multiply-accumulate operations (MACs) per stage and per exit test, from PyTorch's own counter."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from eenotes.network import EarlyExitNetwork, in_mode
+
+
+@dataclass(frozen=True)
+class Costs:
+    """MACs of one sample.
+
+    Args:
+        stages: J numbers, one per stage; together they are the backbone without exits.
+        exits: J-1 numbers, one per exit test.
+    """
+
+    stages: tuple[int, ...]
+    exits: tuple[int, ...]
+
+    @property
+    def backbone(self) -> int:
+        """The whole backbone without exits: the unit of relative cost."""
+        return sum(self.stages)
+
+    @property
+    def cumulative(self) -> Tensor:
+        """``(J,)`` MACs of a sample that leaves at exit j: all stages and all exit tests up to there."""
+        return self._up_to(self.stages) + self._up_to((*self.exits, 0))
+
+    def relative_cost(self, exit_index: Tensor) -> Tensor:
+        """``(N,)`` exit indices → ``(N,)`` costs of stages and exit tests; 1.0 is the backbone without exits."""
+        return (self.cumulative / self.backbone).to(exit_index.device)[exit_index]
+
+    def overhead(self, exit_index: Tensor) -> Tensor:
+        """The part of `relative_cost` that the exit tests alone take."""
+        return (self._up_to((*self.exits, 0)) / self.backbone).to(exit_index.device)[exit_index]
+
+    @staticmethod
+    def _up_to(macs: tuple[int, ...]) -> Tensor:
+        return torch.tensor(macs, dtype=torch.float64).cumsum(0)
+
+
+@torch.no_grad()
+def count_macs(net: EarlyExitNetwork, x: Tensor) -> Costs:
+    """Count each stage and each exit test on a sample batch ``x`` ``(B, ...)``; the result is for one sample.
+
+    Only matrix products and convolutions are seen (as everywhere in the literature): additions, normalisation and activations count as
+    nothing.
+
+    Raises:
+        ValueError: an empty batch.
+    """
+    if len(x) == 0:
+        raise ValueError("the batch is empty: there is nothing to count")
+    stages, exits = [], []
+    with in_mode(net), _visible_attention():
+        for j, stage in enumerate(net.stages):
+            macs, x = _count(stage, x)
+            stages.append(macs)
+            if j < len(net.exits):
+                exits.append(_count(net.exits[j], x)[0])
+    return Costs(tuple(stages), tuple(exits))
+
+
+def _count(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
+    with FlopCounterMode(display=False) as counter:
+        out = module(x)
+    return counter.get_total_flops() // (2 * len(x)), out
+
+
+@contextmanager
+def _visible_attention() -> Iterator[None]:
+    """The fused inference path of attention hides its matrix products from the counter."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

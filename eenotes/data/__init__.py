@@ -1,0 +1,1 @@
+"""The book's data: one `load` per kind, embedded or real."""

@@ -1,0 +1,95 @@
+r"""E²CM: early exit by class means (Görmez, Dasari and Koyuncu, 2022).
+
+No gradient and no added layer.  One pass over the training set gives the class means $M_{j,k}$ of every stage's output; at inference a
+sample leaves at the first stage where it is close enough to one of them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from eenotes.heads import ClassMeanExit
+from eenotes.means import ClassMeans
+from eenotes.network import EarlyExitNetwork
+from eenotes.rules import Confidence
+
+
+@torch.no_grad()
+def fit(
+    stages: Sequence[nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    normaliser: Literal["mean", "rms"] = "mean",
+) -> EarlyExitNetwork:
+    r"""Put a class-mean exit after every stage but the last; the stages themselves stay as they are.
+
+    Args:
+        stages: from `eenotes.split`, in evaluation mode.
+        batches: ``(x, y)`` over the whole training set, iterable more than once.
+        num_classes: K.
+        normaliser: $\mu_{j,k}$, which divides the distances in the confidence.  ``"mean"``: the mean distance of **all** training
+            samples to $M_{j,k}$ (the paper's), known after a second pass; ``"rms"``: its root mean square, which the first pass already
+            gives.
+
+    Raises:
+        ValueError: stages in training mode, no batches, a class without samples, labels out of range, features that are not finite.
+    """
+    if normaliser not in ("mean", "rms"):
+        raise ValueError(f"normaliser={normaliser!r} must be 'mean' or 'rms'")
+    if any(stage.training for stage in stages):
+        raise ValueError("the stages are in training mode: call eval() before fit, or the statistics would move while they are used")
+    early = list(stages)[:-1]
+    device = next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
+    means = [ClassMeans(num_classes).to(device) for _ in early]
+    seen = 0
+    for x, y in batches:
+        x, y, seen = x.to(device), y.to(device), seen + len(y)
+        for stage, mean in zip(early, means, strict=True):
+            x = stage(x)
+            mean.update(x, y)
+    if not seen:
+        raise ValueError("the loader gave no batch: there is nothing to average")
+    exits = [ClassMeanExit(mean.compute(), mean.root_mean_square_distance()) for mean in means]
+    if normaliser == "mean":
+        totals = [torch.zeros(num_classes, dtype=torch.float64) for _ in early]
+        for x, _ in batches:
+            x = x.to(device)
+            for stage, exit_head, total in zip(early, exits, totals, strict=True):
+                x = stage(x)
+                total += -exit_head(x).double().sum(0).cpu()
+        exits = [ClassMeanExit(head.means, total / seen) for head, total in zip(exits, totals, strict=True)]
+    return EarlyExitNetwork(stages, exits).to(device).eval()
+
+
+def rule(
+    net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0, *, predict: Literal["raw", "normalised"] = "raw"
+) -> Confidence:
+    r"""The E²CM rule: leave where $\max_k \mathrm{softmax}_k(-d_{j,k} / \mu_{j,k}) > T_j$.  Trained exits in between are not divided.
+
+    Args:
+        net: from `fit`, or from `combine`.
+        thresholds: one number, or one per early exit.
+        predict: the nearest class mean (``"raw"``), or the largest confidence (``"normalised"``); they can differ.
+    """
+    normaliser = tuple(head.mean_distance if isinstance(head, ClassMeanExit) else None for head in net.exits)
+    return Confidence(thresholds, normaliser=normaliser, predict=predict)
+
+
+def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyExitNetwork:
+    """E²CM + SDN: a sample leaves a stage when either of its two exits lets it go.
+
+    After each stage first the class-mean exit is asked, then, for those who stay, the trained one: two exits with nothing computed
+    between them, and so no rule and no loop of its own.
+
+    Raises:
+        ValueError: if the two networks do not share their stages.
+    """
+    pairs = zip(class_means.stages, trained.stages, strict=False)
+    if class_means.num_exits != trained.num_exits or any(a is not b for a, b in pairs):
+        raise ValueError("combine needs two networks over the same stages: build both from one split()")
+    stages = [part for stage in trained.stages[:-1] for part in (stage, nn.Identity())]
+    exits = [head for pair in zip(class_means.exits, trained.exits, strict=True) for head in pair]
+    return EarlyExitNetwork([*stages, trained.stages[-1]], exits).eval()

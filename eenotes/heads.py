@@ -1,0 +1,84 @@
+"""Observation to class: the two kinds of exit head, with one call, ``features → logits``."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from eenotes.network import in_mode
+
+
+def pool(features: Tensor) -> Tensor:
+    """Average over space or over tokens: ``(B, C, *space)`` → ``(B, C)``, ``(B, T, C)`` → ``(B, C)``, ``(B, C)`` unchanged."""
+    if features.ndim == 3:
+        return features.mean(1)
+    return features.flatten(2).mean(-1) if features.ndim > 3 else features
+
+
+class LinearExit(nn.Module):
+    """A trained exit: average pooling, then one linear layer (Shallow-Deep Networks, BranchyNet).
+
+    Args:
+        channels: C, the channels of the features ``(B, C, *space)``, ``(B, T, C)`` or ``(B, C)``.
+        num_classes: K.
+    """
+
+    def __init__(self, channels: int, num_classes: int):
+        super().__init__()
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(pool(features))
+
+
+def linear_exits(stages: Iterable[nn.Module], x: Tensor, *, num_classes: int) -> nn.ModuleList:
+    """A `LinearExit` for every stage but the last, of the width that a sample batch ``x`` has there."""
+    stages, exits = list(stages), nn.ModuleList()
+    with in_mode(*stages), torch.no_grad():  # in evaluation mode: the sample must not move any running statistics
+        for stage in stages[:-1]:
+            x = stage(x)
+            exits.append(LinearExit(pool(x).shape[1], num_classes).to(x.device))
+    return exits
+
+
+class ClassMeanExit(nn.Module):
+    r"""An exit without training: the logits are the negative distances to the class means (E²CM).
+
+    $z_k = -d_k = -\lVert x - M_k \rVert_2$, written as $\lVert x\rVert^2 - 2\,x \cdot M_k + \lVert M_k\rVert^2$, so that the work is
+    one matrix product: fast, and seen by the FLOP counter.  Its argmax is the nearest class mean.
+
+    Args:
+        means: ``(K, *shape)``, one mean feature per class.
+        mean_distance: ``(K,)``, the normaliser μ of the confidence, in units of distance; kept here so that it travels with the
+            means (`eenotes.e2cm.rule` reads it).
+
+    Raises:
+        ValueError: if a mean or a normaliser is not finite, or a normaliser is not positive.
+    """
+
+    def __init__(self, means: Tensor, mean_distance: Tensor | None = None):
+        super().__init__()
+        means = means.detach().flatten(1).float()
+        mean_distance = means.new_ones(len(means)) if mean_distance is None else mean_distance.detach().float()
+        if not means.isfinite().all():
+            raise ValueError(f"the means of classes {_rows(~means.isfinite().all(1))} are not finite")
+        if mean_distance.shape != (len(means),) or not (mean_distance.isfinite() & (mean_distance > 0)).all():
+            raise ValueError(f"mean_distance must hold {len(means)} positive numbers, got {mean_distance.tolist()}")
+        self.register_buffer("means", means)
+        self.register_buffer("squared_norms", means.square().sum(1))
+        self.register_buffer("mean_distance", mean_distance)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, *shape)`` → ``(B, K)``."""
+        features = features.flatten(1)
+        if features.shape[1] != self.means.shape[1]:
+            raise ValueError(f"the class means have {self.means.shape[1]} numbers each, the features {features.shape[1]}")
+        # Squares of thousands of numbers are subtracted from each other: too much for half precision.
+        with torch.autocast(features.device.type, enabled=False):
+            x = features.float()
+            squared = torch.addmm(self.squared_norms, x, self.means.T, alpha=-2) + x.square().sum(1, keepdim=True)
+        return -squared.clamp_min(0).sqrt()
+
+
+def _rows(mask: Tensor) -> list[int]:
+    return mask.nonzero().flatten().tolist()

@@ -1,0 +1,122 @@
+"""Now: inference that stops.
+
+`predict` computes no stage for a sample that has left; `simulate` answers from cached logits what `predict` would have said.  Both
+are one loop, `_cascade`, which differs only in where the logits of the samples still there come from.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eenotes.network import EarlyExitNetwork
+from eenotes.rules import Rule
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of N samples."""
+
+    prediction: Tensor  # (N,) int64
+    exit_index: Tensor  # (N,) int64, from 0
+    confidence: Tensor  # (N,) float32, the rule's, at the exit where the sample left
+
+
+@torch.inference_mode()
+def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
+    """Classify a batch stage by stage; who leaves is taken out of the batch, and the rest goes on.
+
+    Args:
+        net: in evaluation mode: batch statistics would make a sample's answer depend on who else is still there.
+        x: ``(B, ...)``, on the network's device.
+        rule: see `eenotes.rules`.
+
+    Raises:
+        ValueError: a network in training mode, an empty batch, mixed devices, NaN logits, a rule that does not fit, or a stage
+            that does not keep the batch first.
+    """
+    if any(module.training for module in net.modules()):
+        raise ValueError("the network is in training mode: call net.eval() before predict")
+    features = x
+
+    def observe(j: int, keep: Tensor | None) -> Tensor:
+        nonlocal features
+        expected = len(features) if keep is None else len(keep)
+        features, logits = net.step(j, features if keep is None else features[keep])
+        if len(features) != expected or len(logits) != expected:
+            raise ValueError(f"stage {j} turned a batch of {expected} into {len(features)}: the batch must stay first")
+        return logits
+
+    devices = {tensor.device for module in (net.parameters(), net.buffers()) for tensor in module} | {x.device}
+    if len(devices) > 1:
+        raise ValueError(f"network and input lie on different devices: {sorted(map(str, devices))}; move them to one")
+    return _cascade(observe, count=len(x), num_exits=net.num_exits, rule=rule, device=x.device)
+
+
+@torch.inference_mode()
+def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
+    """The `Outcome` of `predict`, from the logits of all exits: J tensors ``(N, K)``, or one ``(J, N, K)``, as `collect` returns.
+
+    Raises:
+        ValueError: no samples, NaN logits, exits of different lengths, or a rule that does not fit.
+    """
+    if len({len(exit_logits) for exit_logits in logits}) != 1:
+        raise ValueError(f"every exit must have logits for the same samples, got {[len(z) for z in logits]}")
+    rows = torch.arange(len(logits[0]), device=logits[0].device)
+
+    def observe(j: int, keep: Tensor | None) -> Tensor:
+        nonlocal rows
+        if keep is None:
+            return logits[j] if len(rows) == len(logits[j]) else logits[j][rows]
+        rows = rows[keep]
+        return logits[j][rows]
+
+    return _cascade(observe, count=len(rows), num_exits=len(logits), rule=rule, device=rows.device)
+
+
+@torch.inference_mode()
+def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
+    """The logits of every exit, ``(J, N, K)``, and the labels ``(N,)``, over batches ``(x, y)``; both on the network's device.
+
+    Raises:
+        ValueError: a network in training mode or no batches.
+    """
+    if any(module.training for module in net.modules()):
+        raise ValueError("the network is in training mode: call net.eval() before collect")
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    logits, labels = [], []
+    for x, y in batches:
+        logits.append(torch.stack([z.float() for z in net(x.to(device))]))
+        labels.append(y.to(device))
+    if not logits:
+        raise ValueError("the loader gave no batch: nothing to collect")
+    return torch.cat(logits, 1), torch.cat(labels)
+
+
+def _cascade(
+    observe: Callable[[int, Tensor | None], Tensor], *, count: int, num_exits: int, rule: Rule, device: torch.device
+) -> Outcome:
+    """Ask exit after exit; ``observe(j, keep)`` gives the logits of those that ``keep`` names among the ones asked last."""
+    if count == 0:
+        raise ValueError("the batch is empty: there is nothing to predict")
+    rule.check(num_exits)
+    prediction, exit_index = (torch.empty(count, dtype=torch.int64, device=device) for _ in range(2))
+    confidence = torch.empty(count, device=device)
+    active, keep, state = torch.arange(count, device=device), None, None
+    for j in range(num_exits):
+        logits = observe(j, keep)
+        decision = rule(j, logits, state)
+        if decision.confidence.isnan().any():
+            raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
+        stay = (~decision.leave).nonzero().squeeze(1) if j < num_exits - 1 else active[:0]
+        keep, state = None, decision.state
+        if len(stay) < len(active):
+            # Written for those who stay, too: what they leave with later overwrites it.
+            prediction[active], confidence[active] = decision.prediction, decision.confidence.float()
+            exit_index[active] = j
+            if not len(stay):
+                break
+            keep, active = stay, active[stay]
+            state = None if state is None else state[stay]
+    return Outcome(prediction, exit_index, confidence)

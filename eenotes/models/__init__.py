@@ -1,0 +1,5 @@
+"""The book's own small backbones."""
+
+from eenotes.models.resnet import CifarResNet
+
+__all__ = ["CifarResNet"]

@@ -1,0 +1,260 @@
+"""One training loop for every network of the book, on `accelerate`: resumable, with progress bars and safe checkpoints."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
+
+sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was damaged or belongs to another run, and is not used."""
+
+
+@cache
+def accelerator():
+    """The process's one `accelerate.Accelerator`; the precision follows from the device.
+
+    bfloat16 where the hardware multiplies it (a T4 only emulates it, slowly), float16 on other CUDA devices, float32 elsewhere.
+    """
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    loading = DataLoaderConfiguration(use_seedable_sampler=True)
+    return Accelerator(mixed_precision=precision(), dataloader_config=loading)
+
+
+def precision() -> str:
+    """``"bf16"``, ``"fp16"`` or ``"no"``, in accelerate's words."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+
+
+def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross-entropy of a plain classifier's logits ``(B, K)``."""
+    x, y = batch
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def joint_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross-entropy averaged over all exits of an early exit network (BranchyNet with equal weights)."""
+    x, y = batch
+    losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)]
+    return torch.stack(losses).mean()
+
+
+def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross-entropy averaged over the early exits only: for heads on a frozen backbone (Shallow-Deep Networks)."""
+    x, y = batch
+    losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)[:-1]]
+    return torch.stack(losses).mean()
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    loss: Loss,
+    epochs: int,
+    batch_size: int,
+    optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = sgd,
+    part: nn.Module | None = None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    title: str = "training",
+) -> list[float]:
+    """Train with a learning rate that warms up over a tenth of the steps and then falls to zero along a cosine.
+
+    Args:
+        model: trained in place; left in evaluation mode, on the accelerator's device.
+        dataset: of ``(x, y)`` or other tuples of tensors.
+        loss: from the model and a batch to a scalar.
+        epochs: passes over the data.
+        batch_size: samples per step and process.
+        optimizer: from parameters to an optimizer; its learning rate is the peak.
+        part: the module to train, for example ``net.exits``.  Everything else stays frozen: no gradients, and in evaluation mode, so
+            that batch normalisation keeps its statistics.
+        augment: from the first tensor of a batch and a generator to the tensor to train on.
+        seed: of the order of the samples and of `augment`.
+        checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes on after its last whole epoch and
+            ends with the same weights; a finished run is only loaded.  A damaged or foreign file is reported by a
+            `CheckpointWarning` and written anew.
+        title: of the progress bar.
+
+    Returns:
+        The mean training loss of each epoch.
+
+    Raises:
+        ValueError: no data, fewer than one epoch, a batch size below 1, or a loss that is not finite.
+    """
+    if len(dataset) == 0 or epochs < 1 or batch_size < 1:
+        raise ValueError(f"need data, epochs and a batch size of at least 1, got {len(dataset)}, {epochs}, {batch_size}")
+    part = part or model
+    model.to(accelerator().device)
+    optimizer = optimizer([p for p in part.parameters() if p.requires_grad])
+    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset), "loss": loss.__name__,
+           "optimizer": repr(optimizer), "model": _shape_hash(model)}  # fmt: skip
+    history = _resume(checkpoint, run, model, optimizer) if checkpoint else []
+    if len(history) < epochs:
+        loader = DataLoader(dataset, batch_size, shuffle=True)
+        with _prepared(model, part, optimizer, loader) as (prepared, stepper, batches):
+            for epoch in _bar(range(len(history), epochs), title, done=len(history), total=epochs):
+                _set_mode(model, part)
+                batches.set_epoch(seed * 10_007 + epoch)
+                generator = torch.Generator(accelerator().device).manual_seed(seed * 10_007 + epoch)
+                total = torch.zeros((), device=accelerator().device)
+                for i, batch in enumerate(_bar(batches, f"epoch {epoch + 1}/{epochs}")):
+                    share = schedule((epoch + i / len(batches)) / epochs)
+                    total += _step(prepared, stepper, loss, batch, share=share, augment=augment, generator=generator)
+                if not total.isfinite():
+                    raise ValueError(f"{title}: the loss of epoch {epoch + 1} is not finite; lower the learning rate")
+                history.append(total.item() / len(batches))
+                if checkpoint and accelerator().is_main_process:
+                    _save(checkpoint, run, model, optimizer, history)
+    model.eval()
+    return history
+
+
+def schedule(progress: float) -> float:
+    """The learning rate, as a share of its peak, at ``progress`` in [0, 1)."""
+    if progress < 0.1:
+        return 0.1 + 9 * progress
+    return 0.5 * (1 + torch.cos(torch.tensor((progress - 0.1) / 0.9 * torch.pi)).item())
+
+
+def _step(model, optimizer, loss: Loss, batch, *, share: float, augment, generator: torch.Generator) -> Tensor:
+    for group in optimizer.param_groups:
+        group["lr"] = share * group.setdefault("peak_lr", group["lr"])
+    if augment is not None:
+        batch = (augment(batch[0], generator), *batch[1:])
+    with accelerator().autocast():
+        value = loss(model, batch)
+    accelerator().backward(value)
+    optimizer.step()
+    optimizer.zero_grad()
+    return value.detach()
+
+
+def _set_mode(model: nn.Module, part: nn.Module) -> None:
+    model.eval()
+    part.train()
+
+
+@contextmanager
+def _prepared(model: nn.Module, part: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> Iterator[tuple]:
+    """What accelerate makes of model, optimizer and loader, with no gradients outside ``part``; undone at the end."""
+    inside = set(map(id, part.parameters()))
+    frozen = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(False)
+    prepared = accelerator().prepare(model, optimizer, loader)
+    try:
+        yield prepared
+    finally:
+        for p in frozen:
+            p.requires_grad_(True)
+        # Its autocast wrapper must leave forward(): stages that run one by one would not have it.
+        accelerator().unwrap_model(prepared[0], keep_fp32_wrapper=False)
+        accelerator().free_memory()
+
+
+def _bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = None):
+    from tqdm.auto import tqdm
+
+    return tqdm(iterable, desc=title, leave=False, initial=done, total=total, disable=None)
+
+
+def _shape_hash(model: nn.Module) -> str:
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+
+
+def _resume(path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Load what an earlier run has finished; return its history, which is empty if there is nothing to use."""
+    if not path.exists():
+        return []
+    try:
+        tensors, found = load_tensors(path)
+        if found.get("run") != run:
+            raise ValueError(f"it belongs to another run: {found.get('run')} instead of {run}")
+        state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        if set(state) != set(model.state_dict()):
+            raise ValueError("its tensors are not those of this model")
+    except ValueError as error:
+        warnings.warn(f"the checkpoint {path} is not used, training starts anew: {error}", CheckpointWarning, stacklevel=3)
+        return []
+    model.load_state_dict(state)
+    _load_optimizer(optimizer, tensors)
+    return list(found["history"])
+
+
+def _save(path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[float]) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items() if value is not None}
+    save_tensors(path, tensors, run=run, history=history)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], **facts) -> None:
+    """Write tensors and JSON facts as one safetensors file: complete under its name, or not there at all."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # clone: safetensors refuses tensors that share memory
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(tensors, partial_file, metadata={"facts": json.dumps(facts)})
+    os.replace(partial_file, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        ValueError: if the file is damaged or was written by something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged or was not written by eenotes ({error}); delete it to build it anew") from error
+
+
+def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
+    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``, saved there."""
+    if Path(path).exists():
+        try:
+            tensors, found = load_tensors(path)
+            if found == json.loads(json.dumps(facts)):
+                return tensors
+            raise ValueError(f"it holds {found} instead of {facts}")
+        except ValueError as error:
+            warnings.warn(f"{path} is not used and computed anew: {error}", CheckpointWarning, stacklevel=2)
+    tensors = compute()
+    save_tensors(path, tensors, **facts)
+    return tensors
