@@ -18,6 +18,8 @@ from eenotes.rules import Confidence, Entropy, Rule
 if TYPE_CHECKING:
     import pandas as pd
 
+BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # relative costs
+
 
 def evaluate(logits: Tensor, labels: Tensor, rule: Rule, costs: Costs) -> dict[str, float | list[float]]:
     """Accuracy and cost of a rule on cached logits ``(J, N, K)`` with labels ``(N,)``.
@@ -49,14 +51,16 @@ def draw_thresholds(
     and closes exits at random; ``"uniform"`` draws from [0, 1] (Confidence only), which hardly ever opens an exit whose confidences
     stay low.
     """
+    if how not in ("quantile", "uniform") or (how == "uniform" and not isinstance(rule, Confidence)):
+        raise ValueError(f"how={how!r} must be 'quantile', or 'uniform' for a Confidence rule, got {type(rule).__name__}")
     generator = torch.Generator().manual_seed(seed)
     num_early = len(logits) - 1
     draws = torch.rand(count, num_early, generator=generator, dtype=torch.float64)
     if how == "uniform":
         return draws
     values = torch.stack([rule.observe(j, logits[j])[2] for j in range(num_early)]).double().cpu().sort(1).values
-    sure_last = isinstance(rule, Confidence)
-    closed, opened = (values[:, -1], values) if sure_last else (values.new_zeros(num_early), values.flip(1))
+    # no confidence exceeds 1, no entropy is below 0
+    closed, opened = (1.0, values) if isinstance(rule, Confidence) else (0.0, values.flip(1))
     # Some vectors use every exit, some only one: how many are open is drawn first.
     open_share = torch.rand(count, 1, generator=generator, dtype=torch.float64)
     is_open = torch.rand(count, num_early, generator=generator, dtype=torch.float64) < open_share
@@ -117,8 +121,31 @@ def pareto_front(table: "pd.DataFrame", *, convex: bool = False) -> "pd.DataFram
     return front.loc[hull].reset_index(drop=True)
 
 
+def thresholds_for_budgets(
+    logits: Tensor,
+    labels: Tensor,
+    rule: Confidence | Entropy,
+    costs: Costs,
+    *,
+    draws: int,
+    seed: int = 0,
+    budgets: Sequence[float] = BUDGETS,
+) -> "pd.DataFrame":
+    """Draw threshold vectors, and for every budget keep the most accurate that costs no more.
+
+    Returns:
+        One row per budget that can be kept: ``budget`` and the columns of `sweep`.
+    """
+    import pandas as pd
+
+    drawn = draw_thresholds(logits, rule, count=draws, seed=seed)
+    front = pareto_front(sweep(logits, labels, rule, costs, thresholds=drawn))
+    kept = [budget for budget in budgets if front.relative_cost.min() <= budget]
+    return pd.DataFrame([{"budget": budget, **for_budget(front, max_relative_cost=budget)} for budget in kept])
+
+
 def for_budget(table: "pd.DataFrame", *, max_relative_cost: float) -> "pd.Series":
-    """The most accurate row that costs at most so much.
+    """The most accurate row that costs at most so much; the cheapest of several.
 
     Raises:
         ValueError: if none does; it says what the cheapest costs.
@@ -126,11 +153,11 @@ def for_budget(table: "pd.DataFrame", *, max_relative_cost: float) -> "pd.Series
     affordable = table[table.relative_cost <= max_relative_cost]
     if affordable.empty:
         raise ValueError(f"no row costs at most {max_relative_cost}; the cheapest costs {table.relative_cost.min():.3f}")
-    return affordable.loc[affordable.accuracy.idxmax()]
+    return affordable.sort_values(["accuracy", "relative_cost"], ascending=[False, True]).iloc[0]
 
 
 def for_accuracy(table: "pd.DataFrame", *, min_accuracy: float) -> "pd.Series":
-    """The cheapest row that is at least so accurate.
+    """The cheapest row that is at least so accurate; the most accurate of several.
 
     Raises:
         ValueError: if none is; it says how accurate the best is.
@@ -138,7 +165,7 @@ def for_accuracy(table: "pd.DataFrame", *, min_accuracy: float) -> "pd.Series":
     good = table[table.accuracy >= min_accuracy]
     if good.empty:
         raise ValueError(f"no row reaches an accuracy of {min_accuracy}; the best reaches {table.accuracy.max():.3f}")
-    return good.loc[good.relative_cost.idxmin()]
+    return good.sort_values(["relative_cost", "accuracy"], ascending=[True, False]).iloc[0]
 
 
 def _below(a: int, b: int, c: int, cost, accuracy) -> bool:

@@ -39,7 +39,7 @@ def fit(
     """
     if normaliser not in ("mean", "rms"):
         raise ValueError(f"normaliser={normaliser!r} must be 'mean' or 'rms'")
-    if any(stage.training for stage in stages):
+    if any(module.training for stage in stages for module in stage.modules()):
         raise ValueError("the stages are in training mode: call eval() before fit, or the statistics would move while they are used")
     early = list(stages)[:-1]
     device = next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
@@ -52,15 +52,19 @@ def fit(
             mean.update(x, y)
     if not seen:
         raise ValueError("the loader gave no batch: there is nothing to average")
-    exits = [ClassMeanExit(mean.compute(), mean.root_mean_square_distance()) for mean in means]
-    if normaliser == "mean":
+    if normaliser == "rms":
+        exits = [ClassMeanExit(mean.compute(), mean.root_mean_square_distance()) for mean in means]
+    else:
+        exits, again = [ClassMeanExit(mean.compute()) for mean in means], 0
         totals = [torch.zeros(num_classes, dtype=torch.float64) for _ in early]
-        for x, _ in batches:
-            x = x.to(device)
+        for x, y in batches:
+            x, again = x.to(device), again + len(y)
             for stage, exit_head, total in zip(early, exits, totals, strict=True):
                 x = stage(x)
                 total += -exit_head(x).double().sum(0).cpu()
-        exits = [ClassMeanExit(head.means, total / seen) for head, total in zip(exits, totals, strict=True)]
+        if again != seen:
+            raise ValueError(f"batches gave {seen} samples, and {again} when asked again: give a loader or a list, no iterator")
+        exits = [ClassMeanExit(mean.compute(), total / seen) for mean, total in zip(means, totals, strict=True)]
     return EarlyExitNetwork(stages, exits).to(device).eval()
 
 

@@ -45,7 +45,8 @@ class ClassMeanExit(nn.Module):
     r"""An exit without training: the logits are the negative distances to the class means (E²CM).
 
     $z_k = -d_k = -\lVert x - M_k \rVert_2$, written as $\lVert x\rVert^2 - 2\,x \cdot M_k + \lVert M_k\rVert^2$, so that the work is
-    one matrix product: fast, and seen by the FLOP counter.  Its argmax is the nearest class mean.
+    one matrix product: fast, and seen by the FLOP counter.  Everything is taken from the centre of the class means, because what all
+    features have in common cancels from the distance but costs it digits.  Its argmax is the nearest class mean.
 
     Args:
         means: ``(K, *shape)``, one mean feature per class.
@@ -64,19 +65,25 @@ class ClassMeanExit(nn.Module):
             raise ValueError(f"the means of classes {_rows(~means.isfinite().all(1))} are not finite")
         if mean_distance.shape != (len(means),) or not (mean_distance.isfinite() & (mean_distance > 0)).all():
             raise ValueError(f"mean_distance must hold {len(means)} positive numbers, got {mean_distance.tolist()}")
-        self.register_buffer("means", means)
-        self.register_buffer("squared_norms", means.square().sum(1))
+        self.register_buffer("centre", means.mean(0))
+        self.register_buffer("offsets", means - self.centre)
+        self.register_buffer("squared_norms", self.offsets.square().sum(1))
         self.register_buffer("mean_distance", mean_distance)
+
+    @property
+    def means(self) -> Tensor:
+        """The class means, flattened: ``(K, D)``."""
+        return self.centre + self.offsets
 
     def forward(self, features: Tensor) -> Tensor:
         """``(B, *shape)`` → ``(B, K)``."""
         features = features.flatten(1)
-        if features.shape[1] != self.means.shape[1]:
-            raise ValueError(f"the class means have {self.means.shape[1]} numbers each, the features {features.shape[1]}")
+        if features.shape[1] != len(self.centre):
+            raise ValueError(f"the class means have {len(self.centre)} numbers each, the features {features.shape[1]}")
         # Squares of thousands of numbers are subtracted from each other: too much for half precision.
         with torch.autocast(features.device.type, enabled=False):
-            x = features.float()
-            squared = torch.addmm(self.squared_norms, x, self.means.T, alpha=-2) + x.square().sum(1, keepdim=True)
+            x = features.float() - self.centre
+            squared = torch.addmm(self.squared_norms, x, self.offsets.T, alpha=-2) + x.square().sum(1, keepdim=True)
         return -squared.clamp_min(0).sqrt()
 
 

@@ -54,6 +54,25 @@ class ClassMeans(Metric):
         self.counts = self.counts + torch.bincount(labels.long(), minlength=self.num_classes)
         self.squares = self.squares + square
 
+    def forward(self, features: Tensor, labels: Tensor) -> None:
+        """The same as `update`: one batch alone rarely has every class, and so no means of its own."""
+        self.update(features, labels)
+
+    def merge_state(self, incoming_state: "ClassMeans") -> None:
+        """Add what another `ClassMeans` has seen."""
+        mine, others = ((m.num_classes, m.shape) for m in (self, incoming_state))
+        if mine[0] != others[0] or (None not in (mine[1], others[1]) and mine[1] != others[1]):
+            raise ValueError(f"the means here have classes and shape {mine}, those to merge {others}")
+        self.shape = incoming_state.shape if self.shape is None else self.shape
+        for name in self._defaults:
+            setattr(self, name, getattr(self, name) + getattr(incoming_state, name))
+        self._update_count += incoming_state._update_count
+        self._computed = None  # torchmetrics' own merge_state would keep the old result
+
+    def reset(self) -> None:
+        super().reset()
+        self.shape = None
+
     def compute(self) -> Tensor:
         """The class means, ``(K, *shape)``."""
         missing = (self.counts == 0).nonzero().flatten().tolist()
@@ -88,4 +107,4 @@ class ClassMeans(Metric):
             raise ValueError(
                 f"features are on {features.device}, labels on {labels.device}, the means on {self.device}: use one device"
             )
-        return features.detach().flatten(1).float()
+        return features.detach().reshape(len(features), -1).float()

@@ -1,14 +1,20 @@
 """Partial computation: a backbone cut into stages, and the network with an exit after each of them."""
 
+import copy
 import difflib
 import math
 import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, fx, nn
 
-_IN_PLACE_FUNCTIONS = {getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow")}
+# What may hand on its input, or a view of it, instead of a new tensor.
+_VIEWS = {
+    "chunk", "contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "flatten", "getattr", "getitem",
+    "identity", "permute", "reshape", "split", "squeeze", "to", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+}  # fmt: skip
 
 
 class EarlyExitNetwork(nn.Module):
@@ -31,6 +37,9 @@ class EarlyExitNetwork(nn.Module):
                 f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exit heads (the last stage ends in the "
                 f"backbone's own classifier), got {len(self.exits)}"
             )
+        # New heads take the mode of the stages they join; inside a stage all modes stay as they are.
+        self.training = self.stages.training = self.stages[0].training
+        self.exits.train(self.training)
 
     @property
     def num_exits(self) -> int:
@@ -54,20 +63,36 @@ class EarlyExitNetwork(nn.Module):
         """The output of every stage but the last, ``(B, ...)`` each: what the J-1 exit heads see."""
         return [x := stage(x) for stage in self.stages[:-1]]
 
+    def __deepcopy__(self, memo: dict) -> "EarlyExitNetwork":
+        """An independent copy in the same modes (a stage alone is in training mode after copying)."""
+        twin = memo[id(self)] = self.__new__(type(self))
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        _put_back([(part, mode) for part, (_, mode) in zip(twin.modules(), _modes(self), strict=True)])
+        return twin
+
 
 @contextmanager
 def in_mode(*modules: nn.Module, training: bool = False) -> Iterator[None]:
     """Put modules into one mode, and afterwards every submodule back into the mode it had."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
+    before = _modes(*modules)
     for module in modules:
         module.train(training)
     try:
         yield
     finally:
-        for part, mode in before:
-            if part.training != mode:
-                # A stage changes its graph in train(); a plain flag is enough for everything else.
-                part.train(mode) if isinstance(part, fx.GraphModule) else setattr(part, "training", mode)
+        _put_back(before)
+
+
+def _modes(*modules: nn.Module) -> list[tuple[nn.Module, bool]]:
+    return [(part, part.training) for module in modules for part in module.modules()]
+
+
+def _put_back(modes: list[tuple[nn.Module, bool]]) -> None:
+    for part, mode in modes:
+        if isinstance(part, fx.GraphModule):
+            part.train(mode)  # a stage changes its graph there, and takes along parts that it shares with others
+    for part, mode in modes:
+        part.training = mode
 
 
 def split(backbone: nn.Module, *, at: Sequence[str]) -> nn.ModuleList:
@@ -99,18 +124,27 @@ def split(backbone: nn.Module, *, at: Sequence[str]) -> nn.ModuleList:
     pieces = {}
     for training in (True, False):
         graph, names = _trace(backbone, training=training)
-        pieces[training] = _cut(graph, [_resolve(name, graph, names, _legal(graph, backbone)) for name in at], at)
-    stages = [
+        legal = _legal(graph, backbone)
+        pieces[training] = _cut(graph, [_resolve(name, graph, names, legal) for name in at], at)
+    before = _modes(backbone)  # a new stage puts what it shares with the backbone into training mode
+    stages = nn.ModuleList(
         DualGraphModule(backbone, train_graph, eval_graph, class_name="Stage")
         for train_graph, eval_graph in zip(pieces[True], pieces[False], strict=True)
-    ]
-    return nn.ModuleList(stage.train(backbone.training) for stage in stages)
+    ).train(backbone.training)
+    _put_back(before)
+    return stages
 
 
 def cut_points(backbone: nn.Module) -> list[str]:
     """Every place where `split` may cut, in the order of execution, each under its shortest name."""
-    graph, names = _trace(backbone, training=False)
-    return [_shortest_name(node, names) for node in _legal(graph, backbone)]
+    names, legal = {}, {}
+    for training in (True, False):
+        graph, names[training] = _trace(backbone, training=training)
+        legal[training] = _legal(graph, backbone)
+    found = [_shortest_name(node, names[False]) for node in legal[False]]
+    # In training more may be needed later, such as the auxiliary logits of GoogLeNet.
+    in_training = set(legal[True])
+    return [name for name in found if in_training.intersection(_nodes(name, names[True])[-1:])]
 
 
 def _trace(backbone: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
@@ -134,9 +168,8 @@ def _trace(backbone: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.No
 
 def _shortest_name(node: fx.Node, names: dict[fx.Node, str]) -> str:
     """The shortest module path whose last node this is, else the node's own name."""
-    nodes = list(names)
     last = {}
-    for other in nodes:
+    for other in names:
         parts = names[other].split(".")
         for depth in range(1, len(parts) + 1):
             last[".".join(parts[:depth])] = other
@@ -145,7 +178,7 @@ def _shortest_name(node: fx.Node, names: dict[fx.Node, str]) -> str:
 
 def _resolve(name: str, graph: fx.Graph, names: dict[fx.Node, str], legal: list[fx.Node]) -> fx.Node:
     """The last node of the module called ``name``, or the node of that name, if a cut after it is legal."""
-    nodes = [node for node, path in names.items() if path == name or path.startswith(name + ".")]
+    nodes = _nodes(name, names)
     if not nodes:
         prefixes = {".".join(path.split(".")[:depth]) for path in names.values() for depth in range(1, path.count(".") + 2)}
         near = difflib.get_close_matches(name, sorted(prefixes), n=3, cutoff=0.4)
@@ -161,6 +194,11 @@ def _resolve(name: str, graph: fx.Graph, names: dict[fx.Node, str], legal: list[
     return nodes[-1]
 
 
+def _nodes(name: str, names: dict[fx.Node, str]) -> list[fx.Node]:
+    """The nodes of the module called ``name``, or the one node of that name."""
+    return [node for node, path in names.items() if path == name or path.startswith(name + ".")]
+
+
 def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
     """The nodes after which exactly one value is still needed, which nothing later overwrites."""
     order = {node: position for position, node in enumerate(graph.nodes)}
@@ -172,18 +210,37 @@ def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
         if last_use.get(node, -1) > position:
             live.add(node)
         only = live == {node} and node.op not in ("placeholder", "output")
-        if only and not any(user.op == "output" or _overwrites(backbone, user) for user in node.users):
+        if only and not any(user.op == "output" or _takes_apart(user) for user in node.users) and not _overwritten(node, backbone):
             legal.append(node)
     return legal
 
 
-def _overwrites(backbone: nn.Module, user: fx.Node) -> bool:
-    """Whether an operation changes its input in place: the exit head before it would see, or keep, the changed values."""
+def _takes_apart(user: fx.Node) -> bool:
+    """Whether an operation takes one item out of its input, which then is a tuple and no batch."""
+    return user.target is operator.getitem and isinstance(user.args[1], int)
+
+
+def _overwritten(node: fx.Node, backbone: nn.Module) -> bool:
+    """Whether a value, or a view of it, is changed in place: the exit head before would see, or keep, the changed values."""
+    return any(
+        _overwrites(user, backbone) or (_operation(user, backbone) in _VIEWS and _overwritten(user, backbone))
+        for user in node.users
+    )
+
+
+def _overwrites(user: fx.Node, backbone: nn.Module) -> bool:
     if user.op == "call_module":
         return getattr(backbone.get_submodule(user.target), "inplace", False)
-    if user.op == "call_method":
-        return user.target.endswith("_") and not user.target.endswith("__")
-    return user.target in _IN_PLACE_FUNCTIONS or bool(user.kwargs.get("inplace", False))
+    # relu_, but neither __dunder__ nor operator.and_; x += y is traced as x + y
+    marked = re.search(r"[^_]_$", _operation(user, backbone)) and getattr(user.target, "__module__", "") != "_operator"
+    return bool(marked or user.kwargs.get("inplace"))
+
+
+def _operation(node: fx.Node, backbone: nn.Module) -> str:
+    """What a node does, in lower case: ``"flatten"`` for the module, the function and the method."""
+    if node.op == "call_module":
+        return type(backbone.get_submodule(node.target)).__name__.lower()
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def _cut(graph: fx.Graph, ends: list[fx.Node], at: list[str]) -> list[fx.Graph]:

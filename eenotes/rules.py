@@ -58,7 +58,7 @@ class _ThresholdRule:
     def _threshold(self, j: int) -> float:
         if isinstance(self.thresholds, float):
             return self.thresholds
-        return self.thresholds[min(j, len(self.thresholds) - 1)]  # the last exit has none and needs none
+        return self.thresholds[j] if j < len(self.thresholds) else 0.0  # the last exit has none and needs none
 
 
 @dataclass(frozen=True)

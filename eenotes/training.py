@@ -88,7 +88,7 @@ def fit(
         part: the module to train, for example ``net.exits``.  Everything else stays frozen: no gradients, and in evaluation mode, so
             that batch normalisation keeps its statistics.
         augment: from the first tensor of a batch and a generator to the tensor to train on.
-        seed: of the order of the samples and of `augment`.
+        seed: of the order of the samples, of `augment` and of dropout; the generators outside stay as they were.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes on after its last whole epoch and
             ends with the same weights; a finished run is only loaded.  A damaged or foreign file is reported by a
             `CheckpointWarning` and written anew.
@@ -102,18 +102,19 @@ def fit(
     """
     if len(dataset) == 0 or epochs < 1 or batch_size < 1:
         raise ValueError(f"need data, epochs and a batch size of at least 1, got {len(dataset)}, {epochs}, {batch_size}")
-    part = part or model
+    part = model if part is None else part  # a list of exits can be empty
     model.to(accelerator().device)
     optimizer = optimizer([p for p in part.parameters() if p.requires_grad])
-    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset), "loss": loss.__name__,
-           "optimizer": repr(optimizer), "model": _shape_hash(model)}  # fmt: skip
+    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset), "loss": _name(loss),
+           "augment": _name(augment), "optimizer": repr(optimizer), "model": _shape_hash(model), "part": _shape_hash(part)}  # fmt: skip
     history = _resume(checkpoint, run, model, optimizer) if checkpoint else []
     if len(history) < epochs:
         loader = DataLoader(dataset, batch_size, shuffle=True)
-        with _prepared(model, part, optimizer, loader) as (prepared, stepper, batches):
+        with _own_randomness(seed), _prepared(model, part, optimizer, loader) as (prepared, stepper, batches):
             for epoch in _bar(range(len(history), epochs), title, done=len(history), total=epochs):
                 _set_mode(model, part)
-                batches.set_epoch(seed * 10_007 + epoch)
+                torch.manual_seed(seed * 10_007 + epoch)
+                batches.set_epoch(epoch)
                 generator = torch.Generator(accelerator().device).manual_seed(seed * 10_007 + epoch)
                 total = torch.zeros((), device=accelerator().device)
                 for i, batch in enumerate(_bar(batches, f"epoch {epoch + 1}/{epochs}")):
@@ -154,20 +155,32 @@ def _set_mode(model: nn.Module, part: nn.Module) -> None:
 
 
 @contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """A run of its own, whatever was drawn before; what comes after it draws the same, trained anew or only loaded."""
+    device = accelerator().device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed * 10_007)  # accelerate's sampler starts from it
+        yield
+
+
+@contextmanager
 def _prepared(model: nn.Module, part: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> Iterator[tuple]:
     """What accelerate makes of model, optimizer and loader, with no gradients outside ``part``; undone at the end."""
     inside = set(map(id, part.parameters()))
     frozen = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
+    wrappers = ("forward", "_original_forward", "_is_accelerate_prepared")
+    before = {name: vars(model)[name] for name in wrappers if name in vars(model)}
     for p in frozen:
         p.requires_grad_(False)
-    prepared = accelerator().prepare(model, optimizer, loader)
     try:
-        yield prepared
+        yield accelerator().prepare(model, optimizer, loader)
     finally:
         for p in frozen:
             p.requires_grad_(True)
         # Its autocast wrapper must leave forward(): stages that run one by one would not have it.
-        accelerator().unwrap_model(prepared[0], keep_fp32_wrapper=False)
+        for name in wrappers:
+            vars(model).pop(name, None)
+        vars(model).update(before)
         accelerator().free_memory()
 
 
@@ -175,6 +188,10 @@ def _bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = N
     from tqdm.auto import tqdm
 
     return tqdm(iterable, desc=title, leave=False, initial=done, total=total, disable=None)
+
+
+def _name(function: Callable | None) -> str | None:
+    return function and getattr(function, "__name__", type(function).__name__)
 
 
 def _shape_hash(model: nn.Module) -> str:
@@ -246,7 +263,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
-    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``, saved there."""
+    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``, saved there; on the CPU."""
     if Path(path).exists():
         try:
             tensors, found = load_tensors(path)
@@ -255,6 +272,6 @@ def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> d
             raise ValueError(f"it holds {found} instead of {facts}")
         except ValueError as error:
             warnings.warn(f"{path} is not used and computed anew: {error}", CheckpointWarning, stacklevel=2)
-    tensors = compute()
+    tensors = {name: value.detach().cpu() for name, value in compute().items()}
     save_tensors(path, tensors, **facts)
     return tensors

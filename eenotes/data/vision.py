@@ -80,7 +80,7 @@ def load(
     train = len(labels) - val if train is None else train
     test = len(test_labels) if test is None else test
     for wanted, found, what in [(train + val, len(labels), "train + val"), (test, len(test_labels), "test")]:
-        if wanted > found or min(train, val, test) < 0:
+        if wanted > found or train < 1 or min(val, test) < 0:
             raise ValueError(f"{name} has {found} images for {what}, asked for {wanted} (train={train}, val={val}, test={test})")
     rows, val_rows, test_rows = order[val : val + train], order[:val], test_order[:test]
     pixels = images[rows].float() / 255

@@ -1,0 +1,258 @@
+"""Scale, device, seeds, settings and records: what a chapter needs around its experiment.
+
+Environment: ``EENOTES_SCALE`` (tiny, reduced, full), ``EENOTES_DATA`` (a folder in torchvision's layout), ``EENOTES_DOWNLOAD=1``,
+``EENOTES_CACHE`` (trained networks), ``EENOTES_RESULTS`` (records).
+"""
+
+import ast
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+SCALES = ("tiny", "reduced", "full")
+_PACKAGE = Path(__file__).resolve().parent
+_NOT_HASHED = ("eenotes.plots", "eenotes.experiment")  # they draw and record numbers; they do not make them
+
+
+def scale() -> str:
+    """The scale of this process: ``EENOTES_SCALE``, else ``tiny``.
+
+    Raises:
+        ValueError: for any other word.
+    """
+    name = os.environ.get("EENOTES_SCALE") or "tiny"
+    if name not in SCALES:
+        raise ValueError(f"EENOTES_SCALE={name!r} must be one of {', '.join(SCALES)}")
+    return name
+
+
+def settings(chapter: str, at: str | None = None) -> SimpleNamespace:
+    """The settings of a chapter (``"02-e2cm"``) at the present scale, or at ``at`` (a scale, or ``"study"``).
+
+    Raises:
+        ValueError: if the file has no such chapter or scale.
+    """
+    table = tomllib.loads(files("eenotes").joinpath("assets/settings.toml").read_text(encoding="utf-8"))
+    at = at or scale()
+    if chapter not in table or at not in table[chapter]:
+        known = [f"{name}.{key}" for name, scales in table.items() for key in scales]
+        raise ValueError(f"assets/settings.toml has no section {chapter}.{at}; it has {', '.join(known)}")
+    return _namespace(table[chapter][at])
+
+
+def device() -> torch.device:
+    """Where the book computes: the device that accelerate picks."""
+    from eenotes.training import accelerator
+
+    return accelerator().device
+
+
+def cache_dir() -> Path:
+    """Where trained networks are kept: ``EENOTES_CACHE``, else ``~/.cache/eenotes``."""
+    return Path(os.environ.get("EENOTES_CACHE") or Path.home() / ".cache" / "eenotes").expanduser()
+
+
+def cached(name: str, *, seed: int, **facts) -> Path:
+    """A file for the network ``name``, trained with these facts by the present code; any change of either gives another file."""
+    code = code_hash(["eenotes.training", "eenotes.heads", "eenotes.models.resnet", "eenotes.data.vision"])
+    key = hashlib.sha256(json.dumps([code, seed, facts], sort_keys=True, default=vars).encode()).hexdigest()[:12]
+    return cache_dir() / f"{name}-seed{seed}-{key}.safetensors"
+
+
+def resumable(name: str, compute: Callable[[], dict], *, study: str, **facts) -> dict:
+    """The numbers of ``compute()``, or those it gave before with the same facts and the same code: one step of a long study.
+
+    The code is that of the module ``study`` and of all it imports.  With the numbers goes ``"seconds"``, what the step took then.
+    """
+    key = hashlib.sha256(json.dumps([code_hash(imported_by(study)), facts], sort_keys=True, default=vars).encode()).hexdigest()[:12]
+    path = cache_dir() / "steps" / f"{name}-{key}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        start = time.perf_counter()
+        numbers = compute() | {"seconds": round(time.perf_counter() - start, 1)}
+        return json.loads(write_json(path, numbers).read_text(encoding="utf-8"))
+
+
+def results_dir() -> Path:
+    """Where records lie: ``EENOTES_RESULTS``, else inside the package, with which they travel."""
+    return Path(os.environ.get("EENOTES_RESULTS") or _PACKAGE / "assets" / "results")
+
+
+def code_hash(modules: list[str]) -> str:
+    """A hash of what modules do: comments, docstrings and layout do not change it."""
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        digest.update(name.encode() + _without_docstrings(_source(name).read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def imported_by(module: str) -> list[str]:
+    """The module and all of the package that it imports, directly or not, but for what only draws and records."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in _NOT_HASHED or _source(name) is None:
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(_source(name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "eenotes":
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return sorted(found)
+
+
+class Record:
+    """The numbers of one chapter's run, claim by claim beside the thesis's, with where they come from.
+
+    Args:
+        chapter: ``"02-e2cm"``.
+        study: the module with the chapter's experiment; its code, and all that it imports, is what the record is tied to.
+        at: the scale, or ``"study"``; by default the present scale.
+        data: data set name → ``{"train": n, "val": n, "test": n}``.
+        seeds: the seeds of the runs behind the numbers.
+    """
+
+    def __init__(self, chapter: str, *, study: str, data: dict[str, dict[str, int]], seeds: list[int], at: str | None = None):
+        self.chapter, self.study, self.at = chapter, study, at or scale()
+        self.data, self.seeds = data, list(seeds)
+        self.claims: list[dict[str, Any]] = []
+        self.numbers: dict[str, Any] = {}
+        self._start = time.perf_counter()
+
+    def claim(
+        self, statement: str, *, thesis: str, ours: float | str, holds: bool | None, spread: float | None = None, where: str = ""
+    ) -> None:
+        """Put our number beside the thesis's.
+
+        Args:
+            statement: what is claimed.
+            thesis: its number with its source, "≈" where read off a figure; or "not stated".
+            ours: our number, computed in this run.
+            holds: whether the claim holds here; ``None``: cannot be tested at this scale.
+            spread: standard deviation over the seeds.
+            where: the label of the cell that made the number.
+        """
+        ours = float(f"{ours:.4g}") if isinstance(ours, float) else ours
+        self.claims.append(
+            {"statement": statement, "thesis": thesis, "ours": ours, "spread": spread, "holds": holds, "where": where}
+        )
+
+    def table(self):
+        """The claims as a data frame, ready to be shown."""
+        import pandas as pd
+
+        words = {True: "holds", False: "does not hold", None: "not testable here"}
+        rows = [
+            {"claim": c["statement"], "thesis": c["thesis"], "ours": _with_spread(c["ours"], c["spread"]), "here": words[c["holds"]]}
+            for c in self.claims
+        ]
+        return pd.DataFrame(rows)
+
+    def save(self) -> Path:
+        """Write ``results/<scale>/<chapter>.json``, atomically."""
+        content = {
+            "chapter": self.chapter,
+            "scale": self.at,
+            "data": self.data,
+            "seeds": self.seeds,
+            "claims": self.claims,
+            "numbers": self.numbers,
+            "device": device_name(),
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "torchvision", "numpy")},
+            "seconds": round(time.perf_counter() - self._start, 1),
+            "recorded": time.strftime("%Y-%m-%d"),
+            "source": {"study": self.study, "hash": source_hash(self.chapter, self.at, self.study)},
+        }
+        return write_json(results_dir() / self.at / f"{self.chapter}.json", content)
+
+
+def load_record(chapter: str, at: str) -> dict[str, Any] | None:
+    """A record, or ``None`` if that run has not been made.  ``["current"]`` says whether the present code is the one that made it.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = results_dir() / at / f"{chapter}.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        source = record["source"]
+        current = source["hash"] == source_hash(chapter, at, source["study"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): delete it and run the chapter again") from error
+    return record | {"current": current}
+
+
+def source_hash(chapter: str, at: str, study: str) -> str:
+    """What made a record: the code of a study with all that it imports, and the chapter's settings."""
+    parts = [code_hash(imported_by(study)), json.dumps(settings(chapter, at), sort_keys=True, default=vars)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def device_name() -> str:
+    """The device in words: a GPU's name, or the processor's capability and threads."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+
+
+def describe(*, data: dict[str, dict[str, int]], seeds: list[int]) -> str:
+    """One line for a figure or a table: scale, data, counts, seeds, device."""
+    return f"Scale {scale()}; {_sizes(data)}seeds {', '.join(map(str, seeds))}; {device_name()}"
+
+
+def describe_record(record: dict[str, Any]) -> str:
+    """One line on where a record's numbers come from, and whether the present code made them."""
+    age = "" if record["current"] else "; made by an EARLIER STATE of the code"
+    return f"{_sizes(record['data'])}{len(record['seeds'])} seeds; {record['device']}; {record['recorded']}{age}"
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON: complete under its name, or not there at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial_file.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial_file, path)
+    return path
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of this package, if there is one."""
+    path = _PACKAGE.joinpath(*module.split(".")[1:])
+    return next((file for file in (path.with_name(f"{path.name}.py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _sizes(data: dict[str, dict[str, int]]) -> str:
+    return "".join(f"{name} ({', '.join(f'{n:,} {split}' for split, n in counts.items())}); " for name, counts in data.items())
+
+
+def _with_spread(value: float | str, spread: float | None) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if spread is None or math.isnan(spread) else f"{value:.4g} ± {spread:.2g}"
+
+
+def _namespace(value: Any) -> Any:
+    return SimpleNamespace(**{k: _namespace(v) for k, v in value.items()}) if isinstance(value, dict) else value
+
+
+def _without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0] = ast.Pass()
+    return ast.unparse(tree)
