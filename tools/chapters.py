@@ -1,0 +1,352 @@
+"""Execute the book's chapters and build its pages.
+
+    python tools/chapters.py run [--scale tiny] [--only 2] [--force]    execute what has changed, through nbmake
+    python tools/chapters.py build [--scale tiny]                       the pages, from the executed copies
+    python tools/chapters.py book [--scale tiny]                        both
+    python tools/chapters.py status [--scale tiny]                      which chapters are up to date
+
+A chapter is executed once per state of what it depends on (see `chapter_key`).  What is kept, under `_build/`:
+
+    executed/<scale>/<chapter>.ipynb, .key    the executed copy and what it was made from
+    executed/<scale>/timings.json             seconds per chapter
+    failed/<scale>/<chapter>.ipynb            the last execution that failed, with its traceback
+    cache/                                    EENOTES_CACHE: trained networks
+    book-src/, html/                          the book with executed chapters; the finished pages
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+CONFIG = ROOT / "_config.yml"
+BUILD = ROOT / "_build"
+HTML = BUILD / "html"
+SCALES = ("tiny", "reduced", "full")
+KERNEL = "eenotes"
+CELL_TIMEOUT = {"tiny": 600, "reduced": 3 * 3600, "full": 7 * 24 * 3600}  # seconds; a cell that hangs has to end
+
+
+# ---------------------------------------------------------------------------------------------------- which chapters
+
+
+def toc_files() -> list[str]:
+    """Every page of the book in reading order, as named in `book/_toc.yml`."""
+
+    def walk(node: object) -> Iterator[str]:
+        if isinstance(node, dict):
+            yield from (str(node[key]) for key in ("root", "file") if key in node)
+            for key in ("parts", "chapters", "sections"):
+                yield from walk(node.get(key))
+        elif isinstance(node, list):
+            for item in node:
+                yield from walk(item)
+
+    return list(walk(yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))))
+
+
+def chapters() -> list[str]:
+    """The executable chapters: the names in the table of contents that are notebooks, such as `02-e2cm`."""
+    names = [name.removesuffix(".ipynb") for name in toc_files()]
+    return [name for name in names if (BOOK / f"{name}.ipynb").is_file()]
+
+
+def select(wanted: str | None) -> list[str]:
+    """The chapters named by `wanted`: a number ("2"), a name, or everything."""
+    if not wanted:
+        return chapters()
+    for name in chapters():
+        number = re.match(r"\d+", name)
+        if wanted.removesuffix(".ipynb") == name or (number and wanted.isdigit() and int(number[0]) == int(wanted)):
+            return [name]
+    raise SystemExit(f"no chapter {wanted!r} in book/_toc.yml; there are: {', '.join(chapters())}")
+
+
+# --------------------------------------------------------------------------------------------- what a chapter is made from
+
+
+def package_files(scale: str) -> list[Path]:
+    """The package's code, settings, tables and committed records.
+
+    Left out are the records that the runs themselves write, those of `tiny` and of this scale: otherwise every
+    execution would make itself out of date.
+    """
+    package = ROOT / "eenotes"
+    written_by_runs = {package / "assets" / "results" / name for name in ("tiny", scale)}
+    files = [*package.rglob("*.py"), *(package / "assets").rglob("*")]
+    return sorted(p for p in set(files) if p.is_file() and not written_by_runs & set(p.parents) and is_source(p))
+
+
+def is_source(path: Path) -> bool:
+    return "__pycache__" not in path.parts and not path.name.startswith(".")
+
+
+def data_folder() -> Path:
+    """Where real data lie: EENOTES_DATA, else `data/` in the repository."""
+    return Path(os.environ.get("EENOTES_DATA") or ROOT / "data").expanduser().resolve()
+
+
+def data_identity(scale: str) -> str:
+    """What data a run at this scale reads: none at `tiny`, the originals if downloading, else the files by name and size."""
+    if scale == "tiny":
+        return "embedded"
+    if os.environ.get("EENOTES_DOWNLOAD") == "1":
+        return "downloaded"
+    root = data_folder()
+    listing = sorted(f"{p.relative_to(root)} {p.stat().st_size}" for p in root.rglob("*") if p.is_file())
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+
+
+def chapter_key(chapter: str, scale: str) -> str:
+    """A hash over everything that an execution depends on: if it is unchanged, so would be the outcome."""
+    digest = hashlib.sha256()
+    for path in [BOOK / f"{chapter}.ipynb", *package_files(scale), ROOT / "constraints.txt"]:
+        digest.update(f"{path.relative_to(ROOT)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    digest.update(f"{platform.python_version()}\0{scale}\0{data_identity(scale)}".encode())
+    return digest.hexdigest()
+
+
+def executed(chapter: str, scale: str) -> Path:
+    return BUILD / "executed" / scale / f"{chapter}.ipynb"
+
+
+def stamp(chapter: str, scale: str) -> dict:
+    """What is known about the last good execution: its key, its seconds; empty if there was none."""
+    path = executed(chapter, scale).with_suffix(".key")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def is_current(chapter: str, scale: str) -> bool:
+    return executed(chapter, scale).is_file() and stamp(chapter, scale).get("key") == chapter_key(chapter, scale)
+
+
+# ----------------------------------------------------------------------------------------------------------- executing
+
+
+def environment(scale: str) -> dict[str, str]:
+    """The environment a chapter runs in.  At `tiny` nothing outside this machine can be reached by the usual ways."""
+    env = dict(os.environ)
+    env.update(EENOTES_SCALE=scale, EENOTES_CACHE=str(BUILD / "cache"), JUPYTER_PREFER_ENV_PATH="1")
+    env.pop("MPLBACKEND", None)  # the notebook's own
+    if scale == "tiny":
+        nowhere = "http://127.0.0.1:9"
+        env.update(dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere))
+        env.update(no_proxy="localhost,127.0.0.1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+        for name in ("EENOTES_DATA", "EENOTES_DOWNLOAD"):
+            env.pop(name, None)
+    else:
+        env["EENOTES_DATA"] = str(data_folder())
+    return env
+
+
+def nbmake(notebook: Path, scale: str) -> bool:
+    """Execute `notebook` in place, as a pytest test; False if a cell failed."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={notebook.parent}"]
+    command += ["-c", os.devnull, "--no-header", "--nbmake", "--overwrite", f"--nbmake-kernel={KERNEL}"]
+    command += [f"--nbmake-timeout={CELL_TIMEOUT[scale]}", "-v", notebook.name]
+    return subprocess.run(command, cwd=notebook.parent, env=environment(scale)).returncode == 0
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Copy a finished file to its place in one step: whoever looks finds the old one or the new one, never half."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f"{target.name}.{os.getpid()}.new")
+    shutil.copyfile(made, new)
+    os.replace(new, target)
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def execute(chapter: str, scale: str) -> bool:
+    """Execute one chapter on a copy, and put the copy in place only if every cell ran.
+
+    The copy runs in the system's temporary folder: nbmake passes over whatever has `_build` in its path, and a chapter
+    that needs the repository around it fails here rather than in Colab.
+    """
+    key = chapter_key(chapter, scale)  # taken before: a change made meanwhile makes the result out of date
+    with tempfile.TemporaryDirectory(prefix=f"eenotes-{scale}-") as folder:
+        copy = Path(shutil.copy(BOOK / f"{chapter}.ipynb", folder))
+        start = time.monotonic()
+        good = nbmake(copy, scale)
+        seconds = round(time.monotonic() - start, 1)
+        if not good:
+            failed = BUILD / "failed" / scale / copy.name
+            put_in_place(copy, failed)
+            print(f"chapter {chapter} · {scale}: FAILED after {seconds} s; its outputs: {failed.relative_to(ROOT)}")
+            return False
+        target = executed(chapter, scale)
+        target.with_suffix(".key").unlink(missing_ok=True)  # never a key beside another execution's copy
+        put_in_place(copy, target)
+        write_json(target.with_suffix(".key"), {"key": key, "seconds": seconds, "finished": int(time.time())})
+    report_stderr(target)
+    print(f"chapter {chapter} · {scale}: executed in {seconds} s", flush=True)
+    return True
+
+
+def report_stderr(notebook: Path) -> None:
+    """Say what a chapter wrote to stderr: the book does not print it, and somebody should look."""
+    for number, cell in enumerate(read_notebook(notebook)["cells"]):
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                last = "".join(output["text"]).strip().splitlines()[-1:]
+                print(f"  note: cell {number} wrote to stderr: {''.join(last)[:150]}")
+
+
+def run(names: list[str], scale: str, *, force: bool = False) -> bool:
+    """Execute what is not up to date.  Goes on after a failure, so that one run shows every broken chapter."""
+    good = True
+    for position, chapter in enumerate(names, 1):
+        if is_current(chapter, scale) and not force:
+            seconds = stamp(chapter, scale)["seconds"]
+            print(f"chapter {chapter} · {scale}: unchanged, reusing its execution through nbmake ({seconds} s)")
+            continue
+        print(f"chapter {chapter} · {scale}: executing ({position} of {len(names)}) …", flush=True)
+        good &= execute(chapter, scale)
+    write_timings(scale)
+    return good
+
+
+def write_timings(scale: str) -> None:
+    timings = {name: stamp(name, scale) for name in chapters() if is_current(name, scale)}
+    write_json(BUILD / "executed" / scale / "timings.json", timings)
+
+
+# ------------------------------------------------------------------------------------------------------------ building
+
+
+def read_notebook(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def without_live_widgets(notebook: dict) -> dict:
+    """Drop widget views and their state: without a kernel they are dead, and showing them takes a script from a CDN.
+
+    The chapters put a picture beside each widget; a progress bar has done its work.
+    """
+    view = "application/vnd.jupyter.widget-view+json"
+    notebook["metadata"].pop("widgets", None)
+    for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [out for out in cell["outputs"] if view not in out.get("data", {})]
+    return notebook
+
+
+def for_the_page(markdown: str) -> str:
+    """What Colab and GitHub show well, turned into what the page needs.
+
+    The badge's picture lies on another host: a plain link stays.  A link to an entry of the bibliography
+    (`references.md#ref-<key>`) is written out, because MyST knows the ids of headings only.
+    """
+    markdown = re.sub(r"\[!\[([^\]]*)\]\(https?://[^)]*badge[^)]*\)\]", r"[\1]", markdown)
+    return re.sub(r"\[([^\]]+)\]\(references\.md#([^)]+)\)", r'<a href="references.html#\2">\1</a>', markdown)
+
+
+def page_source(notebook: dict) -> dict:
+    """An executed chapter as Jupyter Book gets it."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = for_the_page("".join(cell["source"]))
+    return without_live_widgets(notebook)
+
+
+def assemble(scale: str) -> Path:
+    """`_build/book-src`: the book's own files, with the executed chapters in place of the bare ones."""
+    source = BUILD / "book-src"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(BOOK, source, ignore=shutil.ignore_patterns("*.ipynb", "_build", ".*"))
+    for chapter in chapters():
+        notebook = page_source(read_notebook(executed(chapter, scale)))
+        target = source / f"{chapter}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return source
+
+
+def jupyter_book(source: Path, output: Path) -> bool:
+    """A strict build: a warning or a reference to nothing fails it, and then its messages are shown."""
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config", str(CONFIG)]
+    command += ["--path-output", str(output), "-W", "-n", "--keep-going", "-q"]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        print(done.stdout)
+    return done.returncode == 0
+
+
+def build(scale: str) -> bool:
+    """Build the pages from scratch into `_build/html`, which then holds this state's pages or none."""
+    shutil.rmtree(HTML, ignore_errors=True)
+    outdated = [name for name in chapters() if not is_current(name, scale)]
+    if outdated:
+        print(f"not up to date at scale {scale}: {', '.join(outdated)}; run: make book SCALE={scale}", file=sys.stderr)
+        return False
+    staging = BUILD / "pages"
+    shutil.rmtree(staging, ignore_errors=True)
+    start = time.monotonic()
+    if not jupyter_book(assemble(scale), staging):
+        print("the strict build failed: see the warnings above", file=sys.stderr)
+        return False
+    os.replace(staging / "_build" / "html", HTML)
+    shutil.rmtree(staging)
+    print(f"\nThe book (scale {scale}, built in {time.monotonic() - start:.0f} s): open {HTML / 'index.html'}")
+    return True
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def status(names: list[str], scale: str) -> bool:
+    for name in names:
+        state = "up to date" if is_current(name, scale) else "out of date" if stamp(name, scale) else "not executed"
+        print(f"{name:32} {scale:8} {state:12} {stamp(name, scale).get('seconds', ''):>8}")
+    return True
+
+
+def perform(action: str, names: list[str], scale: str, *, force: bool) -> bool:
+    if action == "run":
+        return run(names, scale, force=force)
+    if action == "status":
+        return status(names, scale)
+    if action == "book" and not run(names, scale, force=force):
+        shutil.rmtree(HTML, ignore_errors=True)  # the pages of an earlier state
+        return False
+    return build(scale)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "build", "book", "status"))
+    parser.add_argument("--scale", choices=SCALES, default=os.environ.get("EENOTES_SCALE") or "tiny")
+    parser.add_argument("--only", metavar="N", help="one chapter, by number or name")
+    parser.add_argument("--force", action="store_true", help="execute even what is up to date")
+    options = parser.parse_args(argv)
+    if options.scale not in SCALES:  # from the environment, which argparse does not check
+        parser.error(f"EENOTES_SCALE={options.scale!r} is none of {', '.join(SCALES)}")
+    return 0 if perform(options.action, select(options.only), options.scale, force=options.force) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
