@@ -11,7 +11,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from eenotes import clustering, e2cm, experiment
+from eenotes import clustering, e2cm, experiment, training
 from eenotes.calibration import thresholds_for_budgets
 from eenotes.costs import count_macs
 from eenotes.data import vision
@@ -32,13 +32,8 @@ class ClusterBench:
     @cached_property
     def full(self) -> dict[str, float]:
         """Clustering accuracy and NMI on test with the whole encoder."""
-        logits, labels = collect(self.net, vision.batches(_flat(self.data.test)))
+        logits, labels = collect(self.net, vision.batches(flat(self.data.test)))
         return clustering_scores(logits[-1].argmax(1), labels)
-
-
-def _flat(dataset: TensorDataset) -> TensorDataset:
-    x, y = dataset.tensors
-    return TensorDataset(x.flatten(1), y)
 
 
 def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
@@ -50,18 +45,32 @@ def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
 def cluster_bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> ClusterBench:
     """Cluster the training images of a data set, or take the clustering from the cache, and give the encoder class-mean exits."""
     data = vision.load(name, train=s.train, val=s.val, test=s.test)
-    x = data.train.tensors[0].flatten(1).to(experiment.device())
+    x = flat(data.train).tensors[0].to(experiment.device())
     options = {key: value for key, value in vars(s).items() if key not in ("train", "val", "test")}
-    found = clustering.fit(x, num_clusters=len(data.classes), seed=seed, **options)
-    return ClusterBench(data, exits_for(found, x, num_clusters=len(data.classes)), seed)
+
+    def compute() -> dict[str, Tensor]:
+        found = clustering.fit(x, num_clusters=len(data.classes), seed=seed, **options)
+        return {"centroids": found.centroids, "assignments": found.assignments, **found.encoder.state_dict()}
+
+    weights = training.remember(experiment.cached(f"{name}-clustering", seed=seed, data=name, **vars(s)), compute)
+    centroids, assignments = (weights.pop(key).to(x.device) for key in ("centroids", "assignments"))
+    encoder, _ = clustering.autoencoder(x.shape[1], s.widths)
+    encoder.load_state_dict(weights)
+    return ClusterBench(data, exits_for(encoder.to(x.device).eval(), centroids, TensorDataset(x, assignments)), seed)
 
 
-def exits_for(found: "clustering.Clustering", x: Tensor, *, num_clusters: int) -> EarlyExitNetwork:
+def flat(split: TensorDataset) -> TensorDataset:
+    """Pictures as vectors ``(N, D)``, with their labels."""
+    images, labels = split.tensors
+    return TensorDataset(images.flatten(1), labels)
+
+
+def exits_for(encoder: torch.nn.Sequential, centroids: Tensor, clustered: TensorDataset) -> EarlyExitNetwork:
     """The encoder with a class-mean exit after every hidden layer; its last exit is the nearest centroid in the code."""
-    hidden = [name for name, module in found.encoder.named_children() if isinstance(module, torch.nn.ReLU)]
-    *stages, last = split(found.encoder.eval(), at=hidden)
-    last = torch.nn.Sequential(last, ClassMeanExit(found.centroids)).eval()
-    return e2cm.fit([*stages, last], vision.batches(TensorDataset(x, found.assignments)), num_classes=num_clusters)
+    hidden = [name for name, module in encoder.named_children() if isinstance(module, torch.nn.ReLU)]
+    *stages, last = split(encoder, at=hidden)
+    last = torch.nn.Sequential(last, ClassMeanExit(centroids)).eval()
+    return e2cm.fit([*stages, last], vision.batches(clustered), num_classes=len(centroids))
 
 
 def clustering_run(c: ClusterBench, points: pd.DataFrame) -> dict:
@@ -120,9 +129,9 @@ def clustering_points(c: ClusterBench, *, draws: int) -> pd.DataFrame:
     """
     device = next(c.net.parameters()).device
     rule, costs = e2cm.rule(c.net), count_macs(c.net, c.data.test.tensors[0][:1].flatten(1).to(device))
-    logits, _ = collect(c.net, vision.batches(_flat(c.data.val)))
+    logits, _ = collect(c.net, vision.batches(flat(c.data.val)))
     chosen = thresholds_for_budgets(logits, logits[-1].argmax(1), rule, costs, draws=draws, seed=c.seed)
-    logits, labels = collect(c.net, vision.batches(_flat(c.data.test)))
+    logits, labels = collect(c.net, vision.batches(flat(c.data.test)))
     rows = []
     for budget, vector, agreement in chosen[["budget", "thresholds", "accuracy"]].itertuples(index=False):
         outcome = simulate(logits, replace(rule, thresholds=vector))

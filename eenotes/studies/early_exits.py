@@ -187,27 +187,27 @@ class Timing:
     rules: pd.DataFrame  # name, seconds of `predict`, relative_cost (MACs), stage_cost (by the times of stages and exit tests)
 
 
-def median_seconds(statements: Mapping[Hashable, Callable[[], object]], *, rounds: int) -> dict[Hashable, float]:
-    """Run all statements in turn, round after round, so that a slow moment of the machine hits all alike; the median of each.
+def median_seconds(statements: Mapping[Hashable, Callable[[], object]], *, rounds: int, repeats: int = 3) -> dict[Hashable, float]:
+    """Run the statements in turn, round after round, so that a slow moment of the machine hits all alike; the median of each.
 
-    `torch.utils.benchmark.Timer` warms up twice before every measurement, which would take three times as long when statements
-    alternate.
+    In every round a statement runs once unmeasured, because it finds the memory as another one left it, and then ``repeats`` times.
     """
     seconds: dict[Hashable, list[float]] = {name: [] for name in statements}
-    for i in range(rounds + 1):
+    for _ in range(rounds):
         for name, statement in statements.items():
-            _synchronise()
-            start = time.perf_counter()
-            statement()
-            _synchronise()
-            if i:  # the first round only warms up
-                seconds[name].append(time.perf_counter() - start)
+            for i in range(repeats + 1):
+                _synchronise()
+                start = time.perf_counter()
+                statement()
+                _synchronise()
+                if i:
+                    seconds[name].append(time.perf_counter() - start)
     return {name: torch.tensor(values, dtype=torch.float64).median().item() for name, values in seconds.items()}
 
 
 @torch.inference_mode()
 def time_rules(
-    backbone: nn.Module, net: EarlyExitNetwork, x: Tensor, rules: Mapping[str, Rule], *, batch_size: int, rounds: int = 7
+    backbone: nn.Module, net: EarlyExitNetwork, x: Tensor, rules: Mapping[str, Rule], *, batch_size: int, rounds: int = 3
 ) -> Timing:
     """Time the backbone, every stage and exit test, and `predict` under each rule, alternating, on images ``x`` ``(N, C, H, W)``."""
     chunks = x.split(batch_size)
