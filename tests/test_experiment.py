@@ -1,0 +1,113 @@
+"""Scale, settings, records and where they come from."""
+
+import json
+
+import pytest
+
+from eenotes import experiment
+
+CHAPTER, STUDY = "02-e2cm", "eenotes.studies.chapter2"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("EENOTES_RESULTS", str(tmp_path))
+    monkeypatch.setenv("EENOTES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EENOTES_SCALE", "tiny")
+    return tmp_path
+
+
+def record() -> experiment.Record:
+    found = experiment.Record(CHAPTER, study=STUDY, data={"digits": {"train": 3, "val": 1, "test": 2}}, seeds=[0, 1])
+    found.claim("early is cheap", thesis="≈.88 at .36 (figure)", ours=0.91234567, spread=0.01, holds=True)
+    found.claim("late is dear", thesis="not stated", ours="two stages", holds=None)
+    return found
+
+
+def test_scale_is_tiny_unless_said_otherwise(monkeypatch):
+    monkeypatch.delenv("EENOTES_SCALE", raising=False)
+    assert experiment.scale() == "tiny"
+    monkeypatch.setenv("EENOTES_SCALE", "huge")
+    with pytest.raises(ValueError, match="tiny, reduced, full"):
+        experiment.scale()
+
+
+@pytest.mark.parametrize("chapter", ["01-why-leave-early", "02-e2cm"])
+@pytest.mark.parametrize("scale", experiment.SCALES)
+def test_every_chapter_has_settings_at_every_scale(chapter, scale):
+    assert vars(experiment.settings(chapter, scale))
+
+
+def test_unknown_settings_say_what_there_is():
+    with pytest.raises(ValueError, match=r"no section 99-none\.tiny; it has .*02-e2cm\.tiny"):
+        experiment.settings("99-none", "tiny")
+
+
+def test_a_record_carries_its_provenance_and_is_current_until_the_code_changes(results, monkeypatch):
+    path = record().save()
+    assert path == results / "tiny" / f"{CHAPTER}.json" and not list(results.rglob("*.partial"))
+    found = experiment.load_record(CHAPTER, "tiny")
+    assert found["current"] and found["seeds"] == [0, 1] and found["data"]["digits"]["test"] == 2
+    assert set(found["versions"]) == {"python", "torch", "torchvision", "numpy"} and found["device"]
+    assert found["claims"][0]["ours"] == 0.9123  # four digits
+    monkeypatch.setattr(experiment, "code_hash", lambda modules: "another")
+    assert not experiment.load_record(CHAPTER, "tiny")["current"]
+    assert "EARLIER STATE" in experiment.describe_record(experiment.load_record(CHAPTER, "tiny"))
+
+
+def test_a_record_that_is_missing_is_none_and_a_damaged_one_is_said(results):
+    assert experiment.load_record(CHAPTER, "tiny") is None
+    path = record().save()
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match="damaged"):
+        experiment.load_record(CHAPTER, "tiny")
+
+
+def test_the_table_of_claims_shows_number_spread_and_verdict(results):
+    table = record().table()
+    assert table["ours"].tolist() == ["0.9123 ± 0.01", "two stages"]
+    assert table["here"].tolist() == ["holds", "not testable here"]
+
+
+def test_comments_and_docstrings_do_not_change_a_hash(tmp_path):
+    plain = 'def f(x):\n    """One."""\n    return x + 1\n'
+    said = 'def f(x):\n    """Another."""\n    # why\n    return x   +   1\n'
+    other = 'def f(x):\n    """One."""\n    return x + 2\n'
+    assert experiment._without_docstrings(plain) == experiment._without_docstrings(said)
+    assert experiment._without_docstrings(plain) != experiment._without_docstrings(other)
+
+
+def test_imported_by_follows_imports_and_leaves_out_what_only_draws():
+    found = experiment.imported_by(STUDY)
+    assert {"eenotes.e2cm", "eenotes.means", "eenotes.rules", "eenotes.models.resnet", STUDY} <= set(found)
+    assert not {"eenotes.plots", "eenotes.experiment"} & set(found)
+
+
+def test_a_step_is_computed_once_per_state_of_code_and_facts(results, monkeypatch):
+    calls = []
+
+    def step():
+        calls.append(1)
+        return {"value": 7}
+
+    for _ in range(2):
+        assert experiment.resumable("step", step, study=STUDY, seed=0)["value"] == 7
+    assert len(calls) == 1
+    experiment.resumable("step", step, study=STUDY, seed=1)
+    assert len(calls) == 2
+    monkeypatch.setattr(experiment, "code_hash", lambda modules: "another")
+    experiment.resumable("step", step, study=STUDY, seed=0)
+    assert len(calls) == 3
+
+
+def test_a_step_that_was_cut_off_while_writing_is_computed_again(results):
+    experiment.resumable("step", lambda: {"value": 1}, study=STUDY)
+    (file,) = (results / "cache" / "steps").glob("*.json")
+    file.write_text('{"value": ')
+    assert experiment.resumable("step", lambda: {"value": 2}, study=STUDY)["value"] == 2
+
+
+def test_committed_records_are_whole():
+    for path in (experiment._PACKAGE / "assets" / "results").rglob("*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert found["claims"] and found["seeds"] and found["data"] and found["device"], path
