@@ -66,7 +66,7 @@ def cache_dir() -> Path:
 
 def cached(name: str, *, seed: int, **facts) -> Path:
     """A file for the network ``name``, trained with these facts by the present code; any change of either gives another file."""
-    code = code_hash(["eenotes.training", "eenotes.heads", "eenotes.models.resnet", "eenotes.data.vision"])
+    code = code_hash(["eenotes.training", "eenotes.models.resnet", "eenotes.data.vision"])
     key = hashlib.sha256(json.dumps([code, seed, facts], sort_keys=True, default=vars).encode()).hexdigest()[:12]
     return cache_dir() / f"{name}-seed{seed}-{key}.safetensors"
 

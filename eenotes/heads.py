@@ -8,36 +8,45 @@ from torch import Tensor, nn
 from eenotes.network import in_mode
 
 
-def pool(features: Tensor) -> Tensor:
-    """Average over space or over tokens: ``(B, C, *space)`` → ``(B, C)``, ``(B, T, C)`` → ``(B, C)``, ``(B, C)`` unchanged."""
+def pool(features: Tensor, *, grid: int = 1) -> Tensor:
+    """Average over space or over tokens: ``(B, C, H, W)`` → ``(B, C·grid·grid)``, ``(B, T, C)`` → ``(B, C)``, ``(B, C)`` unchanged."""
     if features.ndim == 3:
         return features.mean(1)
+    if features.ndim == 4 and grid > 1:
+        return nn.functional.adaptive_avg_pool2d(features, grid).flatten(1)
     return features.flatten(2).mean(-1) if features.ndim > 3 else features
 
 
 class LinearExit(nn.Module):
-    """A trained exit: average pooling, then one linear layer (Shallow-Deep Networks, BranchyNet).
+    """A trained exit: average pooling, then one linear layer.
 
     Args:
-        channels: C, the channels of the features ``(B, C, *space)``, ``(B, T, C)`` or ``(B, C)``.
+        inputs: how many numbers the pooling leaves: the C channels of the features ``(B, C, *space)``, ``(B, T, C)`` or ``(B, C)``, or
+            C·grid² for a grid.
         num_classes: K.
+        grid: average each feature map ``(B, C, H, W)`` to grid × grid cells instead of one.  Shallow-Deep Networks use 4 (and
+            mix the average with the maximum, which is left out here).
     """
 
-    def __init__(self, channels: int, num_classes: int):
+    def __init__(self, inputs: int, num_classes: int, *, grid: int = 1):
         super().__init__()
-        self.linear = nn.Linear(channels, num_classes)
+        self.linear, self.grid = nn.Linear(inputs, num_classes), grid
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(pool(features))
+        return self.linear(pool(features, grid=self.grid))
 
 
-def linear_exits(stages: Iterable[nn.Module], x: Tensor, *, num_classes: int) -> nn.ModuleList:
-    """A `LinearExit` for every stage but the last, of the width that a sample batch ``x`` has there."""
+def linear_exits(stages: Iterable[nn.Module], x: Tensor, *, num_classes: int, grid: int = 1) -> nn.ModuleList:
+    """A `LinearExit` for every stage but the last, of the width that a sample batch ``x`` has there.
+
+    A feature map smaller than the grid keeps its own size.
+    """
     stages, exits = list(stages), nn.ModuleList()
     with in_mode(*stages), torch.no_grad():  # in evaluation mode: the sample must not move any running statistics
         for stage in stages[:-1]:
             x = stage(x)
-            exits.append(LinearExit(pool(x).shape[1], num_classes).to(x.device))
+            cells = min(grid, *x.shape[2:]) if x.ndim == 4 else 1
+            exits.append(LinearExit(pool(x, grid=cells).shape[1], num_classes, grid=cells).to(x.device))
     return exits
 
 

@@ -78,14 +78,14 @@ class ClassMeans(Metric):
         missing = (self.counts == 0).nonzero().flatten().tolist()
         if missing:
             raise ValueError(f"no sample of class {missing} was seen: its mean is not defined")
-        return (self.sums / self.counts[:, None]).reshape(self.num_classes, *(self.shape or (-1,)))
+        return (self.sums / self.counts[:, None]).reshape(self.num_classes, *((-1,) if self.shape is None else self.shape))
 
     def root_mean_square_distance(self) -> Tensor:
         r"""$\sqrt{\mathrm{E}\lVert x - M_k\rVert^2}$ over **all** samples, ``(K,)``: known after the same single pass.
 
         $\mathrm{E}\lVert x\rVert^2 - 2\,\bar x \cdot M_k + \lVert M_k\rVert^2$ with $\bar x$ the mean of all samples.
         """
-        means, total = self.compute().flatten(1).double(), self.counts.sum()
+        means, total = self.compute().reshape(self.num_classes, -1).double(), self.counts.sum()
         overall = self.sums.double().sum(0) / total
         squared = self.squares / total - 2 * means @ overall + means.square().sum(1)
         return squared.clamp_min(0).sqrt().to(self.sums.dtype)
@@ -95,6 +95,10 @@ class ClassMeans(Metric):
             raise ValueError(
                 f"need as many labels as samples, and at least one: got {tuple(features.shape)}, {tuple(labels.shape)}"
             )
+        if features.device != self.device or labels.device != self.device:
+            raise ValueError(
+                f"features are on {features.device}, labels on {labels.device}, the means on {self.device}: use one device"
+            )
         if labels.is_floating_point():
             raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
         if labels.min() < 0 or labels.max() >= self.num_classes:
@@ -103,8 +107,4 @@ class ClassMeans(Metric):
             )
         if self.shape is not None and tuple(features.shape[1:]) != self.shape:
             raise ValueError(f"the features before had shape {self.shape}, these have {tuple(features.shape[1:])}")
-        if features.device != self.device or labels.device != self.device:
-            raise ValueError(
-                f"features are on {features.device}, labels on {labels.device}, the means on {self.device}: use one device"
-            )
         return features.detach().reshape(len(features), -1).float()

@@ -65,7 +65,7 @@ def show(figure: Figure | Axes, *, caption: str, alt: str) -> HTML:
 
 def cost_axes(ax: Axes, *, title: str = "") -> Axes:
     """Label an accuracy-against-cost panel the way all of them are labelled."""
-    ax.set(xlabel="relative cost (MACs; 1 = backbone without exits)", ylabel="test accuracy", title=title)
+    ax.set(xlabel="relative cost (MACs; 1 = backbone without exits)", ylabel="test accuracy", title=title, xlim=(0, 1.08))
     return ax
 
 
@@ -242,6 +242,107 @@ def clustering_panels(groups: dict[str, Sequence[dict]]) -> Figure:
         if len(runs) > 1:
             ax.plot(mean.relative_cost, mean.accuracy, color=RED, linewidth=3, marker="o", label=f"mean of {len(runs)} runs")
         ax.axhline(np.mean([run["accuracy"] for run in runs]), color="black", linestyle="--", linewidth=1, label="whole encoder")
-        ax.set(xlabel="relative cost (MACs; 1 = whole encoder)", ylabel="clustering accuracy (test)", title=name)
+        ax.set(xlabel="relative cost (MACs; 1 = whole encoder)", ylabel="clustering accuracy (test)", title=name, xlim=(0, 1.08))
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, high - 0.15), high + 0.01)  # a tenth of a point shall not look like a cliff
         ax.legend(loc="lower right")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- chapter 1
+
+KINDS = {"vision": (BLUE, "o"), "language": (RED, "^"), "speech/multimodal": (GREEN, "D")}
+RULES = {"confidence": (BLUE, "^"), "entropy": (GREEN, "D"), "patience": (ORANGE, "s")}
+
+
+def cascade(left: Sequence[float], *, costs: Sequence[float]) -> Figure:
+    """A network as a row of stages with a door after each: the width of a stage's bar is who is still there.
+
+    Args:
+        left: share of the images that leaves at each exit.
+        costs: cumulative relative cost at each exit.
+    """
+    figure, ax = plt.subplots(figsize=(8.2, 2.9))
+    there = 1.0
+    for j, (share, cost) in enumerate(zip(left, costs, strict=True)):
+        ax.add_patch(plt.Rectangle((j, -there / 2), 0.72, there, color=BLUE, alpha=0.25 + 0.5 * (j + 1) / len(left), linewidth=0))
+        ax.text(j + 0.36, 0, f"{there:.0%}", ha="center", va="center", fontsize=9)
+        ax.annotate("", xy=(j + 0.86, -0.78), xytext=(j + 0.86, -there / 2 + 0.04), arrowprops={"arrowstyle": "->", "color": RED})
+        ax.text(j + 0.86, -0.86, f"{share:.0%}\nleave", ha="center", va="top", fontsize=8, color=RED)
+        ax.text(j + 0.36, 0.6, f"stage {j + 1}\ncost so far {cost:.2f}", ha="center", va="bottom", fontsize=8)
+        there -= share
+    ax.set(xlim=(-0.1, len(left) + 0.3), ylim=(-1.25, 0.95))
+    ax.axis("off")
+    return figure
+
+
+def rising_cost(models: pd.DataFrame) -> Figure:
+    """Parameters by year, and training-set sizes by year in one panel per unit, all on logarithmic axes.
+
+    Args:
+        models: the table in ``assets/models.csv``.
+    """
+    panels = [("parameters", models, "parameters")]
+    panels += [(f"training {unit}", models[models.training_unit == unit], "training_examples") for unit in ("images", "tokens")]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8))
+    for ax, (label, table, column) in zip(axes, panels, strict=True):
+        for kind, group in table.dropna(subset=[column]).groupby("kind"):
+            color, marker = KINDS[kind]
+            ax.scatter(group.year + (group.month.fillna(6) - 1) / 12, group[column], color=color, marker=marker, s=28, label=kind)
+        ax.set(yscale="log", xlabel="year", ylabel=label)
+        ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
+        largest, first = table.loc[table[column].idxmax()], table.loc[table.year.idxmin()]
+        for row, align in ((largest, "right"), (first, "left")):
+            where = (row.year + 0.5, row[column])
+            ax.annotate(row.model, where, fontsize=8, ha=align, xytext=(0, 7), textcoords="offset points")
+        ax.margins(y=0.12)
+    axes[0].legend(loc="upper left")
+    return figure
+
+
+def exits_and_overthinking(exits: pd.DataFrame, changes: pd.DataFrame) -> Figure:
+    """Left: accuracy of each exit on all images.  Right: images that the rest of the network repairs or spoils after each early exit."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.6))
+    color, marker = METHODS["early exits"]
+    left.plot(exits.relative_cost, exits.accuracy, color=color, marker=marker)
+    for row in exits.itertuples():
+        left.annotate(f"exit {row.exit}", (row.relative_cost, row.accuracy), xytext=(4, -12), textcoords="offset points", fontsize=8)
+    cost_axes(left).margins(y=0.15)
+    at = np.arange(len(changes))
+    right.bar(at - 0.2, changes.repaired, 0.4, color=BLUE, label="wrong here, right at the end")
+    right.bar(at + 0.2, changes.spoiled, 0.4, color=RED, hatch="//", label="right here, wrong at the end (overthinking)")
+    right.set_xticks(at, [f"exit {j}" for j in changes.exit])
+    right.set(ylabel="test images", ylim=(0, 1.3 * max(changes.repaired.max(), changes.spoiled.max(), 1)))
+    right.legend(loc="upper right")
+    return figure
+
+
+def trade(curves: dict[str, pd.DataFrame], *, last: float) -> Figure:
+    """Accuracy against cost on test, one line per rule; dashed: everybody goes to the end."""
+    figure, ax = plt.subplots(figsize=(6.4, 4))
+    for name, table in curves.items():
+        color, marker = RULES[name]
+        table = table.sort_values("relative_cost")
+        ax.plot(table.relative_cost, table.accuracy, color=color, marker=marker, markersize=4, label=name)
+    ax.axhline(last, color=GREY, linestyle="--", linewidth=1.2, label="last exit for everybody")
+    ax.legend(loc="lower right")
+    cost_axes(ax)
+    return figure
+
+
+def clock(times: pd.DataFrame, stages: pd.DataFrame) -> Figure:
+    """Left: time with two ways of leaving against the share of MACs, per batch size.  Right: how dear a MAC is in each stage."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.8, 3.8))
+    colors, markers = (ORANGE, BLUE, GREEN), ("s", "o", "^")
+    for (batch, group), color, marker in zip(times.groupby("batch"), colors, markers, strict=False):
+        left.plot(group.MACs, group.compacted, color=color, marker=marker, label=f"batch {batch}: leavers taken out")
+        masked = f"batch {batch}: all computed, then masked"
+        left.plot(group.MACs, group["every exit"], color=color, marker=marker, linestyle=":", label=masked)
+    ends = [times.MACs.min(), times.MACs.max()]
+    left.plot(ends, ends, color=GREY, linestyle="--", label="time = MACs")
+    left.set(xlabel="relative cost (MACs)", ylabel="time / time of the plain backbone", ylim=(0, None))
+    left.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8)
+    right.bar(stages.stage, stages.time_per_mac, color=GREY)
+    right.axhline(1, color="black", linewidth=1, linestyle="--")
+    right.set(xlabel="stage", ylabel="time per MAC / average")
     return figure

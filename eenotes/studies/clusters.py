@@ -52,7 +52,8 @@ def cluster_bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> ClusterBen
         found = clustering.fit(x, num_clusters=len(data.classes), seed=seed, **options)
         return {"centroids": found.centroids, "assignments": found.assignments, **found.encoder.state_dict()}
 
-    weights = training.remember(experiment.cached(f"{name}-clustering", seed=seed, data=name, **vars(s)), compute)
+    code = experiment.code_hash(["eenotes.clustering"])
+    weights = training.remember(experiment.cached(f"{name}-clustering", seed=seed, data=name, code=code, **vars(s)), compute)
     centroids, assignments = (weights.pop(key).to(x.device) for key in ("centroids", "assignments"))
     encoder, _ = clustering.autoencoder(x.shape[1], s.widths)
     encoder.load_state_dict(weights)

@@ -20,6 +20,8 @@ from eenotes.models import CifarResNet
 from eenotes.network import EarlyExitNetwork, split
 from eenotes.rules import Confidence, Entropy
 
+SDN_GRID = 4  # the authors' exits see each feature map as 4 × 4 averages
+
 
 @dataclass
 class Bench:
@@ -280,7 +282,7 @@ def _resnet(data: vision.Vision, s: SimpleNamespace, seed: int) -> CifarResNet:
 def _with_linear_exits(stages: torch.nn.ModuleList, b: Bench) -> EarlyExitNetwork:
     device = experiment.device()
     torch.manual_seed(b.seed)
-    exits = linear_exits(stages.to(device), b.data.train.tensors[0][:2].to(device), num_classes=len(b.data.classes))
+    exits = linear_exits(stages.to(device), b.data.train.tensors[0][:2].to(device), num_classes=len(b.data.classes), grid=SDN_GRID)
     return EarlyExitNetwork(stages, exits)
 
 
