@@ -341,8 +341,8 @@ def clock(times: pd.DataFrame, stages: pd.DataFrame) -> Figure:
     ends = [times.MACs.min(), times.MACs.max()]
     left.plot(ends, ends, color=GREY, linestyle="--", label="time = MACs")
     left.set(xlabel="relative cost (MACs)", ylabel="time / time of the plain backbone", ylim=(0, None))
-    left.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8)
     right.bar(stages.stage, stages.time_per_mac, color=GREY)
     right.axhline(1, color="black", linewidth=1, linestyle="--")
     right.set(xlabel="stage", ylabel="time per MAC / average")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure

@@ -1,5 +1,6 @@
 """What several test modules share: a toy network whose logits are a table, and the same hypothesis examples on every run."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,13 @@ from hypothesis import settings
 
 settings.register_profile("eenotes", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("eenotes")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors gain nothing from a second thread, and wait for it where the machine is busy."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
