@@ -61,9 +61,9 @@ def bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> Bench:
     return Bench(data, backbone, split(backbone, at=backbone.exit_points), s, seed)
 
 
-def shallow_deep_network(b: Bench, *, epochs: int = 1) -> EarlyExitNetwork:
-    """SDN (Kaya et al., 2019): linear exits trained on the frozen backbone."""
-    net = _with_linear_exits(b.stages, b)
+def shallow_deep_network(b: Bench, *, epochs: int = 1, grid: int = SDN_GRID) -> EarlyExitNetwork:
+    """SDN (Kaya et al., 2019): linear exits, on grid × grid averages of each feature map, trained on the frozen backbone."""
+    net = _with_linear_exits(b.stages, b, grid=grid)
     training.fit(
         net,
         b.data.train,
@@ -71,7 +71,7 @@ def shallow_deep_network(b: Bench, *, epochs: int = 1) -> EarlyExitNetwork:
         loss=training.exits_loss,
         **_recipe(b.data, b.s, b.seed),
         epochs=epochs,
-        checkpoint=experiment.cached(f"{b.data.name}-sdn{epochs}", seed=b.seed, data=b.data.name, **_facts(b.s)),
+        checkpoint=experiment.cached(f"{b.data.name}-sdn{epochs}-grid{grid}", seed=b.seed, data=b.data.name, **_facts(b.s)),
         title=f"{b.data.name}: SDN",
     )
     return net
@@ -279,10 +279,10 @@ def _resnet(data: vision.Vision, s: SimpleNamespace, seed: int) -> CifarResNet:
     return CifarResNet(s.depth, num_classes=len(data.classes), in_channels=data.shape[0], width=s.width)
 
 
-def _with_linear_exits(stages: torch.nn.ModuleList, b: Bench) -> EarlyExitNetwork:
+def _with_linear_exits(stages: torch.nn.ModuleList, b: Bench, *, grid: int = SDN_GRID) -> EarlyExitNetwork:
     device = experiment.device()
     torch.manual_seed(b.seed)
-    exits = linear_exits(stages.to(device), b.data.train.tensors[0][:2].to(device), num_classes=len(b.data.classes), grid=SDN_GRID)
+    exits = linear_exits(stages.to(device), b.data.train.tensors[0][:2].to(device), num_classes=len(b.data.classes), grid=grid)
     return EarlyExitNetwork(stages, exits)
 
 
