@@ -4,26 +4,39 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from eenotes import clustering
+from eenotes import clustering, split
 from eenotes.data import vision
 
-QUICK = {"widths": (16, 3), "epochs": 2, "steps": 3, "update_interval": 2, "batch_size": 8}
+SMALL = {"num_clusters": 3, "epochs": 2, "steps": 5, "widths": [6, 2], "update_interval": 2}
+
+
+def samples(count=30, width=4):
+    return torch.rand(count, width, generator=torch.Generator().manual_seed(0))
 
 
 def test_soft_assignment_and_target_by_hand():
     codes, centroids = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [3.0]])
     q = clustering.soft_assignment(codes, centroids)
-    # kernels: 1 / (1 + 0), 1 / (1 + 9); 1 / (1 + 1), 1 / (1 + 4)
-    expected = torch.tensor([[1 / 1.1, 0.1 / 1.1], [0.5 / 0.7, 0.2 / 0.7]])
-    torch.testing.assert_close(q, expected)
-    p = expected**2 / expected.sum(0)
-    torch.testing.assert_close(clustering.target_distribution(q), p / p.sum(1, keepdim=True))
+    # Student's kernel 1 / (1 + d²): 1 and 1/10 for the first sample, 1/2 and 1/5 for the second
+    torch.testing.assert_close(q, torch.tensor([[10 / 11, 1 / 11], [5 / 7, 2 / 7]]))
+    # soft cluster sizes: 10/11 + 5/7 = 125/77 and 29/77; q² / size, up to a common factor: 100/125 : 1/29 and 25/125 : 4/29
+    expected = torch.tensor([[0.8 / (0.8 + 1 / 29), (1 / 29) / (0.8 + 1 / 29)], [0.2 / (0.2 + 4 / 29), (4 / 29) / (0.2 + 4 / 29)]])
+    torch.testing.assert_close(clustering.target_distribution(q), expected)
 
 
-def test_the_target_is_sharper_than_the_assignment():
-    q = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
-    assert (clustering.target_distribution(q).max(1).values > q.max(1).values).all()
+def test_soft_assignment_of_codes_that_do_not_fit():
+    with pytest.raises(ValueError, match="do not match"):
+        clustering.soft_assignment(torch.zeros(5, 3), torch.zeros(2, 4))
+
+
+def test_refinement_of_one_cluster_moves_nothing():
+    encoder = nn.Sequential(nn.Linear(2, 1))
+    found = clustering.refine(encoder, torch.tensor([[1.0]]), samples(width=2), steps=3)
+    assert found.centroids.item() == 1.0  # Q = P = 1
+    assert torch.equal(found.encoder[0].weight, encoder[0].weight)
+    assert (found.assignments == 0).all()
 
 
 def test_accuracy_is_that_of_the_best_matching():
@@ -31,63 +44,106 @@ def test_accuracy_is_that_of_the_best_matching():
     assert clustering.clustering_accuracy(torch.tensor([2, 2, 0, 0, 1, 1]), labels) == 1.0
     assert clustering.clustering_accuracy(torch.tensor([1, 1, 1, 1, 1, 1]), labels) == pytest.approx(1 / 3)
     assert clustering.clustering_accuracy(torch.tensor([2, 2, 0, 1, 1, 1]), labels) == pytest.approx(5 / 6)
-    assert clustering.clustering_accuracy(torch.tensor([0, 0, 1, 1, 3, 4]), labels) == pytest.approx(5 / 6)  # five clusters
-
-
-def test_unit_power_forgets_shift_and_scale():
-    x = torch.tensor([[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
-    unit = clustering.UnitPower()
-    torch.testing.assert_close(unit(x)[0].square().mean(), torch.tensor(1.0))
-    torch.testing.assert_close(unit(3 * x - 7)[0], unit(x)[0])
-    assert torch.equal(unit(x)[1], torch.zeros(3))  # nothing to scale
-
-
-def test_a_distortion_of_zero_changes_nothing_and_a_large_one_something():
-    x = torch.rand(4, 25)
-    generator = torch.Generator().manual_seed(0)
-    torch.testing.assert_close(clustering.distort(x, generator, amount=0.0), x, atol=1e-5, rtol=0)
-    assert not torch.allclose(clustering.distort(x, generator, amount=0.3), x, atol=1e-2)
-
-
-def test_the_same_seed_gives_the_same_clusters_and_leaves_other_generators_alone():
-    x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    first = clustering.fit(x, num_clusters=3, seed=1, **QUICK)
-    assert torch.rand(1) == expected
-    second = clustering.fit(x, num_clusters=3, seed=1, **QUICK)
-    assert torch.equal(first.assignments, second.assignments)
-    nearest = torch.cdist(clustering.embed(first.encoder, x), first.centroids).argmin(1)
-    assert torch.equal(nearest, first.assignments)
-
-
-def test_digits_are_found_far_better_than_chance():
-    digits = vision.load("digits", train=800, val=100)
-    x = digits.train.tensors[0].flatten(1)
-    found = clustering.fit(x, num_clusters=10, widths=(100, 10), epochs=30, steps=20)
-    assert clustering.clustering_accuracy(found.assignments, digits.train.tensors[1]) > 0.4
+    # more clusters than classes: the fourth has no partner
+    assert clustering.clustering_accuracy(torch.tensor([0, 3, 1, 1, 2, 2]), labels) == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(
-    ("x", "clusters", "error", "message"),
+    ("assignments", "labels", "error", "message"),
     [
-        (torch.rand(2, 4), 3, ValueError, "3 clusters of 2"),
-        (torch.rand(5, 2, 2), 2, ValueError, "flatten"),
-        (torch.full((5, 4), math.nan), 2, ValueError, "5 of 5 samples are not finite"),
-        (torch.zeros(5, 4, dtype=torch.int64), 2, TypeError, "floats"),
+        (torch.zeros(3).long(), torch.zeros(4).long(), ValueError, "one label per assignment"),
+        (torch.zeros(0).long(), torch.zeros(0).long(), ValueError, "one label per assignment"),
+        (torch.tensor([0, -1]), torch.tensor([0, 1]), ValueError, "negative"),
+        (torch.zeros(2), torch.tensor([0, 1]), TypeError, "integers"),
     ],
 )
-def test_bad_samples(x, clusters, error, message):
+def test_accuracy_of_bad_input(assignments, labels, error, message):
     with pytest.raises(error, match=message):
-        clustering.fit(x, num_clusters=clusters, **QUICK)
+        clustering.clustering_accuracy(assignments, labels)
 
 
-def test_bad_assignments_and_images():
-    labels = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="one label per assignment"):
-        clustering.clustering_accuracy(torch.tensor([0]), labels)
-    with pytest.raises(TypeError, match="integers"):
-        clustering.clustering_accuracy(torch.tensor([0.0, 1.0]), labels)
-    with pytest.raises(ValueError, match="square"):
-        clustering.distort(torch.rand(2, 5), torch.Generator(), amount=0.1)
+def test_unit_power_ignores_shift_and_scale():
+    x = samples()
+    scaled = clustering.UnitPower()(x)
+    torch.testing.assert_close(scaled.square().mean(1), torch.ones(len(x)))
+    assert (scaled.amin(1) == 0).all()
+    torch.testing.assert_close(clustering.UnitPower()(5 * x - 3), scaled)
+    assert (clustering.UnitPower()(torch.full((1, 4), 2.0)) == 0).all()
+
+
+def test_distort_moves_the_picture_within_its_bounds():
+    picture = torch.zeros(50, 81)
+    picture[:, 40] = 1.0  # the middle of 9 × 9
+    still = clustering.distort(picture, torch.Generator().manual_seed(0), amount=0.0)
+    torch.testing.assert_close(still, picture, atol=1e-5, rtol=0)
+    moved = clustering.distort(picture, torch.Generator().manual_seed(0), amount=0.2).view(50, 9, 9)
+    assert not torch.equal(moved[0], moved[1])
+    assert moved[:, 4, 4].min() < 0.9
+    # Seen from the middle a shift by 0.2 of half the side is 0.9 pixels; zoom and slant can stretch it to 1.5, and blur reaches 1 more.
+    assert moved[:, :2].sum() + moved[:, 7:].sum() + moved[:, :, :2].sum() + moved[:, :, 7:].sum() == 0
+    assert torch.equal(moved.flatten(1), clustering.distort(picture, torch.Generator().manual_seed(0), amount=0.2))
+
+
+def test_a_seed_repeats_a_run_and_leaves_the_generators_outside_alone():
+    x, before = samples(), torch.random.get_rng_state()
+    first, second, other = (clustering.fit(x, **SMALL, distortion=0.2, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first.centroids, second.centroids)
+    assert torch.equal(first.assignments, second.assignments)
+    assert not torch.equal(first.centroids, other.centroids)
+
+
+def test_what_comes_back_fits_together():
+    x = samples()
+    found = clustering.fit(x, **SMALL)
+    assert found.centroids.shape == (3, 2)
+    assert found.assignments.dtype == torch.int64
+    assert 1 <= len(found.changed) <= 2  # targets before the steps 0, 2 and 4; no change ends it early
+    nearest = (found.encoder(x)[:, None] - found.centroids).norm(dim=2).argmin(1)
+    assert torch.equal(nearest, found.assignments)
+    early, last = split(found.encoder, at=["2"])
+    torch.testing.assert_close(last(early(x)), found.encoder(x))
+    assert (early(x) >= 0).all()
+
+
+def test_refinement_leaves_the_encoder_it_was_given_and_stops_when_nothing_changes():
+    x = samples()
+    encoder, _ = clustering.autoencoder(4, [6, 2])
+    before = [p.clone() for p in encoder.parameters()]
+    centroids = clustering.first_centroids(clustering.embed(encoder, x), num_clusters=3)
+    found = clustering.refine(encoder, centroids, x, steps=50, update_interval=5, tolerance=1.0)
+    assert len(found.changed) == 1  # any change is tolerated: the second target is the last
+    assert all(torch.equal(a, b) for a, b in zip(before, encoder.parameters(), strict=True))
+    assert not torch.equal(found.centroids, centroids)
+
+
+def test_digits_are_found_without_labels():
+    x, labels = vision.load("digits", train=1100, val=337).train.tensors
+    found = clustering.fit(x.flatten(1), num_clusters=10, epochs=20, steps=100, widths=[100, 100, 400, 10], batch_size=64)
+    assert clustering.clustering_accuracy(found.assignments, labels) > 0.6  # chance, with matching: about 0.17
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "error", "message"),
+    [
+        (samples()[0], {}, ValueError, r"shape \(N, D\)"),
+        (samples(2), {}, ValueError, "3 clusters of 2 samples"),
+        (samples().fill_(math.nan), {}, ValueError, "30 of 30 samples are not finite"),
+        (samples().long(), {}, TypeError, "floats"),
+        (samples(width=5), {"distortion": 0.1}, ValueError, "square images"),
+        (samples(), {"distortion": 1.5}, ValueError, "amount"),
+        (samples(), {"widths": [6, 0]}, ValueError, "at least one unit"),
+        (samples(), {"epochs": 0}, ValueError, "epochs"),
+    ],
+)
+def test_bad_samples_and_options(x, options, error, message):
+    with pytest.raises(error, match=message):
+        clustering.fit(x, **{**SMALL, **options})
+
+
+def test_samples_of_another_width_than_the_encoder():
+    encoder, _ = clustering.autoencoder(4, [6, 2])
+    with pytest.raises(ValueError, match=r"\(N, 4\), got \(30, 5\)"):
+        clustering.embed(encoder, samples(width=5))
+    with pytest.raises(ValueError, match=r"\(N, 4\), got \(30, 5\)"):
+        clustering.refine(encoder, torch.zeros(3, 2), samples(width=5), steps=1)
