@@ -219,8 +219,8 @@ def claim_all(record: experiment.Record, runs: dict[str, Sequence[dict]]) -> Non
 def separability(b: Bench) -> pd.DataFrame:
     r"""How far apart the class means lie at every layer, measured against the spread within the classes.
 
-    For class k: $b / (b + w)$ with $b$ the distance from its mean to the nearest other class mean, and $w$ the root mean square
-    distance of its training samples to their own mean.  0: the means coincide; 1: the classes have collapsed to points.
+    Equation (2.1), $\delta / (\delta + \sigma)$, with $\delta$ the distance from a class's mean to the nearest other one and $\sigma$
+    the root mean square distance of its training samples to their own mean.  0: the means coincide; 1: the classes are points.
 
     Returns:
         One row per class (its name), one column per exit point; the last column is the classifier's output.
