@@ -36,8 +36,14 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
         ValueError: a network in training mode, an empty batch, mixed devices, NaN logits, a rule that does not fit, or a stage
             that does not keep the batch first.
     """
-    if any(module.training for module in net.modules()):
+    modules = list(net.modules())
+    if any(module.training for module in modules):
         raise ValueError("the network is in training mode: call net.eval() before predict")
+    # net.parameters() and net.buffers() would each walk through the modules again: a millisecond, which counts at batch 1.
+    held = (tensor for module in modules for tensors in (module._parameters, module._buffers) for tensor in tensors.values())
+    devices = {tensor.device for tensor in held if tensor is not None} | {x.device}
+    if len(devices) > 1:
+        raise ValueError(f"network and input lie on different devices: {sorted(map(str, devices))}; move them to one")
     features = x
 
     def observe(j: int, keep: Tensor | None) -> Tensor:
@@ -48,9 +54,6 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
             raise ValueError(f"stage {j} turned a batch of {expected} into {len(features)}: the batch must stay first")
         return logits
 
-    devices = {tensor.device for module in (net.parameters(), net.buffers()) for tensor in module} | {x.device}
-    if len(devices) > 1:
-        raise ValueError(f"network and input lie on different devices: {sorted(map(str, devices))}; move them to one")
     return _cascade(observe, count=len(x), num_exits=net.num_exits, rule=rule, device=x.device)
 
 

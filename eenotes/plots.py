@@ -277,26 +277,74 @@ def cascade(left: Sequence[float], *, costs: Sequence[float]) -> Figure:
 
 
 def rising_cost(models: pd.DataFrame) -> Figure:
-    """Parameters by year, and training-set sizes by year in one panel per unit, all on logarithmic axes.
+    """Parameters by year, and training-set sizes by year in one panel per unit, all on logarithmic axes; records have names.
 
     Args:
         models: the table in ``assets/models.csv``.
     """
     panels = [("parameters", models, "parameters")]
     panels += [(f"training {unit}", models[models.training_unit == unit], "training_examples") for unit in ("images", "tokens")]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8))
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), width_ratios=(1.5, 1, 1))
     for ax, (label, table, column) in zip(axes, panels, strict=True):
-        for kind, group in table.dropna(subset=[column]).groupby("kind"):
+        table = table.dropna(subset=[column]).assign(when=table.year + (table.month - 0.5) / 12).sort_values("when")
+        for kind, group in table.groupby("kind"):
             color, marker = KINDS[kind]
-            ax.scatter(group.year + (group.month.fillna(6) - 1) / 12, group[column], color=color, marker=marker, s=28, label=kind)
+            ax.scatter(group.when, group[column], color=color, marker=marker, s=28, label=kind)
         ax.set(yscale="log", xlabel="year", ylabel=label)
         ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
-        largest, first = table.loc[table[column].idxmax()], table.loc[table.year.idxmin()]
-        for row, align in ((largest, "right"), (first, "left")):
-            where = (row.year + 0.5, row[column])
-            ax.annotate(row.model, where, fontsize=8, ha=align, xytext=(0, 7), textcoords="offset points")
-        ax.margins(y=0.12)
-    axes[0].legend(loc="upper left")
+        for row, align in _records(table, column):
+            offset = {"left": (6, -3), "right": (-5, 2)}[align]
+            ax.annotate(row.model, (row.when, row[column]), fontsize=7.5, ha=align, xytext=offset, textcoords="offset points")
+        ax.margins(x=0.08, y=0.1)
+    axes[0].legend(loc="lower right")
+    return figure
+
+
+def _records(table: pd.DataFrame, column: str) -> list[tuple[pd.Series, str]]:
+    """Who was clearly larger than all before, in order of time, and on which side of its point there is room for a name."""
+    found, highest = [], 0.0
+    for _, row in table.iterrows():
+        if row[column] > 1.3 * highest:
+            found.append((row, "right" if found else "left"))
+            highest = row[column]
+    return found
+
+
+def difficulty(tenths: pd.DataFrame, *, overall: float) -> Axes:
+    """Accuracy of one classifier among images sorted by its margin.
+
+    Args:
+        tenths: ``group`` (from 1, most clear-cut first) and ``accuracy``.
+        overall: the accuracy on all of them.
+    """
+    _, ax = plt.subplots(figsize=(6.4, 3))
+    ax.bar(tenths.group, tenths.accuracy, color=BLUE, alpha=0.75)
+    ax.axhline(overall, color=GREY, linestyle="--", linewidth=1.2)
+    ax.text(len(tenths) + 0.55, overall + 0.015, f"all: {overall:.3f}", ha="right", va="bottom", fontsize=9)
+    ax.set(xlabel="tenth of the test images, largest margin first", ylabel="accuracy of the last exit", ylim=(0, 1.05))
+    ax.set_xticks(tenths.group)
+    return ax
+
+
+def threshold_landscape(table: pd.DataFrame, *, last: float) -> Figure:
+    """One threshold for all exits.  Left: who leaves where; right: accuracy and relative cost.
+
+    Args:
+        table: one row per ``threshold``, with ``left``, ``accuracy`` and ``relative_cost``.
+        last: accuracy of the last exit.
+    """
+    figure, (shares, trade_off) = plt.subplots(1, 2, figsize=(10.4, 3.6), sharex=True)
+    left = np.array(table.left.tolist()).T
+    colors = plt.get_cmap("cividis")(np.linspace(0.95, 0.05, len(left)))
+    shares.stackplot(table.threshold, left, colors=colors, labels=[f"exit {j + 1}" for j in range(len(left))])
+    shares.set(xlabel="threshold", ylabel="share of the test images that leaves at", ylim=(0, 1), xlim=(table.threshold.min(), 1))
+    handles, labels = shares.get_legend_handles_labels()
+    shares.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
+    trade_off.plot(table.threshold, table.accuracy, color=BLUE, label="accuracy")
+    trade_off.plot(table.threshold, table.relative_cost, color=RED, linestyle="-.", label="relative cost (MACs)")
+    trade_off.axhline(last, color=GREY, linestyle="--", linewidth=1.2, label="accuracy of the last exit")
+    trade_off.set(xlabel="threshold", ylim=(0, 1.05))
+    trade_off.legend(loc="lower right")
     return figure
 
 
@@ -332,17 +380,16 @@ def trade(curves: dict[str, pd.DataFrame], *, last: float) -> Figure:
 
 def clock(times: pd.DataFrame, stages: pd.DataFrame) -> Figure:
     """Left: time with two ways of leaving against the share of MACs, per batch size.  Right: how dear a MAC is in each stage."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.8, 3.8))
-    colors, markers = (ORANGE, BLUE, GREEN), ("s", "o", "^")
-    for (batch, group), color, marker in zip(times.groupby("batch"), colors, markers, strict=False):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.8, 3.9), width_ratios=(1.5, 1))
+    for (batch, group), color, marker in zip(times.groupby("batch"), (ORANGE, BLUE, GREEN), ("s", "o", "^"), strict=True):
         left.plot(group.MACs, group.compacted, color=color, marker=marker, label=f"batch {batch}: leavers taken out")
-        masked = f"batch {batch}: all computed, then masked"
-        left.plot(group.MACs, group["every exit"], color=color, marker=marker, linestyle=":", label=masked)
+        left.plot(group.MACs, group["every exit"], color=color, marker=marker, linestyle=":", markerfacecolor="white")
+    left.plot([], [], color="black", linestyle=":", marker="o", markerfacecolor="white", label="all computed, then masked")
     ends = [times.MACs.min(), times.MACs.max()]
     left.plot(ends, ends, color=GREY, linestyle="--", label="time = MACs")
     left.set(xlabel="relative cost (MACs)", ylabel="time / time of the plain backbone", ylim=(0, None))
+    left.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     right.bar(stages.stage, stages.time_per_mac, color=GREY)
     right.axhline(1, color="black", linewidth=1, linestyle="--")
     right.set(xlabel="stage", ylabel="time per MAC / average")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
