@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 SCALES = ("tiny", "reduced", "full")
+_START = time.perf_counter()  # a chapter imports this module first: its seconds count from here
 _PACKAGE = Path(__file__).resolve().parent
 _NOT_HASHED = ("eenotes.plots", "eenotes.experiment")  # they draw and record numbers; they do not make them
 
@@ -129,7 +130,6 @@ class Record:
         self.data, self.seeds = data, list(seeds)
         self.claims: list[dict[str, Any]] = []
         self.numbers: dict[str, Any] = {}
-        self._start = time.perf_counter()
 
     def claim(
         self, statement: str, *, thesis: str, ours: float | str, holds: bool | None, spread: float | None = None, where: str = ""
@@ -171,7 +171,7 @@ class Record:
             "numbers": self.numbers,
             "device": device_name(),
             "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "torchvision", "numpy")},
-            "seconds": round(time.perf_counter() - self._start, 1),
+            "seconds": round(time.perf_counter() - _START, 1),
             "recorded": time.strftime("%Y-%m-%d"),
             "source": {"study": self.study, "hash": source_hash(self.chapter, self.at, self.study)},
         }

@@ -244,7 +244,7 @@ def clustering_panels(groups: dict[str, Sequence[dict]]) -> Figure:
         ax.axhline(np.mean([run["accuracy"] for run in runs]), color="black", linestyle="--", linewidth=1, label="whole encoder")
         ax.set(xlabel="relative cost (MACs; 1 = whole encoder)", ylabel="clustering accuracy (test)", title=name, xlim=(0, 1.08))
         low, high = ax.get_ylim()
-        ax.set_ylim(min(low, high - 0.15), high + 0.01)  # a tenth of a point shall not look like a cliff
+        ax.set_ylim(min(low, high - 0.05), high + 0.005)  # a tenth of a point shall not look like a cliff
         ax.legend(loc="lower right")
     return figure
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from benchmarks import __main__ as benchmarks
 
+from benchmarks import __main__ as benchmarks
 from eenotes import EarlyExitNetwork, collect, count_macs, linear_exits, simulate, split
 from eenotes.models import CifarResNet
 
