@@ -27,6 +27,24 @@ def test_linear_exit_by_hand():
     assert head(features).tolist() == [[2, 6, 18]]
 
 
+def test_a_grid_averages_each_cell_by_hand():
+    features = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert pool(features, grid=2).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+    head = LinearExit(4, 1, grid=2)
+    nn.init.ones_(head.linear.weight)
+    nn.init.zeros_(head.linear.bias)
+    assert head(features).item() == 30
+
+
+def test_a_grid_is_no_finer_than_the_feature_map():
+    stages = split(CifarResNet(8, width=4), at=["stem", "group2", "group3"])  # 8×8, 4×4, 2×2
+    exits = linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=7, grid=4)
+    assert [head.grid for head in exits] == [4, 4, 2]
+    assert [head.linear.in_features for head in exits] == [4 * 16, 8 * 16, 16 * 4]
+    flat = linear_exits([nn.Linear(3, 5), nn.Linear(5, 7)], torch.randn(2, 3), num_classes=7, grid=4)
+    assert [head.linear.in_features for head in flat] == [5]
+
+
 def test_linear_exits_have_the_width_of_their_stage(unchanged):
     backbone = CifarResNet(8, width=4).train()
     stages = split(backbone, at=["stem", "group2", "group3"])
