@@ -54,24 +54,25 @@ def _thresholds(logits: Tensor, share: float) -> list[float]:
     return thresholds
 
 
-def speed_up(depth: int, every: int, *, rounds: int, images: int = 256) -> pd.DataFrame:
+def speed_up(depth: int, every: int, *, rounds: int, images: int = 1024) -> pd.DataFrame:
     """Measured over promised speed-up of `predict`: one row per batch size and relative cost."""
     torch.manual_seed(0)
     backbone, x = CifarResNet(depth).eval(), torch.randn(images, 3, 32, 32)
     stages = split(backbone, at=backbone.exit_points[::every])
     net = EarlyExitNetwork(stages, linear_exits(stages, x[:2], num_classes=10)).eval()
-    logits, costs = collect(net, [(x, torch.zeros(images))])[0], count_macs(net, x[:1])
+    logits, costs = collect(net, [(part, torch.zeros(len(part))) for part in x.split(256)])[0], count_macs(net, x[:1])
     rules = {str(target): rule_at_cost(logits, costs, target) for target in COSTS}
     rows = []
     for size in BATCH_SIZES:
-        measured = [_in_format(backbone, net, x[: max(32, 4 * size)], rules, size, rounds, layout) for layout in FORMATS]
+        measured = [_in_format(backbone, net, x[: max(32, 8 * size)], rules, size, rounds, layout) for layout in FORMATS]
         plain = min(timing.backbone for timing in measured)
         for i in range(len(rules)):
             best = min(measured, key=lambda timing: timing.rules.seconds[i])
             row = best.rules.loc[i]
             engine, macs = (plain / row.seconds * promised for promised in (row.stage_cost, row.relative_cost))
             rows.append({"ResNet": depth, "batch": size, "relative cost": row.relative_cost, "speed-up": plain / row.seconds,
-                         "(a) over stage times": engine, "(b) over MACs": macs})  # fmt: skip
+                         "(a) over stage times": engine, "(a) rebatched": plain / row.stream_seconds * row.stage_cost,
+                         "(b) over MACs": macs})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -130,9 +131,10 @@ def main() -> int:
     print(table.round(2).to_string(index=False), end="\n\n")
 
     fitting, importing = class_mean_fitting(20, rounds=arguments.rounds), import_time(rounds=arguments.rounds)
-    lowest = table.loc[table.batch > 1, "(a) over stage times"].min()
+    batched = table[table.batch > 1]
     ratios = [
-        ("(a) at batch 64 and 256, lowest", lowest, "≥", GOALS["engine"]),
+        ("(a) at batch 64 and 256, each batch alone, lowest", batched["(a) over stage times"].min(), "≥", GOALS["engine"]),
+        ("(a) at batch 64 and 256, rebatched, lowest", batched["(a) rebatched"].min(), "≥", GOALS["engine"]),
         ("fitting class means, one pass (rms), over forward passes", fitting["rms"], "≤", GOALS["class means"]),
         ("fitting class means, two passes (mean), over forward passes", fitting["mean"], "≤", GOALS["class means"]),
         ("import eenotes over import torch", importing["alone"], "≤", GOALS["import"]),

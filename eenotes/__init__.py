@@ -21,6 +21,7 @@ _HOME = {
     "Patience": "rules",
     "PerClass": "rules",
     "predict": "inference",
+    "predict_stream": "inference",
     "simulate": "inference",
     "collect": "inference",
     "ClassMeans": "means",
@@ -31,7 +32,7 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from eenotes.costs import count_macs
     from eenotes.heads import ClassMeanExit, LinearExit, linear_exits
-    from eenotes.inference import collect, predict, simulate
+    from eenotes.inference import collect, predict, predict_stream, simulate
     from eenotes.means import ClassMeans
     from eenotes.network import EarlyExitNetwork, cut_points, split
     from eenotes.rules import Confidence, Entropy, Patience, PerClass

@@ -379,14 +379,16 @@ def trade(curves: dict[str, pd.DataFrame], *, last: float) -> Figure:
 
 
 def clock(times: pd.DataFrame, stages: pd.DataFrame) -> Figure:
-    """Left: time with two ways of leaving against the share of MACs, per batch size.  Right: how dear a MAC is in each stage."""
+    """Left: time with three ways of leaving against the share of MACs, per batch size.  Right: how dear a MAC is in each stage."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.8, 3.9), width_ratios=(1.5, 1))
     for (batch, group), color, marker in zip(times.groupby("batch"), (ORANGE, BLUE, GREEN), ("s", "o", "^"), strict=True):
         left.plot(group.MACs, group.compacted, color=color, marker=marker, label=f"batch {batch}: leavers taken out")
+        left.plot(group.MACs, group.rebatched, color=color, marker=marker, linestyle="--", markersize=4)
         left.plot(group.MACs, group["every exit"], color=color, marker=marker, linestyle=":", markerfacecolor="white")
+    left.plot([], [], color="black", linestyle="--", marker="o", markersize=4, label="and batches filled up again")
     left.plot([], [], color="black", linestyle=":", marker="o", markerfacecolor="white", label="all computed, then masked")
     ends = [times.MACs.min(), times.MACs.max()]
-    left.plot(ends, ends, color=GREY, linestyle="--", label="time = MACs")
+    left.plot(ends, ends, color=GREY, linewidth=1, label="time = MACs")
     left.set(xlabel="relative cost (MACs)", ylabel="time / time of the plain backbone", ylim=(0, None))
     left.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     right.bar(stages.stage, stages.time_per_mac, color=GREY)

@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from eenotes import Confidence, EarlyExitNetwork, Entropy, Patience, PerClass, collect, predict, simulate
+from eenotes import Confidence, EarlyExitNetwork, Entropy, Patience, PerClass, collect, predict, predict_stream, simulate
+from eenotes.inference import _gather
 from eenotes.rules import Decision
 
 # (J, N, K) = (3, 4, 2): sample i is sure of class 0 from exit i on; the last is never sure, and says class 1 at the end.
@@ -192,6 +193,7 @@ def test_predict_equals_simulate_on_networks_for_every_batch_size(data, seed, nu
     assert len(labels) == len(x)
     expected = simulate(logits, rule)
     outcomes_equal(predict(net, x, rule), expected)
+    outcomes_equal(predict_stream(net, x.split(size), rule, batch_size=size), expected)
     for part, start in zip(x.split(size), range(0, len(x), size), strict=True):
         outcome = predict(net, part, rule)
         assert torch.equal(outcome.exit_index, expected.exit_index[start : start + size])
@@ -281,3 +283,46 @@ def test_collect_caches_every_exit_in_order(table_net, rows):
     assert torch.equal(found, labels)
     assert logits.dtype == torch.float32
     assert net.seen == [[3, 1]] * 3
+
+
+# ------------------------------------------------------------------------------------------------------------- rebatching
+
+
+def test_the_survivors_of_two_batches_share_a_stage(table_net, rows):
+    """Of each pair one stays: alone, stage 2 would see 1 and then 1; waiting for one another, it sees 2."""
+    logits = torch.tensor([[SURE, UNSURE, SURE, UNSURE], [SURE, SURE, SURE, UNSURE], [SURE, SURE, SURE, SURE]])
+    net = table_net(logits)
+    outcome = predict_stream(net, rows(4).split(2), Confidence(0.9), batch_size=2)
+    assert net.seen == [[2, 2], [2], [1]]
+    assert outcome.exit_index.tolist() == [0, 1, 0, 2]
+
+
+def test_who_waits_at_the_end_is_served(table_net, rows):
+    net = table_net(LOGITS)
+    outcomes_equal(predict_stream(net, rows(4).split(1), Confidence(0.9), batch_size=100), simulate(LOGITS, Confidence(0.9)))
+    assert net.seen == [[4], [3], [2]]
+
+
+def test_patience_waits_with_its_sample(table_net, rows):
+    said = torch.tensor([[0, 1, 0], [0, 0, 1], [2, 0, 1], [1, 0, 0]])  # as above
+    net = table_net(torch.nn.functional.one_hot(said, 3).float())
+    outcome = predict_stream(net, rows(3).split(1), Patience(1), batch_size=2)
+    assert outcome.exit_index.tolist() == [1, 2, 2]
+
+
+def test_gathering_keeps_the_memory_format():
+    features = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    kept = _gather([(features, torch.tensor([1])), (features, torch.tensor([0, 1]))])
+    assert torch.equal(kept, features[[1, 0, 1]])
+    assert kept.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bad_streams(table_net, rows):
+    net = table_net(LOGITS)
+    with pytest.raises(ValueError, match="batch_size"):
+        predict_stream(net, [rows(4)], Confidence(0.5), batch_size=0)
+    for empty in ([], [rows(0)]):
+        with pytest.raises(ValueError, match="no samples"):
+            predict_stream(net, empty, Confidence(0.5), batch_size=2)
+    with pytest.raises(ValueError, match="thresholds"):
+        predict_stream(net, [rows(4)], Confidence([0.5] * 5), batch_size=2)

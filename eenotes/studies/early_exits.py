@@ -16,7 +16,7 @@ from eenotes.calibration import draw_thresholds, evaluate, for_accuracy, pareto_
 from eenotes.costs import Costs, count_macs
 from eenotes.data import vision
 from eenotes.heads import linear_exits
-from eenotes.inference import collect, predict, simulate
+from eenotes.inference import collect, predict, predict_stream, simulate
 from eenotes.models import CifarResNet
 from eenotes.network import EarlyExitNetwork, split
 from eenotes.rules import Confidence, Entropy, Patience, Rule
@@ -184,7 +184,7 @@ class Timing:
     stages: tuple[float, ...]  # each on all images: nobody has left
     exits: tuple[float, ...]
     every_exit: float  # all stages and exit tests for all images, then `simulate`
-    rules: pd.DataFrame  # name, seconds of `predict`, relative_cost (MACs), stage_cost (by the times of stages and exit tests)
+    rules: pd.DataFrame  # name, seconds of `predict`, of `predict_stream`, relative_cost (MACs), stage_cost (by stages' and exits' times)
 
 
 def median_seconds(statements: Mapping[Hashable, Callable[[], object]], *, rounds: int, repeats: int = 3) -> dict[Hashable, float]:
@@ -209,7 +209,8 @@ def median_seconds(statements: Mapping[Hashable, Callable[[], object]], *, round
 def time_rules(
     backbone: nn.Module, net: EarlyExitNetwork, x: Tensor, rules: Mapping[str, Rule], *, batch_size: int, rounds: int = 3
 ) -> Timing:
-    """Time the backbone, every stage and exit test, and `predict` under each rule, alternating, on images ``x`` ``(N, C, H, W)``."""
+    """Time the backbone, every stage and exit test, and under each rule `predict` and `predict_stream`, alternating, on images ``x``
+    ``(N, C, H, W)``."""
     chunks = x.split(batch_size)
     inputs = [list(chunks)]
     for stage in net.stages[:-1]:
@@ -224,6 +225,7 @@ def time_rules(
         statements["exit", j] = partial(_each, head, inputs[j + 1])
     for name, rule in rules.items():
         statements["rule", name] = partial(_each, partial(predict, net, rule=rule), chunks)
+        statements["stream", name] = partial(predict_stream, net, chunks, rule, batch_size=batch_size)
     seconds = median_seconds(statements, rounds=rounds)
 
     stages = tuple(seconds["stage", j] for j in range(net.num_exits))
@@ -232,7 +234,8 @@ def time_rules(
     for name, rule in rules.items():
         exit_index = torch.cat([predict(net, chunk, rule).exit_index for chunk in chunks])
         relative_cost, stage_cost = (costs.relative_cost(exit_index).mean().item() for costs in (by_macs, by_time))
-        rows.append({"rule": name, "relative_cost": relative_cost, "stage_cost": stage_cost, "seconds": seconds["rule", name]})
+        rows.append({"rule": name, "relative_cost": relative_cost, "stage_cost": stage_cost, "seconds": seconds["rule", name],
+                     "stream_seconds": seconds["stream", name]})  # fmt: skip
     return Timing(batch_size, len(x), seconds["backbone"], stages, exits, seconds["every exit"], pd.DataFrame(rows))
 
 
@@ -251,7 +254,7 @@ def timings(
 
 
 def relative_times(measured: Sequence[Timing]) -> pd.DataFrame:
-    """One row per batch size and rule, all as parts of the plain backbone: MACs, stage times, and the clock with two ways to leave."""
+    """One row per batch size and rule, all as parts of the plain backbone: MACs, stage times, and the clock with three ways to leave."""
     rows = [
         {
             "batch": timing.batch_size,
@@ -259,6 +262,7 @@ def relative_times(measured: Sequence[Timing]) -> pd.DataFrame:
             "MACs": row.relative_cost,
             "stage times": row.stage_cost,
             "compacted": row.seconds / timing.backbone,
+            "rebatched": row.stream_seconds / timing.backbone,
             "every exit": timing.every_exit / timing.backbone,
         }
         for timing in measured
