@@ -120,63 +120,58 @@ Tune = Callable[[EarlyExitNetwork, Part, int], object]
 Evaluate = Callable[[EarlyExitNetwork], Sequence[float]]
 
 
-def together(
-    net: EarlyExitNetwork,
-    *,
-    tune: Tune,
-    evaluate: Evaluate,
-    rate: float,
-    rounds: int,
-    scope: Scope = "global",
-    checkpoint: Path | None = None,
+Plan = Sequence[tuple[Part, float, int]]  # (what, rate, rounds) of each phase
+
+
+def schedule(
+    net: EarlyExitNetwork, plan: Plan, *, tune: Tune, evaluate: Evaluate, scope: Scope = "global", checkpoint: Path | None = None
 ) -> Iterator[Iteration]:
-    """Approach 1: backbone and exits in one pool; prune, fine-tune everything, repeat.
+    """Any order of pruning: phase by phase, each ``(part, rate, rounds)`` of prune + fine-tune iterations.
 
     Args:
         net: a trained network, changed in place iteration by iteration, as the iterator is asked for the next one.
-        tune: ``tune(net, part, number)`` fine-tunes ``part`` (here ``"all"``) in place; see `fine_tune`.
+        plan: the phases; during one of them everything outside its part is frozen.
+        tune: ``tune(net, part, number)`` fine-tunes ``part`` in place, after iteration ``number`` (from 1) of its phase has pruned it; see
+            `fine_tune`.
         evaluate: ``evaluate(net)`` gives the accuracy of every exit; see `accuracies`.
-        rate: fraction of the remaining weights that an iteration removes.
-        rounds: number of iterations.
         scope: see `prune_smallest`.
         checkpoint: a ``.safetensors`` file, written after every iteration.  A schedule that was cut off goes on after its last whole
             iteration: those before it are yielded from the file, and the network is in the state of the last of them.  A file of
-            another network or schedule is reported by a `training.CheckpointWarning` and written anew; what ``tune`` does, it cannot
-            know.
+            another network or plan is reported by a `training.CheckpointWarning` and written anew; what ``tune`` does, it cannot know.
 
     Returns:
-        An iterator over one `Iteration` per round.
+        An iterator over one `Iteration` per round of each phase.
 
     Raises:
         ValueError: bad rate, rounds or scope, or a network without prunable exits, all at once; while iterating: nothing left to prune.
+        RuntimeError: while iterating, if ``tune`` changed what the phase freezes: parameters, or statistics of batch normalisation.
     """
-    return _schedule(net, [("all", rate, rounds)], tune=tune, evaluate=evaluate, scope=scope, checkpoint=checkpoint)
+    layers(net)  # raises without exits
+    for part, rate, rounds in plan:
+        layers(net, part=part)
+        _check_rate(rate)
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+            raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
+    if scope not in ("global", "layer"):
+        raise ValueError(f"scope={scope!r} must be 'global' or 'layer'")
+    return _iterations(net, plan, tune=tune, evaluate=evaluate, scope=scope, checkpoint=checkpoint)
 
 
-def separately(
-    net: EarlyExitNetwork,
-    *,
-    tune: Tune,
-    evaluate: Evaluate,
-    rate: float,
-    rounds: int,
-    scope: Scope = "global",
-    checkpoint: Path | None = None,
-) -> Iterator[Iteration]:
-    """Approach 2: prune and fine-tune the backbone ``rounds`` times, freeze it, then prune and fine-tune the exits as often.
+def together(net: EarlyExitNetwork, *, rate: float, rounds: int, **options) -> Iterator[Iteration]:
+    """Approach 1: backbone and exits in one pool; prune, fine-tune everything, repeat ``rounds`` times.
 
-    Every weight goes through as many iterations as in `together`, and both pools end at the same sparsity, $1 - (1 - \\rho)^R$.  Arguments,
-    resumption and errors are those of `together`; ``tune`` is called with part ``"backbone"`` first and ``"exits"`` then.
-
-    Returns:
-        An iterator over ``2 * rounds`` `Iteration`.
-
-    Raises:
-        ValueError: as `together`.
-        RuntimeError: if ``tune`` changed what the phase freezes: parameters, or statistics of batch normalisation.
+    ``options`` (``tune``, ``evaluate``, ``scope``, ``checkpoint``), return value and errors are those of `schedule`.
     """
-    phases = [("backbone", rate, rounds), ("exits", rate, rounds)]
-    return _schedule(net, phases, tune=tune, evaluate=evaluate, scope=scope, checkpoint=checkpoint)
+    return schedule(net, [("all", rate, rounds)], **options)
+
+
+def separately(net: EarlyExitNetwork, *, rate: float, rounds: int, **options) -> Iterator[Iteration]:
+    r"""Approach 2: prune and fine-tune the backbone ``rounds`` times, freeze it, then prune and fine-tune the exits as often.
+
+    Every weight goes through as many iterations as in `together`, and both pools end at the same sparsity, $1 - (1 - \rho)^R$.
+    ``options`` (``tune``, ``evaluate``, ``scope``, ``checkpoint``), return value and errors are those of `schedule`.
+    """
+    return schedule(net, [("backbone", rate, rounds), ("exits", rate, rounds)], **options)
 
 
 def fine_tune(
@@ -249,32 +244,14 @@ def accuracies(net: EarlyExitNetwork, batches: Iterable[tuple[Tensor, Tensor]]) 
     return tuple((logits.argmax(2) == labels).double().mean(1).tolist())
 
 
-def _schedule(
-    net: EarlyExitNetwork,
-    phases: list[tuple[Part, float, int]],
-    *,
-    tune: Tune,
-    evaluate: Evaluate,
-    scope: Scope,
-    checkpoint: Path | None,
+def _iterations(
+    net: EarlyExitNetwork, plan: Plan, *, tune: Tune, evaluate: Evaluate, scope: Scope, checkpoint: Path | None
 ) -> Iterator[Iteration]:
-    """Check everything now, and return the iterator."""
-    layers(net)  # raises without exits
-    for _, rate, rounds in phases:
-        _check_rate(rate)
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-            raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
-    if scope not in ("global", "layer"):
-        raise ValueError(f"scope={scope!r} must be 'global' or 'layer'")
-    return _iterations(net, phases, tune=tune, evaluate=evaluate, scope=scope, checkpoint=checkpoint)
-
-
-def _iterations(net, phases, *, tune: Tune, evaluate: Evaluate, scope: Scope, checkpoint: Path | None) -> Iterator[Iteration]:
-    run = {"phases": [list(phase) for phase in phases], "scope": scope, "start": fingerprint(net)}
+    run = {"plan": [list(phase) for phase in plan], "scope": scope, "start": fingerprint(net)}
     done = _resume(checkpoint, run, net) if checkpoint else []
     yield from done
-    plan = [(part, rate, number) for part, rate, rounds in phases for number in range(1, rounds + 1)]
-    for part, rate, number in plan[len(done) :]:
+    steps = [(part, rate, number) for part, rate, rounds in plan for number in range(1, rounds + 1)]
+    for part, rate, number in steps[len(done) :]:
         prune_smallest(layers(net, part=part).values(), rate=rate, scope=scope)
         frozen = {"all": nn.ModuleList(), "backbone": net.exits, "exits": net.stages}[part]
         before = fingerprint(frozen)
@@ -302,7 +279,7 @@ def _resume(path: Path, run: dict, net: EarlyExitNetwork) -> list[Iteration]:
     try:
         tensors, facts = training.load_tensors(path)
         if facts.get("run") != run:
-            raise ValueError(f"it belongs to another schedule or network: {facts.get('run')} instead of {run}")
+            raise ValueError(f"it belongs to another plan or network: {facts.get('run')} instead of {run}")
     except ValueError as error:
         warnings.warn(f"{path} is not used, pruning starts anew: {error}", training.CheckpointWarning, stacklevel=4)
         return []

@@ -298,6 +298,15 @@ def test_accuracies_by_hand(table_net, rows):
     assert pruning.accuracies(net, [(rows(2), torch.tensor([0, 0]))]) == (0.5, 1.0)
 
 
+def test_any_order_is_a_plan():
+    """Exits first, at another rate: 1 of their 4 weights goes; then half of the backbone's 8."""
+    options = {"tune": nothing, "evaluate": no_accuracy}
+    iterations = list(pruning.schedule(toy(), [("exits", 0.25, 1), ("backbone", 0.5, 1)], **options))
+    assert [list(i.sparsity.values()) for i in iterations] == [[0, 0.25, 0], [1, 0.25, 0]]
+    with pytest.raises(ValueError, match="'all', 'backbone' or 'exits'"):
+        pruning.schedule(toy(), [("heads", 0.5, 1)], **options)
+
+
 # ------------------------------------------------------------------------------------------------------------------ resumption
 
 
@@ -331,7 +340,7 @@ def test_a_foreign_or_damaged_checkpoint_is_reported_and_not_used(tmp_path):
     first = list(pruning.together(small()[0], **PLAIN, checkpoint=path))
     for change in ({"rate": 0.4}, {"net": small(seed=1)[0]}, {"scope": "layer"}):
         options = {"net": small()[0]} | PLAIN | change
-        with pytest.warns(training.CheckpointWarning, match="another schedule or network"):
+        with pytest.warns(training.CheckpointWarning, match="another plan or network"):
             assert list(pruning.together(**options, checkpoint=path)) != first
         path.unlink()
         list(pruning.together(small()[0], **PLAIN, checkpoint=path))
