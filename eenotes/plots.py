@@ -550,7 +550,8 @@ def what_is_saved(table: pd.DataFrame) -> Axes:
     _, ax = plt.subplots(figsize=(8.4, 3.4))
     at, width = np.arange(table.shape[1]), 0.8 / len(table)
     for i, (name, row) in enumerate(table.iterrows()):
-        bars = ax.bar(at + (i - (len(table) - 1) / 2) * width, row, width, color=APPROACHES[name][0], label=name, hatch=("", "//", "..")[i % 3])
+        color, hatch = APPROACHES[name][0], ("", "//", "..")[i % 3]
+        bars = ax.bar(at + (i - (len(table) - 1) / 2) * width, row, width, color=color, label=name, hatch=hatch)
         ax.bar_label(bars, [f"{value:.2f}" for value in row], fontsize=7, padding=1)
     ax.set_xticks(at, table.columns)
     ax.set(ylabel="part of the unpruned network", ylim=(0, 1.2 * table.to_numpy().max()))
@@ -568,10 +569,9 @@ def sweep_maps(tables: dict[str, pd.DataFrame]) -> Figure:
     limit = 100 * max(float(table.abs().max().max()) for table in tables.values())
     for i, (ax, (title, table)) in enumerate(zip(axes[0], tables.items(), strict=True)):
         last = i == len(tables) - 1
+        look = {"cmap": "RdBu", "center": 0, "vmin": -limit, "vmax": limit, "annot": True, "fmt": "+.1f", "linewidths": 1}
         bar = {"label": "together - separately\n(points)"} if last else None
-        sns.heatmap(
-            100 * table, ax=ax, cmap="RdBu", center=0, vmin=-limit, vmax=limit, annot=True, fmt="+.1f", cbar=last, cbar_kws=bar, linewidths=1
-        )
+        sns.heatmap(100 * table, ax=ax, cbar=last, cbar_kws=bar, **look)
         ax.set(title=title, xlabel="sparsity of the separately pruned exits", ylabel="sparsity of the network" if i == 0 else "")
         ax.tick_params(axis="y", rotation=0)
     return figure
