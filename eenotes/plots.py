@@ -424,7 +424,7 @@ def magnitude_pools(weights: pd.DataFrame, cuts: dict[str, float], *, sparsity: 
         ax.axvline(cuts[part], color=APPROACHES["separately"][0], linewidth=2, linestyle="--", label=f"own pool: {sparsity:.0%} go")
         ax.set(xscale="log", ylabel="share of the weights", title=f"{part}: {len(values):,} weights")
         ax.legend(loc="upper left")
-    axes[1].set(xlabel="magnitude of a weight")
+    axes[1].set(xlabel="magnitude of a weight (first bar: all below 0.001)")
     return figure
 
 
@@ -485,7 +485,7 @@ def difference_map(table: pd.DataFrame, *, label: str = "sparsity: together - se
         table: indexed by round, one column per layer.
         label: of the colour bar.
     """
-    _, ax = plt.subplots(figsize=(min(3.6 + 0.26 * table.shape[1], 13), 1.3 + 0.26 * len(table)))
+    _, ax = plt.subplots(figsize=(min(3.6 + 0.26 * table.shape[1], 13), max(2.9, 1.3 + 0.26 * len(table))))
     limit = max(float(table.abs().to_numpy().max()), 1e-6)
     bar = {"label": label, "pad": 0.02}
     sns.heatmap(table, ax=ax, cmap="RdBu", center=0, vmin=-limit, vmax=limit, cbar_kws=bar, xticklabels=1, linewidths=0.3)
@@ -509,7 +509,8 @@ def accuracy_of_exits(table: pd.DataFrame, *, thesis: dict[str, Sequence[float]]
     figure, axes = plt.subplots(1, 2 if thesis else 1, figsize=(10.6 if thesis else 6.4, 3.8), squeeze=False)
     for name, group in table.groupby("approach", sort=False):
         color, marker = APPROACHES[name]
-        axes[0, 0].errorbar(group.exit, group.accuracy, group.spread.fillna(0), color=color, marker=marker, capsize=3, label=name)
+        spread = group.spread if group.spread.notna().all() else None
+        axes[0, 0].errorbar(group.exit, group.accuracy, spread, color=color, marker=marker, capsize=3, label=name)
     axes[0, 0].set(title="here")
     for name, values in (thesis or {}).items():
         color, marker = APPROACHES[name]
@@ -536,7 +537,7 @@ def pruned_trade(curves: dict[str, pd.DataFrame]) -> Axes:
         ax.fill_between(
             table.relative_cost, table.accuracy - table.spread, table.accuracy + table.spread, color=color, alpha=0.2, linewidth=0
         )
-    ax.set(xlabel="relative cost (effective MACs; 1 = unpruned backbone without exits)", ylabel="test accuracy", xlim=(0, 1.08))
+    ax.set(xlabel="relative cost (effective MACs; 1 = unpruned backbone without exits)", ylabel="test accuracy", xlim=(0, None))
     ax.legend(loc="lower right")
     return ax
 

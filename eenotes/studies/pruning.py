@@ -114,18 +114,19 @@ def both(b: Bench, approach: str) -> tuple[EarlyExitNetwork, list[pruning.Iterat
 def without_channels(b: Bench) -> EarlyExitNetwork:
     """The network with whole channels removed, as many as leave about the weights that the schedules leave, then fine-tuned.
 
-    Fine-tuning sees no more images than approach 1 does.
+    Removed at once instead of in rounds, it has more to relearn: it sees as many images as in approach 1, in whole epochs, at the learning
+    rate of the first training.
     """
     s = b.s
     thin = pruning.prune_channels(b.net, b.sample, ratio=1 - math.sqrt((1 - s.rate) ** s.rounds))
-    epochs = max(1, s.rounds * s.samples // len(b.data.train))
+    epochs = math.ceil(s.rounds * s.samples / len(b.data.train))
     training.fit(
         thin,
         b.data.train,
         loss=training.joint_loss,
         epochs=epochs,
         batch_size=s.tune_batch,
-        optimizer=partial(training.sgd, lr=s.tune_learning_rate),
+        optimizer=partial(training.sgd, lr=s.learning_rate),
         augment=_augment(b.data),
         seed=b.seed,
         checkpoint=_cached(b, "channels", rate=s.rate, rounds=s.rounds, passes=epochs),
@@ -336,7 +337,7 @@ def sweep(b: Bench) -> list[dict]:
     Returns:
         A row per rate and sparsity of the exits: ``sparsity`` (of all weights), ``exits`` (of the exits, asked for), ``share`` (of the
         weights kept, those in exits), on test together - separately: ``early`` (mean of the early exits) and ``last``; ``pool_exits``
-        and ``pool_share`` say what pruning together left in the exits.
+        and ``pool_share`` say what pruning together left in the exits; ``kept`` and ``pool_kept`` count all weights kept.
     """
     s, rows, test = b.s.sweep, [], vision.batches(b.data.test)
     sizes = pruning.sparsity_table(b.net).groupby("part").weights.sum()
@@ -352,15 +353,16 @@ def sweep(b: Bench) -> list[dict]:
             rows.append({
                 "sparsity": sparsity, "exits": exits, "share": _kept(apart)["share"], "early": _mean(difference[:-1]),
                 "last": difference[-1], "pool_exits": left["sparsity"], "pool_share": left["share"],
+                "kept": _kept(apart)["kept"], "pool_kept": left["kept"],
             })  # fmt: skip
     return rows
 
 
-def _kept(net: EarlyExitNetwork) -> dict[str, float]:
-    """Of the exits: their sparsity, and their share of all weights kept."""
+def _kept(net: EarlyExitNetwork) -> dict[str, float | int]:
+    """Of the exits: their sparsity, and their share of all weights ``kept``."""
     table = pruning.sparsity_table(net)
     kept = (table.weights - table.zeros).groupby(table.part).sum()
-    return {"sparsity": float(pruning.pool_sparsity(table)["exits"]), "share": float(kept["exits"] / kept.sum())}
+    return {"sparsity": float(pruning.pool_sparsity(table)["exits"]), "share": float(kept["exits"] / kept.sum()), "kept": int(kept.sum())}
 
 
 def sweep_table(sweeps: Sequence[list[dict]], value: str) -> pd.DataFrame:
