@@ -1,7 +1,9 @@
 """Chapter 3: exits pruned together with the backbone, or separately after it; what zeros save, and what they do not."""
 
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -100,7 +102,8 @@ def pruned(
         checkpoint=_cached(b, f"pruned-{name.replace(' ', '-')}", plan=plan, samples=samples, start=pruning.fingerprint(net)),
     )
     total = sum(rounds for _, _, rounds in plan)
-    done = list(tqdm(iterations, desc=name, total=total, leave=False, disable=None))
+    with _little_garbage():
+        done = list(tqdm(iterations, desc=name, total=total, leave=False, disable=None))
     return net.to(experiment.device()), done
 
 
@@ -133,6 +136,18 @@ def without_channels(b: Bench) -> EarlyExitNetwork:
         title="fewer channels",
     )
     return thin
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """After every round accelerate collects garbage, for a third of a second if it looks through all objects of a notebook: let it look
+    through those made here only."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _augment(data: vision.Vision):
