@@ -92,7 +92,7 @@ test-oldest: $(OLDEST)/.ready
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	@$(call check-python,$(PYTHON))
 	@rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
-	@$(OLDEST)/bin/python -m pip install -qq -c constraints-oldest.txt -e '.[lm]' 'pytest>=8' 'hypothesis>=6.100'
+	@$(OLDEST)/bin/python -m pip install -qq -c constraints-oldest.txt -e '.[lm,pruning]' 'pytest>=8' 'hypothesis>=6.100'
 	@touch $@
 
 pins: $(READY)

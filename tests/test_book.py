@@ -145,7 +145,7 @@ def test_code_and_settings_do_not_repeat_the_repository_address():
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-RUNTIME = [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lm"]]
+RUNTIME = [Requirement(r) for r in PROJECT["dependencies"] + [d for e in ("lm", "pruning") for d in PROJECT["optional-dependencies"][e]]]
 EVERYTHING = RUNTIME + [Requirement(r) for e in ("book", "test") for r in PROJECT["optional-dependencies"][e]]
 
 
