@@ -521,7 +521,7 @@ def accuracy_of_exits(table: pd.DataFrame, *, thesis: dict[str, Sequence[float]]
     for ax in axes[0]:
         ax.set(xlabel="exit", ylabel="test accuracy of the exit, all images")
         ax.set_xticks(sorted(table.exit.unique()))
-        ax.legend(loc="lower right")
+        ax.legend(loc="best")
     return figure
 
 
