@@ -386,7 +386,7 @@ def turning_verdict(rows: Sequence[dict]) -> str:
 
 
 def curve_table(runs: Sequence[dict], ratio: float) -> pd.DataFrame:
-    """Test accuracy on the way: ``method``, ``training`` and ``total`` (samples seen without and with scoring), ``accuracy``, ``spread``."""
+    """Test accuracy on the way: ``method``, ``training`` and ``total`` (samples seen, scoring included), ``accuracy``, ``spread``."""
     rows = []
     for run in runs:
         for method, part in ({NONE: run["none"]} | run["runs"][f"{ratio:g}"]).items():
@@ -454,6 +454,41 @@ def extras_table(groups: dict[str, Sequence[dict]], more: dict[str, Sequence[dic
             rows.append({"data": name, "method": method, "accuracy": _plus_minus(accuracy), "mean": mean(accuracy),
                          "kept": round(mean([part["kept"] for part in parts])), "imbalance": mean(skew)})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def extras_verdict(table: pd.DataFrame) -> str:
+    """From `extras_table`: what the quota does to balance and accuracy, and what is left of EEPrune without labels."""
+    sentences = []
+    for name, part in table.groupby("data", sort=False):
+        part = part.set_index("method")
+        gain = {method: 100 * (part["mean"][method] - part["mean"]["EEPrune"]) for method in part.index}
+        blind = 100 * (part["mean"]["EEPrune, no labels"] - part["mean"]["Random"])
+        sentences.append(
+            f"{name}: the quota takes the imbalance from {part.imbalance['EEPrune']:.2f} to {part.imbalance['EEPrune, quota']:.2f} and "
+            f"changes accuracy by {gain['EEPrune, quota']:+.1f} points; without labels EEPrune is {blind:+.1f} points from random."
+        )
+    return " ".join(sentences)
+
+
+def halves_table(more: dict[str, Sequence[dict]]) -> pd.DataFrame:
+    """Accuracy after training on dropped samples and on as many kept ones, per data set, with the spread over the runs."""
+    rows = {}
+    for name, runs in more.items():
+        found = {side: [run["halves"][side]["accuracy"][-1] for run in runs] for side in ("dropped", "kept")}
+        rows[name] = {side: mean(values) for side, values in found.items()}
+        rows[name] |= {f"{side}_spread": spread(values) for side, values in found.items()}
+    return pd.DataFrame(rows, dtype=float).T
+
+
+def dropped_tables(groups: dict[str, Sequence[dict]], classes: dict[str, Sequence[str]]) -> tuple[dict, dict]:
+    """Discarded samples per class and method, averaged over the runs, and the imbalances, both by (data set, ratio)."""
+    panels, imbalances = {}, {}
+    for name, runs in groups.items():
+        for ratio in runs[0]["runs"]:
+            key = name, f"{float(ratio):.0%}"
+            panels[key] = sum(pd.DataFrame(run["dropped"][ratio], index=list(classes[name])) for run in runs) / len(runs)
+            imbalances[key] = pd.DataFrame([run["imbalance"][ratio] for run in runs]).mean()
+    return panels, imbalances
 
 
 # ------------------------------------------------------------------------------------------------------------ the claims
@@ -563,7 +598,8 @@ def _plus_minus(values: Sequence[float]) -> str:
 
 
 def _build(kind: str, shape: Sequence[int], num_classes: int, width: int, exits: bool, seed: int) -> EarlyExitNetwork:
-    return network(kind, shape, num_classes=num_classes, width=width, exits=exits)
+    # convolutions of so few channels are half as fast again with the channels last
+    return network(kind, shape, num_classes=num_classes, width=width, exits=exits).to(memory_format=torch.channels_last)
 
 
 def _accuracy(net: EarlyExitNetwork, dataset: TensorDataset) -> float:
