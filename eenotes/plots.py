@@ -475,29 +475,53 @@ def accuracy_against_samples(tables: dict[str, pd.DataFrame], *, unit: int, titl
         axes[1, column].xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
         axes[1, column].set_xticks([2, 5, 10, 20, 50])
         axes[1, column].minorticks_off()
+    ends = pd.concat([table[table.training == table.training.max()] for table in tables.values()]).accuracy
     for ax in axes[:, 0]:
-        ax.set_ylabel("test accuracy")
+        # the first steps of a training would squeeze what there is to compare
+        ax.set(ylabel="test accuracy", ylim=(max(0, ends.min() - 0.15), min(1, ends.max() + 0.03)))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
 
 
-def scoring_costs(table: pd.DataFrame) -> Figure:
-    """What scoring costs: samples seen (in passes over the data set) and seconds, one bar per method.
+def lead_over_random(panels: dict[str, pd.DataFrame]) -> Figure:
+    """Accuracy at the end of the budget minus that of random pruning with the same seed, one panel per data set.
 
     Args:
-        table: indexed by method, columns ``passes`` and ``seconds``.
+        panels: data set → ``method``, ``ratio``, ``lead`` (mean over the runs), ``spread`` (NaN for a single run).
     """
-    table = table[::-1]
-    figure, axes = plt.subplots(1, 2, figsize=(10.4, 3.5), sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels) + 1.6, 3.9), squeeze=False)
+    for ax, (name, table) in zip(axes[0], panels.items(), strict=True):
+        ratios = sorted(table.ratio.unique())
+        methods = [method for method in dict.fromkeys(table.method) if method != "Random"]
+        for i, method in enumerate(methods):
+            part, (color, marker) = table[table.method == method].sort_values("ratio"), PRUNERS[method]
+            x = np.arange(len(part)) + 0.09 * (i - (len(methods) - 1) / 2)
+            ax.errorbar(x, part.lead, yerr=part.spread.fillna(0), color=color, marker=marker, linestyle="none", capsize=2, label=method)
+        ax.axhline(0, color=PRUNERS["Random"][0], linewidth=1.5, label="Random")
+        ax.set_xticks(range(len(ratios)), [f"{ratio:.0%}" for ratio in ratios])
+        ax.set(title=name, xlabel="dropped", ylabel="accuracy − that of random pruning")
+        ax.grid(axis="x", visible=False)
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def scoring_costs(table: pd.DataFrame) -> Figure:
+    """What scoring costs, one bar per method and one panel per column.
+
+    Args:
+        table: indexed by method, columns ``passes``, ``seconds`` and, where there is a meter, ``joules``.
+    """
+    table, labels = table[::-1], {"passes": "samples seen / size of the data set"}
+    figure, axes = plt.subplots(1, len(table.columns), figsize=(1 + 4.7 * len(table.columns), 3.5), sharey=True)
     colors = [PRUNERS[method][0] for method in table.index]
-    for ax, column, label in zip(axes, table.columns, ("samples seen / size of the data set", "seconds"), strict=True):
+    for ax, column in zip(axes, table.columns, strict=True):
         ax.barh(table.index, table[column], color=colors)
         for y, value in enumerate(table[column]):
             text = f"{value:.3g}" if value >= 0.05 else "≈ 0"
             ax.annotate(text, (value, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
-        ax.set(xlabel=f"scoring: {label}", xlim=(0, 1.15 * table[column].max()))
+        ax.set(xlabel=f"scoring: {labels.get(column, column)}", xlim=(0, 1.15 * table[column].max()))
         ax.grid(axis="y", visible=False)
     return figure
 
@@ -521,6 +545,7 @@ def dropped_by_class(panels: dict[tuple[str, str], pd.DataFrame], imbalances: di
         sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, yticklabels=column == 0, **numbers)
         heat.set(title=f"{name}, {ratio} dropped", xlabel="", ylabel="")
         heat.tick_params(length=0, labelbottom=False)
+        heat.tick_params(axis="y", rotation=0)
         series = imbalances[name, ratio]
         bars.bar(np.arange(len(series)) + 0.5, series, color=[PRUNERS[method][0] for method in series.index])
         bars.set_xticks(np.arange(len(series)) + 0.5, series.index, rotation=90)
@@ -548,7 +573,7 @@ def halves(table: pd.DataFrame) -> Axes:
             ax.annotate(f"{value:.3f}", (x, value + above), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
     ax.set_xticks(at, table.index)
     ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.6, len(table) - 0.4))
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title="trained on the samples")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title="trained on the samples", title_fontsize=9)
     ax.grid(axis="x", visible=False)
     return ax
 
@@ -578,5 +603,5 @@ def amount_of_data(rows: pd.DataFrame) -> Figure:
         below.set(xscale="log", xlabel="samples before pruning", ylabel="accuracy − that of random ones")
         below.set_xticks(sorted(part["size"].unique()), [f"{size:,}" for size in sorted(part["size"].unique())])
         below.minorticks_off()
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="kept")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="kept", title_fontsize=9)
     return figure

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from eenotes import EarlyExitNetwork, eeprune
 from eenotes.selection import SelectionWarning
+from eenotes.studies import eeprune as study
 
 # Six samples, two classes: the true class, what the early exit says (probability of class 0), what the final exit says.
 TRUTH = [0, 0, 0, 1, 1, 0]
@@ -208,3 +209,77 @@ def test_a_higher_threshold_drops_no_more(table_net, rows, drawn, one, other):
     net, data = table_net([logits(early), logits(final)]), TensorDataset(rows(len(truth)), torch.tensor(truth))
     low, high = (set(eeprune.prune(net, data, threshold=t).drop.tolist()) for t in sorted([one, other]))
     assert high <= low
+
+
+# ------------------------------------------------------------------------------------------------ the chapter's harness
+
+
+def test_everybody_sees_equally_many_samples():
+    """Ten samples from three rows: each three times, one of them once more."""
+    passes = study.Passes(TensorDataset(torch.arange(9)), torch.tensor([2, 5, 7]), 10)
+    assert len(passes) == 10
+    assert [int(passes[i][0]) for i in range(10)] == [2, 5, 7, 2, 5, 7, 2, 5, 7, 2]
+
+
+def test_a_watch_looks_when_it_is_time():
+    """Batches of four, looks at 4, 6 and 12: the first batch after them, and the end."""
+    model = torch.nn.Linear(1, 1).train()
+    modes = []
+    watch = study.Watch(lambda model, batch: batch[0].sum(), [12, 4, 6], lambda: (modes.append(model.training), watch.seen)[1])
+    for _ in range(3):
+        watch(model, (torch.ones(4),))
+    assert watch.found == {4: 4, 6: 8}
+    watch.catch_up(model)
+    assert watch.found == {4: 4, 6: 8, 12: 12}
+    assert modes == [False] * 3 and model.training, "it looks in evaluation mode, and training goes on"
+
+
+def test_the_ring_drops_the_middles_of_the_classes():
+    ring = study.ring(points=300, epochs=[1, 12], ratio=0.2)
+    assert set(ring.pruned) == {1, 12}
+    angle = ring.to_boundary
+    assert angle.min() >= 0 and angle.max() <= 30
+    last = ring.pruned[12]
+    assert len(last.drop) == 60
+    assert angle[last.drop].mean() > angle[last.keep].mean() + 5
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("mlp", (1, 8, 8)), ("conv", (3, 32, 32)), ("conv", (1, 28, 28))])
+def test_networks_have_three_early_exits_or_none(kind, shape):
+    net = study.network(kind, shape, num_classes=10, width=4)
+    assert [tuple(z.shape) for z in net.eval()(torch.zeros(2, *shape))] == [(2, 10)] * 4
+    assert study.network(kind, shape, num_classes=10, width=4, exits=False).num_exits == 1
+
+
+def run(accuracy, *, seed=0, drop=(0.5,)):
+    """A run's record with the final accuracies given."""
+    curve = {method: {"kept": 50, "seen": [50, 100], "accuracy": [0.1, value]} for method, value in accuracy.items()}
+    return {
+        "counts": {"train": 100}, "seed": seed, "none": {"kept": 100, "seen": [50, 100], "accuracy": [0.2, 0.7]},
+        "runs": {f"{r:g}": curve for r in drop}, "scoring": {m: {"samples": 40 * (m == "EEPrune"), "seconds": 1.0, "joules": None} for m in accuracy},
+    }  # fmt: skip
+
+
+def test_tables_from_two_runs():
+    base = dict.fromkeys(study.METHODS, 0.5)
+    runs = [run(base | {"EEPrune": 0.6}), run(base | {"EEPrune": 0.5, "Random": 0.6}, seed=1)]
+    assert study.lead(runs, "EEPrune", "Random", "0.5") == pytest.approx([0.1, -0.1])
+    assert study.final_table(runs).loc["EEPrune", "50% dropped"] == "0.550 ± 0.071"
+    assert study.scoring_table(runs).passes["EEPrune"] == pytest.approx(0.4)
+    assert "joules" not in study.scoring_table(runs), "no meter, no energy"
+    table = study.curve_table(runs, 0.5).set_index(["method", "training"])
+    assert table.total["EEPrune", 100] == 140 and table.total[study.NONE, 100] == 100
+    leads = study.lead_table(runs).set_index("method")
+    assert leads.lead["EEPrune"] == pytest.approx(0) and leads.spread["EEPrune"] == pytest.approx(0.2 / math.sqrt(2))
+
+
+def test_where_the_order_turns():
+    rows = [
+        {"data": "A", "seed": 0, "size": size, "keep": keep, "accuracy": accuracy}
+        for size, found in {100: (0.5, 0.4, 0.6), 1000: (0.6, 0.7, 0.65)}.items()
+        for keep, accuracy in zip(("easy", "hard", "random"), found, strict=True)
+    ]
+    assert study.turning_verdict(rows) == "A: the hard samples beat the easy ones at 1,000, and random ones at 1,000."
+    assert study.turning_verdict(rows[:3]) == (
+        "A: the hard samples beat the easy ones at none of the sizes, and random ones at none of the sizes."
+    )

@@ -4,13 +4,14 @@ The harness is the same for everybody: a network from scratch, the same number o
 ``"no pruning"`` and ``"Random"`` always take part.  What a score has cost is kept with it.
 """
 
+import gc
 import hashlib
 import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,6 +155,7 @@ class Bench:
     data: vision.Vision
     s: SimpleNamespace
     seed: int
+    joules: dict[str, float] = field(default_factory=dict)  # of scoring; NaN where no meter is readable
 
     def recipe(self, epochs: int, *, exits: bool = False, width: int | None = None) -> Recipe:
         """How the networks of this bench are trained, for scoring."""
@@ -202,15 +204,16 @@ class Bench:
         def score(name: str) -> Scores:
             start = time.perf_counter()
             if not shared:
+                before = meter()
                 shared["net"] = self.recipe(s.score_epochs, exits=True).train(train, seed=self.seed, title="EEPrune")
-                shared["seconds"], start = time.perf_counter() - start, time.perf_counter()
+                shared["joules"], shared["seconds"], start = joules_since(before), time.perf_counter() - start, time.perf_counter()
             options = dict(ways[name])
             variant = options.pop("variant", "hard")
             values = eeprune.importance(eeprune.observe(shared["net"], train, **options), variant=variant)
             seen = (s.score_epochs + 1) * len(train)
             return Scores(name, values, self.labels, seen, shared["seconds"] + time.perf_counter() - start)
 
-        found = {name: self._kept(name, partial(score, name), epochs=s.score_epochs) for name in ways}
+        found = {name: self._kept(name, partial(score, name), shared=shared, epochs=s.score_epochs) for name in ways}
         clustered = TensorDataset(train.tensors[0], self.clusters)
         recipe = self.recipe(s.score_epochs, exits=True)
         blind = self._kept(
@@ -226,19 +229,25 @@ class Bench:
         pixels = self.data.train.tensors[0].flatten(1).numpy()
         return torch.from_numpy(KMeans(len(self.data.classes), n_init=3, random_state=self.seed).fit_predict(pixels)).long()
 
-    def _kept(self, name: str, compute: Callable[[], Scores], *, labels: Tensor | None = None, **facts) -> Scores:
+    def _kept(
+        self, name: str, compute: Callable[[], Scores], *, labels: Tensor | None = None, shared: dict | None = None, **facts
+    ) -> Scores:
         def tensors() -> dict[str, Tensor]:
+            paid, before = (shared or {}).get("joules", 0.0), meter()  # what an earlier call has trained belongs to this score, too
             scores = compute()
-            return {"values": scores.values, "cost": torch.tensor([scores.samples_seen, scores.seconds], dtype=torch.float64)}
+            joules = paid + joules_since(before)
+            return {"values": scores.values, "cost": torch.tensor([scores.samples_seen, scores.seconds, joules], dtype=torch.float64)}
 
         facts |= {name: getattr(self.s, name) for name in _SCORES_DEPEND_ON} | {"seed": self.seed, "code": _code()}
         kept = training.remember(_file(f"{self.data.name}-{name}", facts), tensors, **facts)
-        seen, seconds = kept["cost"].tolist()
+        seen, seconds, self.joules[name] = kept["cost"].tolist()
         return Scores(name, kept["values"], self.labels if labels is None else labels, int(seen), seconds)
 
 
 def bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> Bench:
     """Load a data set; the same images for every seed."""
+    # accelerate collects garbage after every training: spare it everything that is loaded for good
+    gc.freeze()
     return Bench(vision.load(name, train=s.train, val=s.val, test=s.test), s, seed)
 
 
@@ -299,9 +308,15 @@ def comparison(b: Bench, ratios: Sequence[float]) -> dict:
         "runs": runs,
         "dropped": dropped,
         "imbalance": imbalances,
-        "scoring": {name: {"samples": b.scores[name].samples_seen, "seconds": b.scores[name].seconds} for name in METHODS},
+        "scoring": {name: _cost(b, name) for name in METHODS},
         "candidates": float(b.scores["EEPrune"].values.isfinite().double().mean()),
     }
+
+
+def _cost(b: Bench, name: str) -> dict:
+    joules = b.joules.get(name, 0.0)  # random has none
+    seen, seconds = b.scores[name].samples_seen, b.scores[name].seconds
+    return {"samples": seen, "seconds": seconds, "joules": None if math.isnan(joules) else joules}
 
 
 def extras(b: Bench, *, ratio: float, half: float = 0.5) -> dict:
@@ -363,13 +378,6 @@ def _sweep_step(name: str, s: SimpleNamespace, score_epochs: int, ratio: float, 
     }
 
 
-def turning_point(rows: Sequence[dict]) -> dict[str, list[tuple[int, float]]]:
-    """Data set → (size, accuracy of keeping the hard samples minus that of keeping the easy ones), averaged over seeds."""
-    table = pd.DataFrame(rows).pivot_table(index=["data", "size"], columns="keep", values="accuracy")
-    gap = table["hard"] - table["easy"]
-    return {name: list(part.droplevel(0).items()) for name, part in gap.groupby(level=0)}
-
-
 def turning_verdict(rows: Sequence[dict]) -> str:
     """A sentence per data set: from which size on keeping the hard samples beats keeping the easy ones, and random."""
     table = pd.DataFrame(rows).pivot_table(index=["data", "size"], columns="keep", values="accuracy")
@@ -418,14 +426,27 @@ def lead(runs: Sequence[dict], method: str, other: str, ratio: str) -> list[floa
     return [final(run, method, ratio) - final(run, other, ratio) for run in runs]
 
 
+def lead_table(runs: Sequence[dict]) -> pd.DataFrame:
+    """Accuracy at the end minus that of random with the same seed: ``method``, ``ratio``, ``lead``, ``spread``."""
+    rows = []
+    for ratio in runs[0]["runs"]:
+        for method in (NONE, *METHODS):
+            values = lead(runs, method, "Random", ratio)
+            rows.append({"method": method, "ratio": float(ratio), "lead": mean(values), "spread": spread(values)})
+    return pd.DataFrame(rows).astype({"spread": float})
+
+
 def scoring_table(runs: Sequence[dict]) -> pd.DataFrame:
-    """Per method: ``epochs`` (samples seen while scoring, in passes over the data set) and ``seconds``, averaged over the runs."""
+    """Per method, averaged over the runs: ``passes`` (samples seen while scoring, in units of the data set), ``seconds``, and ``joules``
+    where a meter was readable in every run."""
     rows = {}
     for method in METHODS:
         found = [run["scoring"][method] for run in runs]
         passes = mean([part["samples"] / run["counts"]["train"] for part, run in zip(found, runs, strict=True)])
+        joules = [part["joules"] for part in found]
         rows[method] = {"passes": passes, "seconds": mean([part["seconds"] for part in found])}
-    return pd.DataFrame(rows).T
+        rows[method]["joules"] = math.nan if None in joules else mean(joules)
+    return pd.DataFrame(rows).T.dropna(axis="columns")
 
 
 def location_table(groups: dict[str, Sequence[dict]]) -> pd.DataFrame:
@@ -559,6 +580,11 @@ def meter() -> float | None:
         return int(Path("/sys/class/powercap/intel-rapl:0/energy_uj").read_text()) / 1e6
     except (OSError, ValueError):
         return None
+
+
+def joules_since(before: float | None) -> float:
+    """Joules since an earlier reading; NaN without a meter."""
+    return math.nan if before is None else meter() - before
 
 
 def run_all(s: SimpleNamespace, seeds: Sequence[int]) -> tuple[dict, dict, list[dict]]:
