@@ -2,13 +2,19 @@
 
 import math
 
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from eenotes import EarlyExitNetwork, eeprune
+from eenotes import EarlyExitNetwork, eeprune, plots
 from eenotes.selection import SelectionWarning
 from eenotes.studies import eeprune as study
 
@@ -256,7 +262,8 @@ def run(accuracy, *, seed=0, drop=(0.5,)):
     curve = {method: {"kept": 50, "seen": [50, 100], "accuracy": [0.1, value]} for method, value in accuracy.items()}
     return {
         "counts": {"train": 100}, "seed": seed, "none": {"kept": 100, "seen": [50, 100], "accuracy": [0.2, 0.7]},
-        "runs": {f"{r:g}": curve for r in drop}, "scoring": {m: {"samples": 40 * (m == "EEPrune"), "seconds": 1.0, "joules": None} for m in accuracy},
+        "runs": {f"{r:g}": curve for r in drop},
+        "scoring": {m: {"samples": 40 * (m == "EEPrune"), "seconds": 1.0, "joules": None} for m in accuracy},
     }  # fmt: skip
 
 
@@ -283,3 +290,29 @@ def test_where_the_order_turns():
     assert study.turning_verdict(rows[:3]) == (
         "A: the hard samples beat the easy ones at none of the sizes, and random ones at none of the sizes."
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- the figures
+
+
+def test_the_heat_map_has_the_methods_in_the_thesis_s_order_and_a_bar_for_each():
+    panels = {("A", "10%"): pd.DataFrame(1.0, index=["cat", "dog"], columns=list(study.METHODS))}
+    skew = {("A", "10%"): pd.Series(range(8), index=list(study.METHODS)) / 10}
+    heat, bars = plots.dropped_by_class(panels, skew).axes
+    assert heat.collections[0].get_array().shape == (2, 8)
+    assert [text.get_text() for text in bars.get_xticklabels()] == list(study.METHODS)
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([i / 10 for i in range(8)])
+    plt.close("all")
+
+
+def test_every_method_has_a_look_of_its_own():
+    assert set(plots.PRUNERS) == {study.NONE, *study.METHODS}
+    assert len(set(plots.PRUNERS.values())) == len({color for color, _ in plots.PRUNERS.values()}) == 9
+
+
+def test_curves_start_later_by_what_scoring_costs():
+    table = pd.DataFrame({"method": ["EEPrune"] * 2, "training": [50, 100], "total": [90, 140], "accuracy": [0.5, 0.6], "spread": math.nan})
+    above, below = plots.accuracy_against_samples({"10% dropped": table}, unit=100).axes
+    assert above.lines[0].get_xdata().tolist() == [0.5, 1.0]
+    assert below.lines[0].get_xdata().tolist() == pytest.approx([0.9, 1.4])
+    plt.close("all")

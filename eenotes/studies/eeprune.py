@@ -246,8 +246,7 @@ class Bench:
 
 def bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> Bench:
     """Load a data set; the same images for every seed."""
-    # accelerate collects garbage after every training: spare it everything that is loaded for good
-    gc.freeze()
+    gc.freeze()  # accelerate collects garbage after every training: spare it everything that is loaded for good
     return Bench(vision.load(name, train=s.train, val=s.val, test=s.test), s, seed)
 
 
