@@ -470,8 +470,8 @@ def accuracy_against_samples(tables: dict[str, pd.DataFrame], *, unit: int, titl
                 passes = part[x] / unit
                 ax.plot(passes, part.accuracy, color=color, marker=marker, linestyle=line, markersize=4.5, linewidth=1.3, label=method)
                 ax.fill_between(passes, part.accuracy - part.spread, part.accuracy + part.spread, color=color, alpha=0.13, linewidth=0)
-        axes[0, column].set(title=heading, xlabel="samples seen in training / size of the data set")
-        axes[1, column].set(xscale="log", xlabel="samples seen, scoring included / size of the data set")
+        axes[0, column].set(title=heading, xlabel="passes over the data, training only")
+        axes[1, column].set(xscale="log", xlabel="passes over the data, scoring included")
         axes[1, column].xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
         axes[1, column].set_xticks([2, 5, 10, 20, 50])
         axes[1, column].minorticks_off()
