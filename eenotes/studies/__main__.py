@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-STUDIES = {2: "chapter2", 3: "pruning"}
+STUDIES = {2: "chapter2", 3: "pruning", 5: "eeprune"}
 
 
 def main() -> None:
