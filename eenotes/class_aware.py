@@ -8,7 +8,7 @@ Equation numbers are those of chapter 6.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -470,16 +470,23 @@ def evaluate(model: ExitModel, batches: Iterable[Tensor]) -> dict[str, float]:
             ids = ids.to(device)
             for row, logits in zip(totals, model(ids), strict=True):
                 logits, labels = _aligned(logits, ids, "next")
-                row += torch.tensor([(logits.argmax(1) == labels).sum(), nn.functional.cross_entropy(logits.float(), labels, reduction="sum")])
+                row += _right_and_loss(logits, labels)
             count += len(labels)
     if not count:
         raise ValueError("no batch: there is nothing to evaluate")
-    rates = totals / count
-    return {
-        f"{name}_{what}": value
-        for name, (right, loss) in zip(("exit", "final"), rates.tolist(), strict=True)
-        for what, value in (("accuracy", right), ("perplexity", math.exp(min(loss, 50))))
-    }
+    named = zip(("exit", "final"), totals, strict=True)
+    return {f"{name}_{what}": value for name, row in named for what, value in _rates(row, count).items()}
+
+
+def _right_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many are right, and the summed cross-entropy, ``(2,)``."""
+    loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return torch.stack([(logits.argmax(1) == labels).sum(), loss]).double().cpu()
+
+
+def _rates(sums: Tensor, count: int) -> dict[str, float]:
+    right, loss = (sums / count).tolist()
+    return {"accuracy": right, "perplexity": math.exp(min(loss, 50))}  # a random head's can leave the range of a float
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -498,7 +505,7 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    validation: Tensor,
+    held_out: Tensor,
     weights: tuple[float, float] = (0.5, 0.5),
     features: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
@@ -512,7 +519,7 @@ def train(
         epochs: passes over the text; 0 only evaluates.
         batch_size: rows of ``ids`` per step.
         learning_rate: AdamW's.
-        validation: text to evaluate on, ``(N, T)``.
+        held_out: text to evaluate on, ``(N, T)``.
         weights: of the exit's and the final head's loss, without freezing.
         features: for ``freeze``, from `collect` on ``ids``, if they are at hand.
         seed: of the order of the samples.
@@ -523,13 +530,13 @@ def train(
     Raises:
         ValueError: no text, or a loss that is not finite.
     """
-    if not len(ids) or not len(validation) or epochs < 0 or batch_size < 1:
-        raise ValueError(f"need text, validation text and a batch size of at least 1: got {len(ids)}, {len(validation)}, {batch_size}")
+    if not len(ids) or not len(held_out) or epochs < 0 or batch_size < 1:
+        raise ValueError(f"need text, text to evaluate on and a batch size of at least 1: got {len(ids)}, {len(held_out)}, {batch_size}")
     check_ids(ids, model.exit_head.linear.out_features)
     accelerator = training.accelerator()
     model.to(accelerator.device)
-    held_out = validation.split(32)
-    history = [{"epoch": 0, **evaluate(model, held_out)}]
+    score = _scorer(model, held_out.split(32), freeze=freeze)
+    history = [{"epoch": 0, **score()}]
     if epochs and freeze:
         found = collect(model, ids.split(32)) if features is None else features
         rows = [tensor.unflatten(0, (len(ids), -1)) for tensor in found]  # a step sees as much text as without freezing
@@ -538,6 +545,7 @@ def train(
     else:
         module, data, loss = model, torch.utils.data.TensorDataset(ids), _both_losses(weights)
     if epochs:
+        module = FullPrecision(module)
         optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.01)
         loader = torch.utils.data.DataLoader(data, batch_size, shuffle=True)
         # The frame of eenotes.training.fit, whose loop has no place for an evaluation between two epochs.
@@ -553,9 +561,23 @@ def train(
                     accelerator.backward(value)
                     stepper.step()
                     stepper.zero_grad()
-                history.append({"epoch": epoch, **evaluate(model, held_out)})
+                history.append({"epoch": epoch, **score()})
     model.eval()
     return history
+
+
+class FullPrecision(nn.Module):
+    """A module without autocast on the CPU, where converting a small model's numbers to bfloat16 takes longer than multiplying them."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs, **named):
+        if next(self.inner.parameters()).device.type != "cpu":
+            return self.inner(*inputs, **named)
+        with torch.autocast("cpu", enabled=False):
+            return self.inner(*inputs, **named)
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
@@ -564,6 +586,21 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
         raise ValueError(f"token numbers must be whole numbers (B, T), got {ids.dtype} {tuple(ids.shape)}")
     if ids.numel() and (ids.min() < 0 or ids.max() >= vocabulary):
         raise ValueError(f"the text has token numbers {int(ids.min())}..{int(ids.max())}, the head {vocabulary} tokens: another tokenizer?")
+
+
+def _scorer(model: ExitModel, held_out: Sequence[Tensor], *, freeze: bool) -> Callable[[], dict[str, float]]:
+    """`evaluate` on held-out text; frozen, what does not change between epochs is computed only once."""
+    if not freeze:
+        return lambda: evaluate(model, held_out)
+    (x, y), first, device = collect(model, held_out), evaluate(model, held_out), model.exit_head.linear.weight.device
+
+    @torch.no_grad()
+    def score() -> dict[str, float]:
+        pairs = zip(x.split(4096), y.split(4096), strict=True)
+        sums = sum(_right_and_loss(model.exit_head.linear(a.to(device)), b.to(device)) for a, b in pairs)
+        return first | {f"exit_{what}": value for what, value in _rates(sums, len(y)).items()}
+
+    return score
 
 
 def _head_loss(linear: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:

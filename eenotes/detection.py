@@ -34,7 +34,7 @@ def awgn(signals: Tensor, messages: Tensor, *, n0: float, generator: torch.Gener
 
 
 def log_density(received: Tensor, signals: Tensor, *, n0: float) -> Tensor:
-    r"""$\ln p(r \mid s_m) = -\frac{D}{2}\ln(\pi N_0) - \lVert r - s_m\rVert^2 / N_0$ (6.4), from ``(N, D)`` and ``(M, D)`` to ``(N, M)``."""
+    r"""$\ln p(r \mid s_m) = -\frac{D}{2}\ln(\pi N_0) - \lVert r - s_m\rVert^2 / N_0$ (6.4): ``(N, D)`` and ``(M, D)`` to ``(N, M)``."""
     _check_signals(signals)
     _check_n0(n0)
     squared = (received[:, None] - signals).square().sum(-1)

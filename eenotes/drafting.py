@@ -128,8 +128,8 @@ def self_speculative(model: ExitModel, ids: Tensor, *, max_new_tokens: int, draf
     """
     ids = _checked(model, ids, max_new_tokens)
     helper = draft_model(model) if helper is None else helper
-    # A fixed length: transformers would change it from draft to draft.
-    helper.generation_config.update(num_assistant_tokens=draft, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
+    fixed = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}  # transformers would adapt the length
+    helper.generation_config.update(num_assistant_tokens=draft, **fixed)
     with _counted(model.model) as verified, _counted(helper) as drafted:
         start = time.perf_counter()
         out = model.model.generate(ids, assistant_model=helper, **_plain(ids, max_new_tokens))[0]

@@ -338,7 +338,7 @@ def test_freezing_trains_the_exit_alone(name, unchanged):
     exited = ca.initialise(ca.attach(model, at=2), "copy").eval()
     before = exited.exit_head.linear.weight.detach().clone()
     with unchanged(model):
-        history = ca.train(exited, ids, freeze=True, validation=ids, **OPTIONS)
+        history = ca.train(exited, ids, freeze=True, held_out=ids, **OPTIONS)
     assert not torch.equal(before, exited.exit_head.linear.weight)
     assert [row["epoch"] for row in history] == [0, 1, 2, 3]
     assert history[-1]["exit_perplexity"] < history[0]["exit_perplexity"]
@@ -350,7 +350,7 @@ def test_features_at_hand_change_nothing():
     for given_features in (False, True):
         exited = ca.initialise(ca.attach(made("opt tied"), at=2), "copy").eval()
         features = ca.collect(exited, ids.split(3)) if given_features else None
-        histories.append(ca.train(exited, ids, freeze=True, validation=ids, features=features, **OPTIONS))
+        histories.append(ca.train(exited, ids, freeze=True, held_out=ids, features=features, **OPTIONS))
     assert histories[0][-1]["exit_perplexity"] == pytest.approx(histories[1][-1]["exit_perplexity"], rel=1e-4)
 
 
@@ -358,7 +358,7 @@ def test_without_freezing_everything_learns():
     model, ids = made("gpt2"), text()
     exited = ca.initialise(ca.attach(model, at=2), "copy").eval()
     before = {name: p.detach().clone() for name, p in exited.named_parameters()}
-    history = ca.train(exited, ids, freeze=False, validation=ids, **OPTIONS)
+    history = ca.train(exited, ids, freeze=False, held_out=ids, **OPTIONS)
     assert all(not torch.equal(before[name], p) for name, p in exited.named_parameters())
     for name in ("exit", "final"):
         assert history[-1][f"{name}_perplexity"] < history[0][f"{name}_perplexity"]
@@ -371,7 +371,7 @@ def test_epoch_zero_is_before_training_and_a_seed_repeats():
     for _ in range(2):
         exited = ca.initialise(ca.attach(made("opt tied"), at=2), "random", seed=3).eval()
         start = ca.evaluate(exited, [ids])
-        runs.append(ca.train(exited, ids, freeze=False, validation=ids, seed=5, **OPTIONS))
+        runs.append(ca.train(exited, ids, freeze=False, held_out=ids, seed=5, **OPTIONS))
         assert runs[-1][0] == pytest.approx({"epoch": 0, **start}, rel=1e-5)
     assert runs[0] == runs[1]
 
@@ -379,4 +379,4 @@ def test_epoch_zero_is_before_training_and_a_seed_repeats():
 def test_training_on_nothing(opt):
     exited = ca.attach(opt, at=2)
     with pytest.raises(ValueError, match="need text"):
-        ca.train(exited, text()[:0], freeze=True, validation=text(), **OPTIONS)
+        ca.train(exited, text()[:0], freeze=True, held_out=text(), **OPTIONS)

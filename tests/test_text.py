@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("tokenizers")
 
-from eenotes.data import text  # noqa: E402
+from eenotes.data import text
 
 
 @pytest.fixture(scope="module")

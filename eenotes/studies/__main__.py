@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-STUDIES = {2: "chapter2"}
+STUDIES = {2: "chapter2", 6: "class_aware"}
 
 
 def main() -> None:
