@@ -1,5 +1,6 @@
 """Chapter 6: a small OPT, five initialisations of its early exit, and what the exit is good for."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -39,9 +40,7 @@ class Bench:
 
     def copy(self) -> "Bench":
         """The same with a model of its own, to be trained on."""
-        twin = language_model(self.text, self.s, tied=self.model.config.tie_word_embeddings, width=self.model.config.hidden_size)
-        twin.load_state_dict(self.model.state_dict())
-        return Bench(self.text, twin.to(experiment.device()).eval(), self.s, self.seed)
+        return Bench(self.text, copy.deepcopy(self.model), self.s, self.seed)
 
     @cached_property
     def final(self) -> dict[str, float]:
@@ -86,6 +85,9 @@ def bench(s: SimpleNamespace, *, data: text.Text | None = None, tied: bool = Tru
         seed: of weights and order.
         phases: how many of the settings' phases to train; each is some epochs under one falling learning rate.
     """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it would print generation settings whenever a model is copied
     data = load_text(s) if data is None else data
     if s.hub:
         from transformers import AutoModelForCausalLM
@@ -264,12 +266,12 @@ def depth_table(b: Bench, probes: dict[int, Probe]) -> pd.DataFrame:
 def why(s: SimpleNamespace, data: text.Text, *, seed: int = 0) -> list[dict]:
     """Copy against class means under each suspected cause: how long the model was trained, tied or untied, its width, raw or normalised."""
     variants = [(True, None, 1), (True, None, None), (False, None, None), *((True, width, None) for width in s.widths)]
-    rows = []
+    variants, rows = variants[1:2] if s.hub else variants, []
     for tied, width, phases in variants:
         b = bench(s, data=data, tied=tied, width=width, seed=seed, phases=phases)
         head = {
-            "model": f"{b.model.config.hidden_size} wide, {'tied' if tied else 'untied'}, {sum(s.phases[:phases])} epochs",
-            "final": b.final["accuracy"],
+            "model": s.hub or f"{b.model.config.hidden_size} wide, {'tied' if tied else 'untied'}, {_epochs(sum(s.phases[:phases]))}",
+            "tied": tied, "width": b.model.config.hidden_size, "epochs": sum(s.phases[:phases]), "final": b.final["accuracy"],
         }
         for norm in (False, True):
             p = probe(b, norm=norm)
@@ -390,17 +392,67 @@ def confident_enough(logits: Tensor, labels: Tensor, *, loss: float = 0.01) -> f
 
 def comparison(s: SimpleNamespace, *, seed: int = 0) -> dict:
     """One run of everything that a claim rests on, as plain numbers."""
-    data = load_text(s)
-    b = bench(s, data=data, seed=seed)
+    b = bench(s, seed=seed)
     p = probe(b)
-    alphas = {"random": p.mixture(p.random())[0], "copy": p.mixture(p.copied)[0]}
     curves = {name: histories(b, p, freeze=freeze) for name, freeze in (("frozen", True), ("all weights", False))}
+    run = as_run(b, p, training=curves, zero=epoch_zero(p), causes=why(s, b.text, seed=seed))
     heads = {name: head for name, head in p.five.items() if "+" not in name} | {"whitened class mean": p.whitened()}
+    return run | {"decoding": plain(decoding(b, p, heads))}
+
+
+def as_run(b: Bench, p: Probe, *, training: dict, zero: dict[str, float], causes: Sequence[dict]) -> dict:
+    """What a chapter has measured, as plain numbers: `comparison`'s, but for ``"decoding"``."""
+    n0 = {"factor": p.n0[0] / p.found.plug_in_n0(), "curve": n0_curve(p).to_dict("records")}
+    alphas = {name: p.mixture(other)[0] for name, other in (("random", p.random()), ("copy", p.copied))}
     return {
-        "seed": seed, "counts": data.counts, "digest": data.digest, "final": b.final, "epoch 0": epoch_zero(p), "alphas": alphas,
-        "n0": {"factor": p.n0[0] / p.found.plug_in_n0(), "curve": n0_curve(p).to_dict("records")}, "curves": curves,
-        "why": [] if s.hub else why(s, data, seed=seed), "decoding": _plain(decoding(b, p, heads)),
+        "seed": b.seed, "counts": b.text.counts, "digest": b.text.digest, "final": b.final, "epoch 0": zero, "alphas": alphas, "n0": n0,
+        "curves": training, "why": list(causes),
     }  # fmt: skip
+
+
+def best_sentence(zero: dict[str, float]) -> str:
+    """What the accuracies at epoch 0 say about copy, class means and whitening."""
+    copied, means, plug, white = (zero[n] for n in ("copy", "class mean", "class mean, plug-in N₀", "whitened class mean"))
+    return (
+        f"Without any training the class means reach {means:.3f} ({plug:.3f} with the plug-in N₀) and are {_order(means, copied)} the "
+        f"copied head's {copied:.3f}; whitened they reach {white:.3f}, {_order(white, copied)} the copy"
+    )
+
+
+def why_sentences(rows: Sequence[dict]) -> str:
+    """The lead of class means (N₀ chosen) over the copied head, in points, under each condition."""
+    table = pd.DataFrame(rows).groupby(["model", "features"], sort=False).mean(numeric_only=True)
+    lead, white = 100 * (table.chosen - table["copy"]), 100 * (table.whitened - table["copy"])
+    parts = [f"{model}: {lead[model, 'raw']:+.1f} raw, {lead[model, 'normalised']:+.1f} normalised" for model in lead.index.unique(0)]
+    return (
+        f"Lead of class means over the copy in points: {'; '.join(parts)}. Whitened class means lead in {int((white > 0).sum())} of "
+        f"{len(white)} cases, by {white.mean():+.1f} on average"
+    )
+
+
+def effects(rows: Sequence[dict]) -> str:
+    """What each suspected cause does to the lead of class means over the copied head, in points."""
+    table = pd.DataFrame(rows).groupby(["model", "features"], sort=False).mean(numeric_only=True).reset_index()
+    table["lead"] = 100 * (table.chosen - table["copy"])
+    raw, norm = (table[table.features == kind].set_index("model") for kind in ("raw", "normalised"))
+    base = raw[(raw.tied == 1) & (raw.width == raw.width.max())].sort_values("epochs")
+    parts = [f"Training longer moves that lead from {base.lead.iloc[0]:+.1f} to {base.lead.iloc[-1]:+.1f}"] if len(base) > 1 else []
+    for what, other in (("untying", raw[raw.tied == 0]), ("halving the width", raw[raw.width < raw.width.max()])):
+        parts += [f"{what} from {base.lead.iloc[-1]:+.1f} to {lead:+.1f}" for lead in other.lead]
+    moves = norm.lead - raw.lead
+    return "; ".join([*parts, f"normalising by {moves.min():+.1f} to {moves.max():+.1f}"])
+
+
+def training_sentences(tables: dict[str, pd.DataFrame]) -> str:
+    """Who ends first in each setting, and what the first epoch does to frozen class means."""
+    parts = []
+    for setting, table in tables.items():
+        last = table.iloc[-1].sort_values(ascending=False)
+        parts.append(f"{setting}: {last.index[0]} ends first ({last.iloc[0]:.3f}), {last.index[-1]} last ({last.iloc[-1]:.3f})")
+    frozen = tables["frozen"]
+    dips = {name: 100 * (frozen[name][1] - frozen[name][0]) for name in ("class mean", "class mean, scaled")}
+    moved = " and ".join(f"{value:+.1f} points for {name!r}" for name, value in dips.items())
+    return f"{'; '.join(parts)}. The first frozen epoch brings {moved}"
 
 
 def averaged(runs: Sequence[dict], setting: str, column: str = "exit_accuracy") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -470,12 +522,20 @@ def study():
     return record.save()
 
 
-def _share(flags) -> float:
-    flags = list(flags)
-    return sum(flags) / len(flags)
-
-
-def _plain(table: pd.DataFrame) -> dict[str, dict]:
+def plain(table: pd.DataFrame) -> dict[str, dict]:
     """A table as JSON knows it: a missing number is None."""
     rows = table.astype(object).where(table.notna(), None).to_dict("index")
     return {str(name): {key: getattr(value, "item", lambda v=value: v)() for key, value in row.items()} for name, row in rows.items()}
+
+
+def _order(a: float, b: float) -> str:
+    return "level with" if abs(a - b) < 5e-4 else "ahead of" if a > b else "behind"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
+def _share(flags) -> float:
+    flags = list(flags)
+    return sum(flags) / len(flags)
