@@ -1,6 +1,6 @@
 r"""Class-aware initialisation of early exits in language models (Görmez and Koyuncu; Görmez's thesis, 2024).
 
-An exit after decoder K sees a hidden vector and has to name the next token: a detector in a noisy channel with one message per token of
+An exit after some decoder sees a hidden vector and has to name the next token: a detector in a noisy channel with one message per token of
 the vocabulary.  Its weights follow from class means and token counts, without a gradient: `eenotes.detection.map_detector`.
 Works on any causal language model of `transformers` that keeps its decoders in one list; nothing here imports `transformers` itself.
 Equation numbers are those of chapter 6.
@@ -306,12 +306,13 @@ def class_mean_head(
 
     Args:
         found: from `statistics`.
-        n0: $N_0$; ``None``: `Statistics.plug_in_n0`.  Ignored by ``whiten``.
+        n0: $N_0$; ``None``: `Statistics.plug_in_n0`.
         smoothing: of the prior.
         scale: multiply both by $2/N_0$ (6.10).  The decision stays; the logits become log posteriors, as a cross-entropy wants them.
         unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's; their bias keeps the smoothed prior's part.
             ``None``: weight 0.
-        whiten: use the covariance within the classes instead of $\frac{N_0}{2} I$ (6.14): linear discriminant analysis.
+        whiten: use the covariance within the classes instead of $\frac{N_0}{2} I$ (6.14): linear discriminant analysis.  It is multiplied
+            so that its mean eigenvalue is $N_0/2$, and the logits are log posteriors, whatever ``scale``.
 
     Raises:
         ValueError: ``n0`` or ``smoothing`` not positive; ``unseen`` of another shape.
@@ -319,13 +320,15 @@ def class_mean_head(
     means, prior = found.class_means, found.prior(smoothing=smoothing)
     if unseen is not None and unseen.shape != means.shape:
         raise ValueError(f"unseen must have the shape of the class means, {tuple(means.shape)}, got {tuple(unseen.shape)}")
+    n0 = found.plug_in_n0() if n0 is None else n0
+    if not (n0 > 0 and math.isfinite(n0)):
+        raise ValueError(f"n0 must be a positive number, twice the noise variance per dimension, got {n0}")
     if whiten:
-        covariance = found.within_covariance()
+        covariance = found.within_covariance() * n0 / found.plug_in_n0()
         covariance += 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
         weight, bias = linear_discriminant(means.double().cpu(), covariance, prior=prior.cpu())
         weight, bias, floor = weight.to(means), bias.to(means), prior.log()
     else:
-        n0 = found.plug_in_n0() if n0 is None else n0
         weight, bias = map_detector(means, n0=n0, prior=prior)
         if scale:
             weight, bias = 2 / n0 * weight, 2 / n0 * bias

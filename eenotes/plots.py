@@ -454,7 +454,7 @@ def error_rates(table: pd.DataFrame) -> Axes:
         if (part.wrong != part.simulated).any():
             ax.plot(part.db, part.wrong, "x", color=color, label=f"{case}: detector without the priors")
     lowest = max(table.simulated[table.simulated > 0].min() / 3, 1e-6)
-    ax.set(xlabel=r"$E / N_0$ in dB", ylabel="error probability", yscale="log", ylim=(lowest, 2))
+    ax.set(xlabel=r"$E / N_0$ in dB", ylabel="error probability", yscale="log", ylim=(lowest, 4))
     ax.legend(fontsize=8, loc="lower left")
     return ax
 
@@ -470,6 +470,7 @@ def language_model_sketch(*, tokens: Sequence[str], decoders: int, exit_after: i
         answer: the next token.
     """
     figure, ax = plt.subplots(figsize=(10.4, 3.3))
+    arrow = {"arrowstyle": "->", "color": "black", "shrinkA": 0, "shrinkB": 0}
     boxes = ["embedding", *[f"decoder\n{i + 1}" for i in range(decoders)], "head"]
     ax.text(0.0, 0, "\n".join(tokens), ha="center", va="center", fontsize=9, family="monospace")
     for i, name in enumerate(boxes):
@@ -477,9 +478,9 @@ def language_model_sketch(*, tokens: Sequence[str], decoders: int, exit_after: i
         color = ORANGE if name == "embedding" else GREEN if name == "head" else BLUE
         ax.add_patch(plt.Rectangle((left, -0.5), 0.72, 1.0, facecolor=color, alpha=0.25, edgecolor=color))
         ax.text(left + 0.36, 0, name, ha="center", va="center", fontsize=8)
-        ax.annotate("", xy=(left, 0), xytext=(left - 0.26, 0), arrowprops={"arrowstyle": "->"})
+        ax.annotate("", xy=(left, 0), xytext=(left - 0.28, 0), arrowprops=arrow)
     end = 0.75 + len(boxes) - 0.28
-    ax.annotate("", xy=(end + 0.28, 0), xytext=(end, 0), arrowprops={"arrowstyle": "->"})
+    ax.annotate("", xy=(end + 0.28, 0), xytext=(end, 0), arrowprops=arrow)
     ax.text(end + 0.32, 0, answer, ha="left", va="center", fontsize=10, family="monospace")
     ax.text(1.11, -0.62, notes["embedding"], ha="center", va="top", fontsize=8)
     ax.text(0.75 + 1 + decoders / 2 - 0.14, -0.62, notes["decoder"], ha="center", va="top", fontsize=8)
@@ -488,7 +489,7 @@ def language_model_sketch(*, tokens: Sequence[str], decoders: int, exit_after: i
     ax.annotate("", xy=(at, 0.95), xytext=(at, 0.04), arrowprops={"arrowstyle": "->", "color": RED})
     ax.add_patch(plt.Rectangle((at - 0.45, 0.95), 0.9, 0.45, facecolor=RED, alpha=0.2, edgecolor=RED))
     ax.text(at, 1.175, "early exit", ha="center", va="center", fontsize=9, color="#8A3C00")
-    ax.set(xlim=(-0.6, end + 1.3), ylim=(-1.35, 1.5))
+    ax.set(xlim=(-0.6, end + 1.3), ylim=(-1.1, 1.5))
     ax.axis("off")
     return figure
 
@@ -514,17 +515,18 @@ def noise_and_mixture(n0: pd.DataFrame, alpha: pd.DataFrame, *, final: float) ->
     """Accuracy at epoch 0 against N₀ (left) and against the share of the class means (right).
 
     Args:
-        n0: columns ``factor``, ``val``, ``test``.
+        n0: columns ``head``, ``factor``, ``val``, ``test``.
         alpha: columns ``alpha``, ``other`` (random or copy), ``val``, ``test``.
         final: the final head's accuracy on test.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.8), sharey=True)
-    color, marker = INITIALISATIONS["class mean"]
-    left.plot(n0.factor, n0.test, color=color, marker=marker, label="test")
-    left.plot(n0.factor, n0.val, color=color, marker=marker, markerfacecolor="white", linestyle=":", label="validation")
+    for head, part in n0.groupby("head"):
+        color, marker = INITIALISATIONS[head]
+        left.plot(part.factor, part.test, color=color, marker=marker, label=f"{head}, test")
+        left.plot(part.factor, part.val, color=color, linestyle=":", label=f"{head}, validation")
+        best = part.loc[part.val.idxmax()]
+        left.plot(best.factor, best.test, "*", color="black", markersize=13, label=None if head != "class mean" else "chosen on validation")
     left.axvline(1, color=GREY, linewidth=1, label="plug-in $N_0$")
-    best = n0.loc[n0.val.idxmax()]
-    left.plot(best.factor, best.test, "*", color=RED, markersize=14, label="chosen on validation")
     left.set(xscale="log", xlabel="$N_0$ / plug-in $N_0$", ylabel="next-token accuracy at epoch 0")
     left.legend(loc="upper left", fontsize=8)
     for other, part in alpha.groupby("other"):

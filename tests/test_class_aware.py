@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 transformers = pytest.importorskip("transformers")
 
 from eenotes import class_aware as ca  # noqa: E402
-from eenotes.detection import detect  # noqa: E402
+from eenotes.detection import detect, linear_discriminant  # noqa: E402
 from eenotes.heads import ClassMeanExit  # noqa: E402
 
 V, DEPTH = 40, 4
@@ -210,8 +210,19 @@ def test_the_covariance_by_hand(opt):
     expected = residuals.T @ residuals / (66 - int(found.seen.sum()))
     torch.testing.assert_close(found.within_covariance(), expected, rtol=1e-3, atol=1e-4)
     assert 2 * found.within_covariance().diagonal().mean().item() == pytest.approx(found.plug_in_n0(), rel=1e-4)
-    weight, bias = ca.class_mean_head(found, whiten=True)
-    assert weight.isfinite().all() and bias.isfinite().all()
+
+
+def test_whitening_is_the_discriminant_of_that_covariance(opt):
+    """With N₀ the covariance is multiplied until its mean eigenvalue is N₀/2."""
+    found = ca.statistics(ca.attach(opt, at=2).eval(), [text(rows=60)], covariance=True)
+    n0 = 3 * found.plug_in_n0()
+    weight, bias = ca.class_mean_head(found, whiten=True, n0=n0)
+    covariance = 3 * found.within_covariance()
+    assert 2 * covariance.diagonal().mean().item() == pytest.approx(n0, rel=1e-4)
+    expected = linear_discriminant(found.class_means.double(), covariance, prior=found.prior())
+    seen = found.seen
+    torch.testing.assert_close(weight[seen].double(), expected[0][seen], rtol=0.05, atol=0.01)
+    torch.testing.assert_close(bias[seen].double(), expected[1][seen], rtol=0.05, atol=0.01)
 
 
 def test_one_array_of_tokens_by_width(opt):

@@ -95,7 +95,7 @@ def bench(s: SimpleNamespace, *, data: text.Text | None = None, tied: bool = Tru
         return Bench(data, AutoModelForCausalLM.from_pretrained(s.hub).to(experiment.device()).eval(), s, seed)
     torch.manual_seed(seed)
     model = language_model(data, s, tied=tied, width=width)
-    facts = {"text": data.digest, "counts": data.counts, "config": model.config.to_diff_dict(), "code": experiment.code_hash(_CODE)}
+    facts = {"text": data.digest, "rows": len(data.train), "config": model.config.to_diff_dict(), "code": experiment.code_hash(_CODE)}
     for phase, epochs in enumerate(s.phases[:phases]):
         training.fit(
             class_aware.FullPrecision(model),
@@ -185,6 +185,12 @@ class Probe:
         plug_in = self.found.plug_in_n0()
         return class_aware.choose([factor * plug_in for factor in FACTORS], lambda n0: self.accuracy(self.class_mean(n0), "val"))
 
+    @cached_property
+    def n0_whitened(self) -> tuple[float, dict[float, float]]:
+        """The same for the whitened head."""
+        plug_in = self.found.plug_in_n0()
+        return class_aware.choose([factor * plug_in for factor in FACTORS], lambda n0: self.accuracy(self.whitened(n0), "val"))
+
     def class_mean(self, n0: float | None = None, *, scale: bool = False) -> Linear:
         """The MAP head; unseen tokens take the copied head's weight."""
         return class_aware.class_mean_head(self.found, n0=n0, scale=scale, unseen=self.copied[0])
@@ -193,9 +199,9 @@ class Probe:
         """`class_mean` at the N₀ chosen on validation."""
         return self.class_mean(self.n0[0], scale=scale)
 
-    def whitened(self) -> Linear:
-        """The MAP head for noise of any shape."""
-        return class_aware.class_mean_head(self.found, whiten=True, unseen=self.copied[0])
+    def whitened(self, n0: float | None = None) -> Linear:
+        """The MAP head for noise of any shape; its strength chosen on validation."""
+        return class_aware.class_mean_head(self.found, n0=n0 or self.n0_whitened[0], whiten=True, unseen=self.copied[0])
 
     def accuracy(self, head: Linear, split: str = "test") -> float:
         return class_aware.accuracy(*getattr(self, split), head)
@@ -225,10 +231,11 @@ def probe(b: Bench, *, at: int | None = None, norm: bool = False, target: str = 
 
 
 def n0_curve(p: Probe) -> pd.DataFrame:
-    """Accuracy at epoch 0 against N₀: ``factor`` (times plug-in), ``val``, ``test``."""
-    plug_in = p.found.plug_in_n0()
-    rows = [(n0 / plug_in, val, p.accuracy(p.class_mean(n0))) for n0, val in p.n0[1].items()]
-    return pd.DataFrame(rows, columns=["factor", "val", "test"])
+    """Accuracy at epoch 0 against N₀ for both kinds of class means: ``head``, ``factor`` (times plug-in), ``val``, ``test``."""
+    plug_in, rows = p.found.plug_in_n0(), []
+    for name, (_, scores), head in (("class mean", p.n0, p.class_mean), ("whitened class mean", p.n0_whitened, p.whitened)):
+        rows += [{"head": name, "factor": n0 / plug_in, "val": val, "test": p.accuracy(head(n0))} for n0, val in scores.items()]
+    return pd.DataFrame(rows)
 
 
 def alpha_curve(p: Probe) -> pd.DataFrame:
@@ -376,7 +383,7 @@ def exit_logits(b: Bench, heads: dict[int, Linear], ids: Tensor) -> tuple[Tensor
     return torch.stack([*rows, final.float().cpu()]), labels
 
 
-def confident_enough(logits: Tensor, labels: Tensor, *, loss: float = 0.01) -> float:
+def confident_enough(logits: Tensor, labels: Tensor, *, loss: float = 0.02) -> float:
     """The lowest of 50 common thresholds that costs at most ``loss`` of the final head's accuracy; 1 if none does."""
     goal = (logits[-1].argmax(1) == labels).double().mean() - loss
     best = 1.0
