@@ -485,6 +485,10 @@ def claim_all(record: experiment.Record, runs: Sequence[dict]) -> None:
         "OPT-125m: .243 / .056 = 4.3", [z["class mean"] / max(z["copy"], 1e-9) for z in zero], lambda v: v > 1, "epoch-zero",
     )  # fmt: skip
     claim(
+        "Epoch 0: whitened class means are better than the copied head; ours: difference",
+        "not stated", [z["whitened class mean"] - z["copy"] for z in zero], lambda v: v > 0, "epoch-zero",
+    )  # fmt: skip
+    claim(
         "Epoch 0: a random head knows nothing, class means do; ours: difference",
         "OPT-125m: .243", [z["class mean"] - z["random"] for z in zero], lambda v: v > 0.01, "epoch-zero",
     )  # fmt: skip
