@@ -629,7 +629,8 @@ def colored_text(tokens: Sequence[str], exits: Sequence[int], *, names: Sequence
         if j >= 0
     )
     return HTML(
-        f'<figure style="margin:1em 0"><div style="font-family:monospace;line-height:2;max-width:56em;overflow-wrap:anywhere;background:#fff;color:#000;'
+        f'<figure style="margin:1em 0"><div style="font-family:monospace;line-height:2;max-width:56em;overflow-wrap:anywhere;'
+        f'background:#fff;color:#000;'
         f'padding:.6em">{"".join(shown)}</div><div style="font-size:.85em;margin:.4em 0;background:#fff;color:#000;padding:.3em">{legend}'
         f'</div><figcaption style="font-size:.9em;max-width:46em">{html.escape(caption)}</figcaption>'
         f"<details><summary>The same as a list</summary><p>{html.escape(told)}</p></details></figure>"

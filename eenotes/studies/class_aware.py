@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from eenotes import class_aware, detection, drafting, experiment, training
 from eenotes.class_aware import Linear, Statistics
 from eenotes.data import text
-from eenotes.inference import simulate
+from eenotes.inference import Outcome, simulate
 from eenotes.rules import Confidence
 
 CHAPTER, NAME = "06-class-aware-init", "eenotes.studies.class_aware"
@@ -125,6 +125,15 @@ def constellation(points: int = 4, *, energy: float = 1.0) -> Tensor:
     """Signals ``(M, 2)`` on a circle, as in phase-shift keying."""
     angle = 2 * torch.pi * torch.arange(points) / points + torch.pi / 4
     return energy**0.5 * torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def transmissions(signals: Tensor, prior: Tensor, *, n0: float, count: int, seed: int = 0) -> dict[str, Tensor]:
+    """What is sent and received, and the MAP detector: ``signals``, ``messages``, ``received``, ``weight``, ``bias``."""
+    generator = torch.Generator().manual_seed(seed)
+    messages = torch.multinomial(prior, count, replacement=True, generator=generator)
+    received = detection.awgn(signals, messages, n0=n0, generator=generator)
+    weight, bias = detection.map_detector(signals, n0=n0, prior=prior)
+    return {"signals": signals, "messages": messages, "received": received, "weight": weight, "bias": bias}
 
 
 def error_rate(signals: Tensor, *, n0: float, prior: Tensor | None = None, assume_equal: bool = False, count: int, seed: int = 0) -> float:
@@ -392,6 +401,21 @@ def confident_enough(logits: Tensor, labels: Tensor, *, loss: float = 0.02) -> f
             break
         best = threshold
     return best
+
+
+def leaving(b: Bench, heads: dict[int, Linear], ids: Tensor, *, rows: int = 30) -> tuple[Outcome, Tensor, float]:
+    """Where each next token of ``ids`` leaves, those tokens, and the common threshold, chosen on some rows of validation text."""
+    threshold = confident_enough(*exit_logits(b, heads, b.text.val[:rows]))
+    logits, truth = exit_logits(b, heads, ids)
+    return simulate(logits, Confidence(threshold)), truth, threshold
+
+
+def moved(p: Probe, offset: Tensor) -> Linear:
+    """The class-mean head, in double precision, of features that all have the same vector added, ``(D,)``; seen tokens only."""
+    found, seen = p.found, p.found.seen.cpu()
+    means, prior = found.class_means.double().cpu() + offset.double(), found.prior().cpu()
+    weight, bias = detection.map_detector(means, n0=p.n0[0], prior=prior)
+    return weight, bias.masked_fill(~seen, -torch.inf)
 
 
 # ---------------------------------------------------------------------------------------------------- claims and study
