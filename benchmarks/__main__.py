@@ -31,7 +31,7 @@ BATCH_SIZES = (1, 64, 256)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 # An exit after every block of ResNet-20 but the last, after every third of ResNet-56.
 DEPTHS = {20: 1, 56: 3}
-GOALS = {"engine": 0.9, "class means": 1.15, "import": 1.5}
+GOALS = {"engine": 0.9, "class means": 1.15, "token means": 1.2, "import": 1.5}
 
 
 def rule_at_cost(logits: Tensor, costs: Costs, target: float) -> Confidence:
@@ -101,6 +101,25 @@ def class_mean_fitting(depth: int, *, rounds: int, images: int = 1024, size: int
     return {"rms": seconds["rms"] / seconds["forward"], "mean": seconds["mean"] / (2 * seconds["forward"])}
 
 
+@torch.no_grad()
+def token_means(*, rounds: int, rows: int = 128, vocabulary: int = 8192, width: int = 256) -> float:
+    """Time of `class_aware.statistics` over the time of the forward passes that it needs: the decoders below the exit, and no head."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    from eenotes import class_aware
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": width, "word_embed_proj_dim": width, "ffn_dim": 4 * width, "num_hidden_layers": 8, "num_attention_heads": 4}
+    model = class_aware.attach(OPTForCausalLM(OPTConfig(vocab_size=vocabulary, **shape)), at=4).eval()
+    batches = torch.randint(0, vocabulary, (rows, 96)).split(32)
+    statements: dict[str, Callable[[], object]] = {
+        "forward": lambda: [model.features(ids) for ids in batches],
+        "statistics": lambda: class_aware.statistics(model, batches),
+    }
+    seconds = median_seconds(statements, rounds=rounds)
+    return seconds["statistics"] / seconds["forward"]
+
+
 def import_time(*, rounds: int = 5) -> dict[str, float]:
     """Time to import eenotes, alone and with every public name looked up, over the time to import torch; in fresh processes."""
     statements = {
@@ -137,6 +156,7 @@ def main() -> int:
         ("(a) at batch 64 and 256, rebatched, lowest", batched["(a) rebatched"].min(), "≥", GOALS["engine"]),
         ("fitting class means, one pass (rms), over forward passes", fitting["rms"], "≤", GOALS["class means"]),
         ("fitting class means, two passes (mean), over forward passes", fitting["mean"], "≤", GOALS["class means"]),
+        ("class means of tokens, over forward passes", token_means(rounds=arguments.rounds), "≤", GOALS["token means"]),
         ("import eenotes over import torch", importing["alone"], "≤", GOALS["import"]),
         ("import every public name over import torch", importing["every name"], "≤", GOALS["import"]),
     ]

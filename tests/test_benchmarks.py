@@ -23,3 +23,8 @@ def test_rule_at_cost_comes_near_its_target(target):
 def test_class_mean_fitting_gives_ratios():
     ratios = benchmarks.class_mean_fitting(8, rounds=1, images=40, size=20)
     assert set(ratios) == {"rms", "mean"} and all(0 < ratio < 100 for ratio in ratios.values())
+
+
+def test_token_means_give_a_ratio():
+    pytest.importorskip("transformers")
+    assert 0 < benchmarks.token_means(rounds=1, rows=4, vocabulary=50, width=16) < 100

@@ -45,3 +45,18 @@ def test_comparison_panels_draw_every_method_of_every_data_set():
     assert [len(ax.lines) for ax in figure.axes] == [3, 2]  # the backbone's line too
     assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {"E²CM", "SDN", "backbone"}
     plt.close("all")
+
+
+def test_colored_text_can_be_read_without_colours():
+    shown = plots.colored_text(["<a>", " b"], [-1, 1], names=["exit 1", "final head"], right=[False, True], caption="two & more").data
+    assert "&lt;a&gt;" in shown and "<a>" not in shown and "two &amp; more" in shown
+    assert "<sub" in shown and ">2</sub>" in shown, "the number of the exit stands after the token"
+    assert "b: final head, right" in shown, "and the same in words"
+
+
+@pytest.mark.parametrize("ground", plots.EXIT_GROUNDS)
+def test_black_on_every_ground_has_contrast(ground):
+    red, green, blue = (int(ground[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    assert (luminance + 0.05) / 0.05 > 10

@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-STUDIES = {2: "chapter2", 3: "pruning", 5: "eeprune"}
+STUDIES = {2: "chapter2", 3: "pruning", 4: "cbt", 5: "eeprune", 6: "class_aware"}
 
 
 def main() -> None:
