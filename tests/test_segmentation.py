@@ -108,7 +108,7 @@ def test_everybody_finished_at_once_costs_one_stage(conv):
 
 
 def test_neighbours_by_hand():
-    """A row of five places, the middle one and its right neighbour active; λ = 0 makes the filling a plain average."""
+    """A row of five places, the middle one and its right neighbour active; κ = 0 makes the filling a plain average."""
     n = Neighbours(torch.tensor([2, 3]), (1, 1, 5), 0.0)
     assert n.halo.tolist() == [1, 4]
     # rows: place 2, place 3, place 1, place 4, outside

@@ -119,7 +119,10 @@ class TokenViT(EarlyExitNetwork):
         context: int = 5,
     ):
         if len(layers) < 2 or min(layers) < 1 or channels % heads or channels % 4 or context < 0:
-            raise ValueError(f"need two stages or more and a width that 4 and {heads} heads divide, got {tuple(layers)}, {channels}, {context}")
+            raise ValueError(
+                f"need at least two stages of at least one layer, a width that 4 and {heads} heads divide, and a context of 0 or more, "
+                f"got {tuple(layers)}, {channels}, {context}"
+            )
         stages = [Layers(*(Layer(channels, heads) for _ in range(count))) for count in layers]
         ends = [TokenHead(channels, num_classes) for _ in layers]
         embedding = Embedding(channels, tuple(-(-n // 8) for n in size))

@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-STUDIES = {2: "chapter2"}
+STUDIES = {2: "chapter2", 4: "cbt"}
 
 
 def main() -> None:
