@@ -541,7 +541,7 @@ def budget_curves(runs: Sequence[dict], *, title: str = "") -> Figure:
             right.fill_between(table.budget, low, high, color=color, alpha=0.18, linewidth=0)
     right.axhline(0, color=THRESHOLDS["one threshold"][0], linestyle="--", linewidth=1.2)
     left.set(xlabel="relative cost on test (MACs; 1 = backbone without exits)", ylabel="mean IoU on test (points)", title=title)
-    right.set(xlabel="budget given to the choice on validation (relative cost)", ylabel="lead over one threshold\nat the same cost (points)")
+    right.set(xlabel="budget of the choice on validation (relative cost)", ylabel="lead over one threshold\nat the same cost (points)")
     left.legend(loc="best")
     left.margins(y=0.12)
     return figure
@@ -559,7 +559,8 @@ def who_pays(table: pd.DataFrame, *, reference: str) -> Figure:
     at, height = np.arange(len(table)), 0.8 / len(rules)
     for i, name in enumerate(rules):
         color = THRESHOLDS["CBT" if name.startswith("CBT") else name][0]
-        ax.barh(at + (i - (len(rules) - 1) / 2) * height, table[name], height, color=color, label=name, hatch=("", "//", "..")[i % 3], alpha=0.9)
+        where, hatch = at + (i - (len(rules) - 1) / 2) * height, ("", "//", "..")[i % 3]
+        ax.barh(where, table[name], height, color=color, label=name, hatch=hatch, alpha=0.9)
     ax.set_yticks(at, [f"{name} ({share:.1%})" for name, share in zip(table["class"], table.share, strict=True)])
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(xlabel=f"change of the class's IoU against {reference} (points)")
