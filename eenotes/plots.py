@@ -404,15 +404,18 @@ THRESHOLDS = {
     "one per exit": (BLUE, "^"),
     "one per exit and class": (GREEN, "D"),
 }
-SCENE_COLORS = (
-    "#56B4E9", "#8C510A", "#F0E442", "#7F7F7F", "#CC79A7", "#1B7837", "#E69F00", "#B2ABD2", "#0072B2", "#D55E00", "#000000", "#80CDC1",
-    "#C51B7D", "#4D9221", "#FDB863", "#542788", "#F6E8C3", "#01665E", "#67001F",
-)  # fmt: skip
+# One colour for each thing, whatever a data set calls it and wherever it stands in its list of classes.
+SCENE_COLORS = {
+    "road": "#6E6E6E", "sky": "#9AD1F0", "building": "#8C510A", "vegetation": "#1B7837", "tree": "#1B7837", "car": "#0072B2",
+    "person": "#D55E00", "pedestrian": "#D55E00", "pole": "#F0E442", "bus": "#CC79A7", "pavement": "#D9B8A3", "sidewalk": "#D9B8A3",
+    "sign": "#E69F00", "traffic sign": "#E69F00", "fence": "#B2ABD2", "bicyclist": "#000000", "bicycle": "#000000", "wall": "#F6E8C3",
+    "traffic light": "#67001F", "terrain": "#A6D96A", "rider": "#C51B7D", "truck": "#542788", "train": "#01665E", "motorcycle": "#4D4D4D",
+}  # fmt: skip
 
 
-def label_map(labels, *, ignore: int = 255) -> np.ndarray:
+def label_map(labels, classes: Sequence[str], *, ignore: int = 255) -> np.ndarray:
     """Labels ``(H, W)`` as a picture ``(H, W, 3)``; ignored pixels are white."""
-    palette = np.array([plt.matplotlib.colors.to_rgb(color) for color in SCENE_COLORS])
+    palette = np.array([plt.matplotlib.colors.to_rgb(SCENE_COLORS[name]) for name in classes])
     labels = np.asarray(labels)
     return np.where((labels == ignore)[..., None], 1.0, palette[np.where(labels == ignore, 0, labels)])
 
@@ -421,7 +424,7 @@ def scene_panels(panels: dict[str, np.ndarray], *, classes: Sequence[str], bar: 
     """Pictures side by side: ``(H, W, 3)`` as they are, ``(H, W)`` as shades with a colour bar called ``bar``; a legend of the classes."""
     first = np.asarray(next(iter(panels.values())))
     width = 3.0 * len(panels)
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, 3.0 * first.shape[0] / first.shape[1] + 1.0), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 3.0 * first.shape[0] / first.shape[1] + 0.6), squeeze=False)
     for ax, (title, picture) in zip(axes[0], panels.items(), strict=True):
         shown = ax.imshow(picture, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
         ax.set_title(title, fontsize=10)
@@ -433,7 +436,7 @@ def scene_panels(panels: dict[str, np.ndarray], *, classes: Sequence[str], bar: 
 
 
 def _class_legend(figure: Figure, classes: Sequence[str]) -> None:
-    patches = [plt.Rectangle((0, 0), 1, 1, color=color) for color in SCENE_COLORS[: len(classes)]]
+    patches = [plt.Rectangle((0, 0), 1, 1, color=SCENE_COLORS[name]) for name in classes]
     figure.legend(patches, classes, loc="outside lower center", ncols=min(len(classes), 11), fontsize=8, handlelength=1, columnspacing=1)
 
 
@@ -478,15 +481,16 @@ def exit_maps(picture, truth, methods: dict[str, list[tuple]], *, classes: Seque
         ax.axis("off")
     axes[0, 0].imshow(picture)
     axes[0, 0].set_title("image", fontsize=9)
-    axes[1, 0].imshow(label_map(truth))
+    axes[1, 0].imshow(label_map(truth, classes))
     axes[1, 0].set_title("truth", fontsize=9)
     for m, (name, steps) in enumerate(methods.items()):
         for j, (labels, active) in enumerate(steps):
             above, below = axes[2 * m, j + 1], axes[2 * m + 1, j + 1]
-            above.imshow(label_map(labels), interpolation="nearest")
+            above.imshow(label_map(labels, classes), interpolation="nearest")
             above.set_title(f"{name}: exit {j + 1}" if j == 0 else f"exit {j + 1}", fontsize=9)
             below.imshow(active, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             below.set_title(f"computed: {np.mean(active):.0%}", fontsize=9)
+            below.add_patch(plt.Rectangle((0, 0), 1, 1, transform=below.transAxes, fill=False, color=GREY, linewidth=1))
     _class_legend(figure, classes)
     return figure
 

@@ -217,9 +217,10 @@ class Neighbours:
         at = torch.cat([self.active, self.halo]) if before is None else before.row[self.positions]
         return torch.cat([rows[at], rows.new_zeros(1, rows.shape[1])])
 
-    def filled(self, rows: Tensor) -> Tensor:
-        """Values for the halo, from the rows ``(M, C)`` of the active places."""
-        return F.embedding_bag(self.sources, rows, per_sample_weights=self.weight.to(rows.dtype), mode="sum")
+    def filled(self, rows: Tensor, *, everywhere: bool = False) -> Tensor:
+        """Values for the halo, from the rows of the active places ``(M, C)``, or of all B·h·w places."""
+        sources = self.active[self.sources] if everywhere else self.sources
+        return F.embedding_bag(sources, rows, per_sample_weights=self.weight.to(rows.dtype), mode="sum")
 
 
 def _with_border(places: Tensor, h: int, w: int) -> Tensor:
@@ -269,7 +270,7 @@ def _dense_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours, shape:
         y = y.contiguous(memory_format=torch.channels_last)
         if len(places.halo):
             out = _rows(y)
-            out[places.halo] = places.filled(out[places.active])
+            out[places.halo] = places.filled(out, everywhere=True)
         return y
 
     for block in blocks:
