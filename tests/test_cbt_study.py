@@ -96,6 +96,12 @@ def test_validation_leaves_out_the_ignored_and_counts_match(bench):
     assert study.margin_table(bench)["class"].tolist() == list(scenes.DRAWN)
 
 
+def test_budgets_that_cannot_be_kept_are_left_out(bench):
+    least = bench.validation.cost(torch.full((8,), 0.5))
+    assert study.affordable(bench, [least - 0.1, least + 0.1]) == [least + 0.1]
+    assert study.affordable(bench, [0.01]) == [(least + max(1.0, least)) / 2]
+
+
 def test_a_share_of_each_image_stays_active(bench):
     x = bench.data.test.tensors[0][:2]
     plan = study.share_plan(bench, x, 0.25)

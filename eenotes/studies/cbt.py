@@ -207,10 +207,16 @@ def choices(b: Bench, budget: float) -> dict[str, cbt.Choice]:
     }
 
 
+def affordable(b: Bench, budgets: Sequence[float]) -> list[float]:
+    """The budgets that thresholds of one half and more can keep on validation; if none, one halfway between the least cost and 1."""
+    least = b.validation.cost(torch.full((b.num_classes,), cbt.LEAST))
+    return [budget for budget in budgets if budget >= least] or [(least + max(1.0, least)) / 2]
+
+
 def at_budgets(b: Bench, budgets: Sequence[float]) -> dict[str, list[dict]]:
     """Method → what its choice for each budget gives on test (`Score.plain`, ``budget``, and ``val_miou`` of the choice)."""
     found: dict[str, list[dict]] = {name: [] for name in BUDGET_METHODS}
-    for budget in budgets:
+    for budget in affordable(b, budgets):
         for name, choice in choices(b, budget).items():
             found[name].append({"budget": budget, "val_miou": choice.score, **evaluate(b, choice.rule).plain})
     return found
