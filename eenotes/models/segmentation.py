@@ -1,0 +1,421 @@
+r"""A convolutional segmentation network with exits that really skips finished pixels, in the manner of ADP-C (Liu et al., 2022).
+
+All exits look at one resolution, a quarter of the image's; one position there is called a **place**.  What "finished" means:
+
+1. A place is finished at the first exit where the rule lets it go, and from then on: its logits stay those of that exit.
+2. No convolution after that exit computes it.
+3. A place still **active** reads its 3 × 3 neighbourhood as always.  Where a neighbour is finished it finds a filled-in value: the average
+   of the active places around that neighbour (3 × 3), with weights exp(-κ² d²) for distance d.  Only the **halo**, the finished places next
+   to an active one, is ever read, so only the halo is filled.  The first convolution of a stage reads what the stage before has left: the
+   values that places had when they finished there are real.
+
+`dense_then_mask` is this definition in its plainest form: compute everything, then throw away.  `SegmentationNetwork.segment` gives the
+same logits without the work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eenotes.network import EarlyExitNetwork
+from eenotes.rules import Rule
+
+_AT_ONCE = 2048  # active places whose neighbourhoods are gathered in one go: 4.7 MB at 64 channels, a second-level cache
+_OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What became of a batch of images.
+
+    Args:
+        logits: one map ``(B, K, h, w)`` per exit: what is known after it, finished places with the logits of their own exit.
+        exit_index: ``(B, h, w)`` where each place finished, from 0.
+        macs: ``(J,)`` float64, MACs per image that are needed up to each exit, fillings and exit tests included.
+        spent: MACs per image that were really computed up to the last exit; more than needed where the dense path was faster.
+    """
+
+    logits: list[Tensor]
+    exit_index: Tensor
+    macs: Tensor
+    spent: float
+
+    def labels(self, size: tuple[int, int], *, exit_index: int = -1) -> Tensor:
+        """The class of every pixel ``(B, H, W)`` after an exit (the last by default): the logits, resized, and their argmax."""
+        return resize(self.logits[exit_index], size).argmax(1)
+
+
+def resize(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits ``(B, K, h, w)`` at another resolution, bilinearly."""
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class ConvNorm(nn.Module):
+    """A 3 × 3 convolution and batch normalisation; in evaluation mode the two are one convolution."""
+
+    def __init__(self, channels_in: int, channels: int, *, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.bn(self.conv(x))
+        weight, bias = self.folded()
+        return F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight ``(C, C_in, 3, 3)`` and bias ``(C,)`` of convolution and normalisation together."""
+        scale = self.bn.weight * (self.bn.running_var + self.bn.eps).rsqrt()
+        return self.conv.weight * scale[:, None, None, None], self.bn.bias - self.bn.running_mean * scale
+
+
+class Block(nn.Module):
+    """Two convolutions of equal width and a shortcut."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1, self.conv2 = ConvNorm(channels, channels), ConvNorm(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(torch.relu(self.conv1(x))) + x)
+
+
+class Stem(nn.Module):
+    """From the image to a quarter of its resolution; channels last, which is also the layout that the sparse path gathers from."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1, self.conv2 = ConvNorm(3, channels // 2, stride=2), ConvNorm(channels // 2, channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return torch.relu(self.conv2(torch.relu(self.conv1(x))))
+
+
+class SegmentationNetwork(EarlyExitNetwork):
+    """Images ``(B, 3, H, W)`` → for each exit logits ``(B, K, h, w)`` at a quarter of the resolution (rounded up).
+
+    Args:
+        num_classes: K.
+        channels: width of every stage, an even number.
+        blocks: residual blocks in each stage; as many exits as numbers.
+        sharpness: κ of the filling, per place of distance.
+
+    ``crossover`` is the share of active places above which ``segment`` computes a stage densely; it depends on the machine, and the
+    chapter measures it.
+
+    Raises:
+        ValueError: fewer than two stages, an empty stage, or an odd width.
+    """
+
+    def __init__(self, num_classes: int, *, channels: int = 64, blocks: Sequence[int] = (2, 2, 2, 2), sharpness: float = 1.0):
+        if len(blocks) < 2 or min(blocks) < 1 or channels % 2 or channels < 2:
+            raise ValueError(f"need an even width and at least two stages of at least one block, got {channels}, {tuple(blocks)}")
+        stages = [nn.Sequential(*(Block(channels) for _ in range(count))) for count in blocks]
+        heads = [nn.Conv2d(channels, num_classes, 1) for _ in blocks]
+        super().__init__([nn.Sequential(Stem(channels), stages[0]), *stages[1:-1], nn.Sequential(stages[-1], heads[-1])], heads[:-1])
+        self.num_classes, self.sharpness, self.crossover = num_classes, sharpness, 0.7
+        self.to(memory_format=torch.channels_last)
+
+    def parts(self, j: int) -> tuple[nn.Sequential, nn.Conv2d]:
+        """The residual blocks of stage j and the head after them."""
+        if j == 0:
+            return self.stages[0][1], self.exits[0]
+        return (self.stages[j][0], self.stages[j][1]) if j == self.num_exits - 1 else (self.stages[j], self.exits[j])
+
+    @torch.inference_mode()
+    def segment(
+        self,
+        x: Tensor,
+        rule: Rule | None,
+        *,
+        exit_index: Tensor | None = None,
+        mode: Literal["auto", "sparse", "dense"] = "auto",
+    ) -> Segmentation:
+        """Segment a batch; a place that is finished is not computed any more.
+
+        Args:
+            x: ``(B, 3, H, W)``.
+            rule: from `eenotes.rules`; its samples are the active places of all images, one logit vector ``(K,)`` each.
+            exit_index: ``(B, h, w)``: instead of a rule, where each place shall finish.
+            mode: how stages with finished places are computed: ``"sparse"``, at active places only; ``"dense"``, everywhere;
+                ``"auto"``, dense above `crossover`.  The logits are the same.
+
+        Raises:
+            ValueError: a network in training mode, no image, a rule that does not fit, NaN logits, or an unknown mode.
+        """
+        if mode not in ("auto", "sparse", "dense"):
+            raise ValueError(f"mode={mode!r} must be 'auto', 'sparse' or 'dense'")
+        run = Run(self, x, rule, exit_index)
+        features = self.stages[0](x)
+        B, C, h, w = features.shape
+        run.begin(B, h, w)
+        run.spend(stem_macs(self, x) + run.places * weights(self.parts(0)[0]), needed=True)
+        rows, layout = _rows(features), None
+        for j in range(self.num_exits):
+            head = self.parts(j)[1]
+            held = rows[: len(run.active)] if layout else rows[run.active]
+            run.test(j, F.linear(held, head.weight.flatten(1), head.bias))
+            if run.finished:
+                break
+            places, blocks = Neighbours(run.active, (B, h, w), self.sharpness), self.parts(j + 1)[0]
+            share = len(run.active) / (B * run.places)
+            run.fill(places, blocks, C)
+            run.spend(share * run.places * weights(blocks), needed=True)
+            if layout is None and (mode == "dense" or (mode == "auto" and share > self.crossover)):
+                run.spend((1 - share) * run.places * weights(blocks), needed=False)
+                rows = _dense_stage(blocks, rows, places, (B, h, w))
+            else:
+                rows = places.gather(rows, layout)
+                rows, layout = _sparse_stage(blocks, rows, places), places
+        return run.result()
+
+
+def _rows(features: Tensor) -> Tensor:
+    """``(B, C, h, w)``, channels last → ``(B·h·w, C)``, one row per place, without a copy."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+class Neighbours:
+    """Who is next to whom among the active places, worked out once per stage and shared by all its convolutions.
+
+    The rows of a stage's features are: the M active places, the halo, and one row of zeros for everything outside the image.
+
+    Args:
+        active: ``(M,)`` numbers of the active places among all B·h·w, in order.
+        shape: (B, h, w).
+        sharpness: κ of the filling.
+    """
+
+    def __init__(self, active: Tensor, shape: tuple[int, int, int], sharpness: float):
+        B, h, w = shape
+        self.active = active
+        mask = torch.zeros(B * h * w, dtype=torch.bool, device=active.device)
+        mask[active] = True
+        near = F.max_pool2d(mask.view(B, 1, h, w).to(torch.float32), 3, 1, 1).view(-1) > 0
+        self.halo = (near & ~mask).nonzero().squeeze(1)
+        self.M, self.zero = len(active), len(active) + len(self.halo)
+        # A grid with a border, so that a neighbour is a fixed step away: which row holds each position.
+        self.positions = _with_border(torch.cat([active, self.halo]), h, w)
+        self.row = torch.full((B * (h + 2) * (w + 2),), self.zero, dtype=torch.int64, device=active.device)
+        self.row[self.positions] = torch.arange(self.zero, device=active.device)
+        steps = torch.tensor([dy * (w + 2) + dx for dy, dx in _OFFSETS], device=active.device)
+        self.neighbours = self.row[self.positions[: self.M, None] + steps]
+        around = self.row[self.positions[self.M :, None] + steps]
+        known = around < self.M
+        distance = torch.tensor([dy * dy + dx * dx for dy, dx in _OFFSETS], dtype=torch.float32, device=active.device)
+        weight = torch.where(known, torch.exp(-(sharpness**2) * distance), 0.0)
+        self.sources, self.weight = torch.where(known, around, 0), weight / weight.sum(1, keepdim=True)
+
+    def gather(self, rows: Tensor, before: "Neighbours | None") -> Tensor:
+        """The rows of this stage from those of the stage before, or from all places where that was dense."""
+        at = torch.cat([self.active, self.halo]) if before is None else before.row[self.positions]
+        return torch.cat([rows[at], rows.new_zeros(1, rows.shape[1])])
+
+    def filled(self, rows: Tensor, *, everywhere: bool = False) -> Tensor:
+        """Values for the halo, from the rows of the active places ``(M, C)``, or of all B·h·w places."""
+        sources = self.active[self.sources] if everywhere else self.sources
+        return F.embedding_bag(sources, rows, per_sample_weights=self.weight.to(rows.dtype), mode="sum")
+
+
+def _with_border(places: Tensor, h: int, w: int) -> Tensor:
+    image, rest = places // (h * w), places % (h * w)
+    return (image * (h + 2) + rest // w + 1) * (w + 2) + rest % w + 1
+
+
+def _sparse_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours) -> Tensor:
+    """A stage at the active places only: gather each neighbourhood, one matrix product, fill the halo."""
+    M = places.M
+    for block in blocks:
+        hidden = _sparse_conv(block.conv1, rows, places)
+        _finish(hidden, places)
+        out = _sparse_conv(block.conv2, hidden, places)
+        out[:M] += rows[:M]
+        _finish(out, places)
+        rows = out
+    return rows
+
+
+def _sparse_conv(conv: ConvNorm, rows: Tensor, places: Neighbours) -> Tensor:
+    """Convolve at the active places; ``(M + halo + 1, C)`` with the first M rows written."""
+    weight, bias = conv.folded()
+    matrix = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
+    out = rows.new_empty(len(rows), weight.shape[0])
+    for start in range(0, places.M, _AT_ONCE):
+        index = places.neighbours[start : start + _AT_ONCE]
+        patches = rows.index_select(0, index.reshape(-1)).view(len(index), -1)
+        torch.addmm(bias, patches, matrix, out=out[start : start + len(index)])
+    return out
+
+
+def _finish(out: Tensor, places: Neighbours) -> None:
+    """ReLU at the active places, then the halo and the row of zeros."""
+    out[: places.M].relu_()
+    if places.zero > places.M:
+        out[places.M : places.zero] = places.filled(out[: places.M])
+    out[places.zero] = 0
+
+
+def _dense_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours, shape: tuple[int, int, int]) -> Tensor:
+    """A stage everywhere; only the halo is then overwritten, since no active place ever reads what lies further away."""
+    B, h, w = shape
+    x = rows.view(B, h, w, -1).permute(0, 3, 1, 2)
+
+    def filled(y: Tensor) -> Tensor:
+        y = y.contiguous(memory_format=torch.channels_last)
+        if len(places.halo):
+            out = _rows(y)
+            out[places.halo] = places.filled(out, everywhere=True)
+        return y
+
+    for block in blocks:
+        hidden = filled(torch.relu(block.conv1(x)))
+        x = filled(torch.relu(block.conv2(hidden) + x))
+    return _rows(x)
+
+
+# --------------------------------------------------------------------------------------------------------- bookkeeping
+
+
+class Run:
+    """One batch on its way through the exits of either segmentation network: who is active, what is known, what it has cost."""
+
+    def __init__(self, net: EarlyExitNetwork, x: Tensor, rule: Rule | None, exit_index: Tensor | None):
+        if any(module.training for module in net.modules()):
+            raise ValueError("the network is in training mode: call net.eval() before segment")
+        if len(x) == 0:
+            raise ValueError("the batch is empty: there is nothing to segment")
+        if (rule is None) == (exit_index is None):
+            raise ValueError("give either a rule or an exit_index, which says where each place finishes")
+        if rule is not None:
+            rule.check(net.num_exits)
+        self.net, self.rule, self.plan, self.state = net, rule, exit_index, None
+
+    def begin(self, B: int, h: int, w: int) -> None:
+        if self.plan is not None and self.plan.shape != (B, h, w):
+            raise ValueError(f"exit_index must be {(B, h, w)}, one number per place, got {tuple(self.plan.shape)}")
+        self.B, self.h, self.w, self.places = B, h, w, h * w
+        device = next(self.net.parameters()).device
+        self.active = torch.arange(B * h * w, device=device)
+        self.known, self.logits, self.finished = None, [], False
+        self.exit_index = torch.zeros(B * h * w, dtype=torch.int64, device=device)
+        self.needed, self.wasted, self.macs = 0.0, 0.0, []
+        self.left = None  # (M,) bool: who left at the last exit, among those asked there
+
+    def spend(self, macs: float, *, needed: bool) -> None:
+        """Add MACs per image."""
+        if needed:
+            self.needed += macs
+        else:
+            self.wasted += macs
+
+    def fill(self, places: Neighbours, blocks: nn.Sequential, channels: int) -> None:
+        """The filling: nine products for every channel of every halo place, after every convolution."""
+        self.spend(2 * len(blocks) * 9 * channels * len(places.halo) / self.B, needed=True)
+
+    def test(self, j: int, logits: Tensor) -> None:
+        """Take in the logits ``(M, K)`` of the active places at exit j, and let go whom the rule lets go."""
+        self.spend(len(self.active) / self.B * weights(self.net.parts(j)[1]), needed=True)
+        if self.known is None:
+            self.known = logits.new_empty(self.B * self.places, logits.shape[1])
+        self.known[self.active] = logits.to(self.known.dtype)
+        leave = self._leave(j, logits)
+        self.exit_index[self.active] = j
+        self._note()
+        if j == self.net.num_exits - 1 or bool(leave.all()):
+            self.finished = True
+            return
+        stay = (~leave).nonzero().squeeze(1)
+        self.left, self.active = leave, self.active[stay]
+        self.state = None if self.state is None else self.state[stay]
+
+    def _leave(self, j: int, logits: Tensor) -> Tensor:
+        if self.plan is not None:
+            return self.plan.flatten().to(logits.device)[self.active] <= j
+        decision = self.rule(j, logits, self.state)
+        if decision.confidence.isnan().any():
+            raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
+        self.state = decision.state
+        return decision.leave
+
+    def _note(self) -> None:
+        self.logits.append(self.known.view(self.B, self.h, self.w, -1).permute(0, 3, 1, 2).clone())
+        self.macs.append(self.needed)
+
+    def result(self) -> Segmentation:
+        while len(self.logits) < self.net.num_exits:  # everybody left early: later exits know nothing more and cost nothing more
+            self._note()
+        exit_index = self.exit_index.view(self.B, self.h, self.w)
+        return Segmentation(self.logits, exit_index, torch.tensor(self.macs, dtype=torch.float64), self.needed + self.wasted)
+
+
+def weights(module: nn.Module) -> int:
+    """MACs per place of the convolutions and linear layers in a module: one for each of their weights."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear)))
+
+
+def stem_macs(net: SegmentationNetwork, x: Tensor) -> int:
+    """MACs per image of the two convolutions that bring an image ``(B, 3, H, W)`` to a quarter of its resolution."""
+    total, (height, width) = 0, x.shape[2:]
+    for conv in (net.stages[0][0].conv1, net.stages[0][0].conv2):
+        height, width = -(-height // 2), -(-width // 2)
+        total += height * width * weights(conv)
+    return total
+
+
+# ----------------------------------------------------------------------------------------------------------- reference
+
+
+@torch.inference_mode()
+def dense_then_mask(net: SegmentationNetwork, x: Tensor, rule: Rule | None, *, exit_index: Tensor | None = None) -> Segmentation:
+    """The definition, plainly: every convolution everywhere, then every finished place overwritten by the filling.
+
+    Slower than the plain network; it is what `SegmentationNetwork.segment` is compared with.
+    """
+    run = Run(net, x, rule, exit_index)
+    features = net.stages[0](x)
+    B, C, h, w = features.shape
+    run.begin(B, h, w)
+    distance = torch.tensor([dy * dy + dx * dx for dy, dx in _OFFSETS], dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-(net.sharpness**2) * distance).view(1, 1, 3, 3)
+    for j in range(net.num_exits):
+        run.test(j, _rows(net.parts(j)[1](features))[run.active])
+        if run.finished:
+            break
+        mask = torch.zeros(B * h * w, dtype=x.dtype, device=x.device).index_fill_(0, run.active, 1.0).view(B, 1, h, w)
+        total = F.conv2d(mask, kernel, padding=1)
+
+        def filled(y: Tensor, mask: Tensor = mask, total: Tensor = total) -> Tensor:
+            around = F.conv2d(y * mask, kernel.expand(C, 1, 3, 3), padding=1, groups=C)
+            return torch.where(mask > 0, y, around / total.clamp_min(1e-30))
+
+        for block in net.parts(j + 1)[0]:
+            hidden = filled(torch.relu(block.conv1(features)))
+            features = filled(torch.relu(block.conv2(hidden) + features))
+    return run.result()
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross-entropy averaged over all exits, on images mirrored at random.
+
+    An exit's place answers for all the pixels of its cell, so its target is the share of each class among those that have one.
+    """
+    images, labels = batch
+    mirrored = torch.rand(len(images), device=images.device) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    labels = torch.where(mirrored[:, None, None], labels.flip(-1), labels)
+    logits = model(images)
+    K, size = logits[0].shape[1], logits[0].shape[2:]
+    with torch.no_grad():
+        target = F.adaptive_avg_pool2d(torch.stack([labels == k for k in range(K)], 1).float(), size)
+        total = target.sum().clamp_min(1e-9)
+    losses = [-(z.float().log_softmax(1) * target).sum() / total for z in logits]
+    return torch.stack(losses).mean()

@@ -1,0 +1,578 @@
+"""Chapter 4: one threshold for all classes, or one for each; a convolutional network and a transformer that skip what is finished."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from eenotes import cbt, experiment, training
+from eenotes.costs import Costs, count_macs
+from eenotes.data import scenes, vision
+from eenotes.inference import collect
+from eenotes.models import segmentation
+from eenotes.models.segmentation import SegmentationNetwork, resize
+from eenotes.models.token_vit import TokenViT
+from eenotes.rules import Confidence, Rule
+from eenotes.studies import e2cm as second
+
+CHAPTER, STUDY = "04-cbt", "eenotes.studies.cbt"
+SINGLE = 0.998  # ADP-C's one threshold
+PAIRS = ((0.9, 0.998), (0.8, 0.998), (0.7, 0.998))  # the thesis's [alpha, beta]
+NEAR = 0.005  # half a point of mean IoU
+BUDGET_METHODS = ("one threshold", "one per exit", "CBT", "one per exit and class")
+
+Net = SegmentationNetwork | TokenViT
+
+
+@dataclass
+class Bench:
+    """A data set, a segmentation network trained on it, and what the exits say there."""
+
+    data: scenes.Scenes
+    net: Net
+    s: SimpleNamespace
+    seed: int
+
+    @cached_property
+    def num_classes(self) -> int:
+        return len(self.data.classes)
+
+    @cached_property
+    def sample(self) -> Tensor:
+        return self.data.test[0][0][None].to(experiment.device())
+
+    @cached_property
+    def grid(self) -> tuple[int, int]:
+        """(h, w), the places of one image."""
+        with torch.inference_mode():
+            return tuple(self.net(self.sample)[0].shape[2:])
+
+    @cached_property
+    def costs(self) -> Costs:
+        return count_macs(self.net, self.sample)
+
+    @cached_property
+    def statistics(self) -> cbt.Statistics:
+        """Over all training images, streamed; a place counts for the pixel in its middle."""
+        return cbt.statistics(
+            self.answers(self.data.train), num_classes=self.num_classes, ignore_index=scenes.IGNORE
+        )
+
+    @cached_property
+    def validation(self) -> cbt.Validation:
+        logits, labels = zip(*((torch.stack(z), y) for z, y in self.answers(self.data.val)), strict=True)
+        logits, labels = torch.cat(logits, 1).movedim(2, -1).flatten(1, -2), torch.cat(labels).flatten().long()
+        keep = labels != scenes.IGNORE
+        return cbt.Validation(logits[:, keep], labels[keep], self.costs)
+
+    @torch.inference_mode()
+    def answers(self, split) -> Iterable[tuple[list[Tensor], Tensor]]:
+        """The logits of all exits with nothing left out, and the labels at the places, batch by batch."""
+        for x, y in scenes.batches(split, size=8):
+            logits = self.net(x.to(experiment.device()))
+            yield logits, scenes.at_places(y.to(experiment.device()), logits[0].shape[2:])
+
+
+def data_of(s: SimpleNamespace) -> scenes.Scenes:
+    return scenes.load(s.data, train=s.train, val=s.val, test=s.test)
+
+
+def conv_bench(data: scenes.Scenes, s: SimpleNamespace, *, seed: int = 0) -> Bench:
+    """The convolutional network, trained or taken from the cache."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = SegmentationNetwork(len(data.classes), channels=s.conv.channels, blocks=s.conv.blocks)
+    return _trained(net, "segmentation", data, s, s.conv, seed)
+
+
+def vit_bench(data: scenes.Scenes, s: SimpleNamespace, *, seed: int = 0) -> Bench:
+    """The transformer, trained or taken from the cache."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = TokenViT(len(data.classes), size=data.size, channels=s.vit.channels, layers=s.vit.layers, heads=s.vit.heads)
+    return _trained(net, "token-vit", data, s, s.vit, seed)
+
+
+def _trained(net: Net, name: str, data: scenes.Scenes, s: SimpleNamespace, recipe: SimpleNamespace, seed: int) -> Bench:
+    code = experiment.code_hash(["eenotes.models.segmentation", "eenotes.models.token_vit", "eenotes.data.scenes"])
+    training.fit(
+        net,
+        data.train,
+        loss=segmentation.exits_loss,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        optimizer=partial(training.adamw, lr=recipe.learning_rate),
+        seed=seed,
+        checkpoint=experiment.cached(name, seed=seed, data=data.name, counts=data.counts, recipe=recipe, models=code),
+        title=f"{data.name}: {name}",
+    )
+    return Bench(data, net, s, seed)
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluation
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a rule gives on a split.
+
+    Args:
+        miou: data-set-level mean IoU of the pixels, one number per exit looked at (the last only, or all).
+        cost: MACs really needed up to those exits, relative to the backbone without exits.
+        iou: per class, at the last exit; ``None`` for a class that does not occur.
+        recall: per class, the share of its pixels that are right; ``None`` likewise.
+        left: the share of places that finish at each exit.
+    """
+
+    miou: list[float]
+    cost: list[float]
+    iou: list[float | None]
+    recall: list[float | None]
+    left: list[float]
+
+    @property
+    def plain(self) -> dict:
+        return {"miou": self.miou[-1], "cost": self.cost[-1], "iou": self.iou, "recall": self.recall, "left": self.left}
+
+
+def evaluate(b: Bench, rule: Rule, *, split: str = "test", every_exit: bool = False) -> Score:
+    """Segment a split with really skipping inference and score it at full resolution."""
+    exits = range(b.net.num_exits) if every_exit else [b.net.num_exits - 1]
+    device = experiment.device()
+    metrics = [
+        MulticlassJaccardIndex(b.num_classes, ignore_index=scenes.IGNORE, validate_args=False).to(device) for _ in exits
+    ]
+    macs, left, count = 0.0, torch.zeros(b.net.num_exits, dtype=torch.float64), 0
+    for x, y in scenes.batches(getattr(b.data, split), size=4):
+        out = b.net.segment(x.to(device), rule)
+        for metric, j in zip(metrics, exits, strict=True):
+            metric.update(out.labels(y.shape[1:], exit_index=j), y.to(device).long())
+        macs, count = macs + out.macs * len(x), count + len(x)
+        left += torch.bincount(out.exit_index.flatten(), minlength=b.net.num_exits).cpu()
+    confusion = metrics[-1].confmat.double().cpu()
+    hit, truth = confusion.diag(), confusion.sum(1)
+    cost = macs / count / b.costs.backbone
+    return Score(
+        miou=[metric.compute().item() for metric in metrics],
+        cost=[cost[j].item() for j in exits],
+        iou=[_number(v) for v in (hit / (truth + confusion.sum(0) - hit)).tolist()],
+        recall=[_number(v) for v in (hit / truth).tolist()],
+        left=(left / left.sum()).tolist(),
+    )
+
+
+def named_rules(b: Bench) -> dict[str, Rule]:
+    """The rules of the paper: one threshold, CBT with several [alpha, beta], CBT without sharing."""
+    rules: dict[str, Rule] = {f"single {SINGLE}": Confidence(SINGLE)}
+    for alpha, beta in PAIRS:
+        rules[f"CBT [{alpha}, {beta}]"] = b.statistics.rule(alpha=alpha, beta=beta)
+    alpha, beta = PAIRS[0]
+    return rules | {f"CBT-ns [{alpha}, {beta}]": b.statistics.rule(alpha=alpha, beta=beta, shared=False)}
+
+
+def anytime(b: Bench) -> dict[str, Score]:
+    """The paper's comparison: every named rule, at every exit."""
+    return {name: evaluate(b, rule, every_exit=True) for name, rule in named_rules(b).items()}
+
+
+def anytime_table(scores: dict[str, Score]) -> pd.DataFrame:
+    """One row per rule: mean IoU (points) at the relative cost, for every exit."""
+    rows = {
+        name: {f"exit {j + 1}": f"{100 * m:.2f} @ {c:.3f}" for j, (m, c) in enumerate(zip(score.miou, score.cost, strict=True))}
+        for name, score in scores.items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def singles(b: Bench, thresholds: Sequence[float]) -> pd.DataFrame:
+    """One threshold for everything, several values: ``threshold``, ``cost``, ``miou`` on test."""
+    scores = [evaluate(b, Confidence(t)) for t in thresholds]
+    return pd.DataFrame({"threshold": list(thresholds), "cost": [s.cost[-1] for s in scores], "miou": [s.miou[-1] for s in scores]})
+
+
+def choices(b: Bench, budget: float) -> dict[str, cbt.Choice]:
+    """Four ways to spend a budget, each chosen on the validation images."""
+    v = b.validation
+    return {
+        "one threshold": cbt.single_for_budget(v, budget=budget),
+        "one per exit": cbt.priced_for_budget(v, budget=budget, per_class=False),
+        "CBT": cbt.for_budget(b.statistics, v, budget=budget),
+        "one per exit and class": cbt.priced_for_budget(v, budget=budget),
+    }
+
+
+def affordable(b: Bench, budgets: Sequence[float]) -> list[float]:
+    """The budgets that thresholds of one half and more can keep on validation; if none, one halfway between the least cost and 1."""
+    least = b.validation.cost(torch.full((b.num_classes,), cbt.LEAST))
+    return [budget for budget in budgets if budget >= least] or [(least + max(1.0, least)) / 2]
+
+
+def at_budgets(b: Bench, budgets: Sequence[float]) -> dict[str, list[dict]]:
+    """Method → what its choice for each budget gives on test (`Score.plain`, ``budget``, and ``val_miou`` of the choice)."""
+    found: dict[str, list[dict]] = {name: [] for name in BUDGET_METHODS}
+    for budget in affordable(b, budgets):
+        for name, choice in choices(b, budget).items():
+            found[name].append({"budget": budget, "val_miou": choice.score, **evaluate(b, choice.rule).plain})
+    return found
+
+
+def leads(runs: Sequence[dict], method: str, other: str = "one threshold") -> pd.DataFrame:
+    """Mean IoU of a method minus that of another at the **same cost**, ``mean`` and ``spread`` over runs, per budget.
+
+    The two rarely cost exactly the same on test; the other's curve is interpolated linearly at the method's cost.
+    """
+    rows = []
+    for run in runs:
+        curve = pd.DataFrame(run["budgets"][other])[["cost", "miou"]]
+        if other == "one threshold":  # every single threshold that was tried is a point of this curve
+            curve = pd.concat([curve, pd.DataFrame(run["singles"])[["cost", "miou"]]])
+        curve = curve.sort_values("cost", ignore_index=True)
+        for row in run["budgets"][method]:
+            rows.append({"budget": row["budget"], "lead": row["miou"] - _interpolate(curve, row["cost"])})
+    grouped = pd.DataFrame(rows).groupby("budget").lead
+    return pd.DataFrame({"mean": grouped.mean(), "spread": grouped.std()}).reset_index()
+
+
+def _interpolate(curve: pd.DataFrame, cost: float) -> float:
+    """Mean IoU of a curve at a cost: linear between its points, and along the nearest pair beyond them."""
+    costs, values = curve.cost.tolist(), curve.miou.tolist()
+    if len(costs) == 1:
+        return values[0]
+    i = min(max(sum(c <= cost for c in costs), 1), len(costs) - 1)
+    span = costs[i] - costs[i - 1]
+    return values[i] if span < 1e-9 else values[i - 1] + (values[i] - values[i - 1]) * (cost - costs[i - 1]) / span
+
+
+def verdict(runs: Sequence[dict], *, methods: Sequence[str] = BUDGET_METHODS[1:]) -> str:
+    """A sentence per method: by how much it is ahead of one threshold at the same cost, averaged over budgets and runs."""
+    parts = []
+    for method in methods:
+        table = leads(runs, method)
+        ahead = f"ahead at {int((table['mean'] > 0).sum())} of {len(table)} budgets"
+        parts.append(f"{method}: {100 * table['mean'].mean():+.2f} points, {ahead}")
+    return "Against one threshold at the same cost: " + "; ".join(parts) + "."
+
+
+# --------------------------------------------------------------------------------------------------------------- clock
+
+
+def share_plan(b: Bench, x: Tensor, share: float) -> Tensor:
+    """The surest places of each image finish at the first exit, so that ``share`` of them stay active to the end: ``(B, h, w)``."""
+    with torch.inference_mode():
+        sure = b.net(x)[0].softmax(1).amax(1)
+    count = round(share * sure[0].numel())
+    active = sure.flatten(1).argsort(1)[:, :count]
+    plan = torch.zeros_like(sure, dtype=torch.int64).flatten(1)
+    return plan.scatter_(1, active, b.net.num_exits - 1).view_as(sure)
+
+
+def crossover(b: Bench, shares: Sequence[float], *, batch: int, repeats: int = 5) -> pd.DataFrame:
+    """Time with a share of the places active behind the first exit, relative to the plain backbone: ``sparse`` and ``dense``.
+
+    ``MACs`` is what the sparse way needs, relative to the backbone.
+    """
+    x = _batch(b, batch)
+    rows = []
+    for share in shares:
+        plan = share_plan(b, x, share)
+        ways = {"sparse": partial(b.net.segment, x, None, exit_index=plan, mode="sparse")}
+        ways["dense"] = partial(b.net.segment, x, None, exit_index=plan, mode="dense")
+        times = race({"backbone": partial(backbone, b.net, x), **ways}, repeats=repeats)
+        macs = b.net.segment(x, None, exit_index=plan, mode="sparse").macs[-1].item() / b.costs.backbone
+        rows.append({"share": share, "MACs": macs, **{way: times[way] / times["backbone"] for way in ways}})
+    return pd.DataFrame(rows)
+
+
+def crossing(table: pd.DataFrame) -> float:
+    """The share of active places at which sparse and dense take equally long, between the measured ones (0 or 1 beyond them)."""
+    gain = (table["dense"] - table["sparse"]).tolist()  # table.sparse would be pandas' own
+    for i in range(len(gain) - 1, -1, -1):
+        if gain[i] > 0:
+            if i + 1 == len(gain):
+                return 1.0
+            low, high = table.share[i], table.share[i + 1]
+            return float(low + (high - low) * gain[i] / (gain[i] - gain[i + 1]))
+    return 0.0
+
+
+def speed(b: Bench, rule: Rule, *, batch: int, repeats: int = 5) -> dict[str, float]:
+    """Plain backbone against masked inference on the same test images: ``speed_up`` in time, and ``macs`` saved as the same ratio."""
+    x = _batch(b, batch)
+    times = race({"backbone": partial(backbone, b.net, x), "masked": partial(b.net.segment, x, rule)}, repeats=repeats)
+    macs = b.net.segment(x, rule).macs[-1].item()
+    return {"speed_up": times["backbone"] / times["masked"], "macs": b.costs.backbone / macs, "batch": batch}
+
+
+@torch.inference_mode()
+def backbone(net: Net, x: Tensor) -> Tensor:
+    """The network without its early exits."""
+    for stage in net.stages:
+        x = stage(x)
+    return x
+
+
+def race(ways: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
+    """Median seconds of several computations, taken in turns so that a busy machine slows all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            _synchronise()
+            start = time.perf_counter()
+            way()
+            _synchronise()
+            if turn:  # the first is for warming up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
+
+
+def _batch(b: Bench, count: int) -> Tensor:
+    rows = torch.linspace(0, len(b.data.test) - 1, count).long().tolist()  # from all over the split
+    return torch.stack([b.data.test[i][0] for i in rows]).to(experiment.device())
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+# ------------------------------------------------------------------------------------------------- pictures and tables
+
+
+def margin_table(b: Bench) -> pd.DataFrame:
+    """One row per class: share of the training pixels, margins, thresholds for [.9, .998], and whether it is taken for another."""
+    s = b.statistics
+    alpha, beta = PAIRS[0]
+    return pd.DataFrame(
+        {
+            "class": b.data.classes,
+            "share": (s.counts / s.counts.sum()).tolist(),
+            "margin": s.margins().tolist(),
+            "own margin": s.margins(margin="own").tolist(),
+            "threshold": s.thresholds(alpha=alpha, beta=beta).tolist(),
+            "own threshold": s.thresholds(alpha=alpha, beta=beta, margin="own").tolist(),
+            "taken for": [b.data.classes[int(k)] for k in s.shared.argmax(1)],
+            "confused": [k in s.confused for k in range(b.num_classes)],
+        }
+    )
+
+
+def richest(b: Bench) -> int:
+    """The test image with the most classes, the first of several: something to look at."""
+    kinds = [len(y.unique()) for _, y in (b.data.test[i] for i in range(min(len(b.data.test), 60)))]
+    return kinds.index(max(kinds))
+
+
+def on_one_image(b: Bench, index: int, rules: dict[str, Rule]) -> dict[str, list[tuple]]:
+    """A test image under several rules: for each exit the map known after it and where it was asked, as `plots.exit_maps` wants them."""
+    x, y = b.data.test[index]
+    found = {}
+    for name, rule in rules.items():
+        out = b.net.segment(x[None].to(experiment.device()), rule)
+        maps = [out.labels(y.shape, exit_index=j)[0].cpu().numpy() for j in range(b.net.num_exits)]
+        found[name] = [(said, (out.exit_index[0] >= j).cpu().numpy()) for j, said in enumerate(maps)]
+    return found
+
+
+def first_look(b: Bench, index: int) -> dict[str, Tensor]:
+    """A test image: what exit 1 says of it, how sure it is, and where the last exit says something else."""
+    x, y = b.data.test[index]
+    with torch.inference_mode():
+        logits = b.net(x[None].to(experiment.device()))
+    first, last = (resize(z, y.shape)[0].softmax(0).cpu() for z in (logits[0], logits[-1]))
+    return {"first": first.argmax(0), "sure": first.amax(0), "last": last.argmax(0), "differ": first.argmax(0) != last.argmax(0)}
+
+
+def payers(table: pd.DataFrame, rule: str) -> str:
+    """A sentence: which class a rule costs most, and which it helps most."""
+    worst, best = table.loc[table[rule].idxmin()], table.loc[table[rule].idxmax()]
+    gains = f"{best['class']} gains most ({best[rule]:+.1f})" if best[rule] >= 0.05 else "no class gains"
+    return f"{rule}: {worst['class']} pays most ({worst[rule]:+.1f} points of its IoU), {gains}"
+
+
+def with_leads(runs: Sequence[dict]) -> list[dict]:
+    """The runs, the first with the leads of every method over one threshold, as `plots.budget_curves` wants them."""
+    return [{**runs[0], "leads": {method: leads(runs, method) for method in BUDGET_METHODS[1:]}}, *runs[1:]]
+
+
+def pay_table(b: Bench, scores: dict[str, dict], *, reference: str) -> pd.DataFrame:
+    """Per class: its share of pixels and the change of its IoU against a reference rule, one column per rule, in points."""
+    base = scores[reference]["iou"]
+    shares = (b.statistics.counts / b.statistics.counts.sum()).tolist()
+    columns = {
+        name: [float("nan") if None in (a, c) else 100 * (a - c) for a, c in zip(score["iou"], base, strict=True)]
+        for name, score in scores.items()
+        if name != reference
+    }
+    return pd.DataFrame({"class": b.data.classes, "share": shares, **columns}).sort_values("share", ascending=False, ignore_index=True)
+
+
+def classification(*, alpha: float, beta: float, budget: float) -> pd.DataFrame:
+    """CBT for plain classification: chapter 2's network on the digits, with trained exits."""
+    b = second.bench("digits", experiment.settings("02-e2cm", "tiny").digits)
+    net = second.shallow_deep_network(b, epochs=6)
+    costs = count_macs(net, b.data.test.tensors[0][:1].to(experiment.device()))
+
+    def answers(split) -> Iterable[tuple[list[Tensor], Tensor]]:
+        with torch.inference_mode():
+            for x, y in vision.batches(split):
+                yield net(x.to(experiment.device())), y.to(experiment.device())
+
+    found = cbt.statistics(answers(b.data.train), num_classes=len(b.data.classes))
+    val, test = (cbt.Validation(*collect(net, vision.batches(split)), costs) for split in (b.data.val, b.data.test))
+    rules = {
+        f"single {beta}": torch.full((len(b.data.classes),), beta),
+        f"CBT [{alpha}, {beta}]": found.thresholds(alpha=alpha, beta=beta),
+        f"single for cost {budget}": cbt.single_for_budget(val, budget=budget).thresholds,
+        f"CBT for cost {budget}": cbt.for_budget(found, val, budget=budget).thresholds,
+    }
+    rows = []
+    for name, thresholds in rules.items():
+        at = test.exit_index(thresholds)
+        right = (test.called.gather(0, at[None])[0] == test.labels).double().mean().item()
+        rows.append({"rule": name, "relative cost": test.cost(thresholds), "accuracy": right})
+    return pd.DataFrame(rows)
+
+
+# -------------------------------------------------------------------------------------------------- runs and the study
+
+
+def conv_run(b: Bench, budgets: Sequence[float], scores: dict[str, Score], curve: pd.DataFrame) -> dict:
+    """One seed of the convolutional host, as plain numbers; ``scores`` from `anytime`, ``curve`` from `singles`."""
+    return {
+        "seed": b.seed,
+        "counts": b.data.counts,
+        "anytime": {name: {"miou": s.miou, "cost": s.cost, "iou": s.iou, "recall": s.recall, "left": s.left} for name, s in scores.items()},
+        "singles": curve.to_dict("list"),
+        "budgets": at_budgets(b, budgets),
+        "confused": [b.data.classes[k] for k in b.statistics.confused],
+        "rank": _rank_correlation(b.statistics.counts, b.statistics.margins()),
+    }
+
+
+def vit_run(b: Bench) -> dict:
+    """One seed of the transformer, as plain numbers: single and class thresholds in DToP's range."""
+    top = b.s.vit.beta
+    rules = {f"single {top}": Confidence(top)}
+    rules |= {f"CBT [{alpha}, {top}]": b.statistics.rule(alpha=alpha, beta=top) for alpha in b.s.vit.alphas}
+    scores = {name: evaluate(b, rule, every_exit=True) for name, rule in rules.items()}
+    return {
+        "seed": b.seed,
+        "anytime": {name: {"miou": s.miou, "cost": s.cost, "iou": s.iou, "left": s.left} for name, s in scores.items()},
+    }
+
+
+def _rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's."""
+    present = a > 0
+    return float(pd.Series(a[present].tolist()).corr(pd.Series(b[present].tolist()), method="spearman"))
+
+
+def claim_all(record: experiment.Record, conv: Sequence[dict], vit: Sequence[dict], clocks: Sequence[dict]) -> None:
+    """The thesis's claims beside ours; ``clocks`` hold ``conv`` and ``vit``, each from `speed`."""
+    single, named = f"single {SINGLE}", f"CBT [{PAIRS[0][0]}, {PAIRS[0][1]}]"
+    points = [(r["anytime"][single], r["anytime"][named]) for r in conv]
+    saved = [1 - ours["cost"][-1] / one["cost"][-1] for one, ours in points]
+    lost = [100 * (one["miou"][-1] - ours["miou"][-1]) for one, ours in points]
+    record.claim(
+        f"{named} saves at least 23 % of the MACs of the single {SINGLE}; ours: share saved",
+        thesis=".23 for .62 points (Cityscapes, W48, [.99, .998])",
+        ours=_mean(saved), spread=_spread(saved), holds=_mean(saved) >= 0.23, where="named",
+    )  # fmt: skip
+    record.claim(
+        f"... for at most half a point of mean IoU; ours: points lost, {100 * _mean([o['miou'][-1] for _, o in points]):.2f} left",
+        thesis=".97 (ADE20K, W48, [.9, .998])",
+        ours=_mean(lost), spread=_spread(lost), holds=_mean(lost) <= 100 * NEAR, where="named",
+    )  # fmt: skip
+    ns = f"CBT-ns [{PAIRS[0][0]}, {PAIRS[0][1]}]"
+    gap = [100 * (r["anytime"][named]["miou"][-1] - r["anytime"][ns]["miou"][-1]) for r in conv]
+    record.claim(
+        "sharing between exits hardly matters (within half a point): mean IoU of CBT minus CBT-ns, points",
+        thesis="-.02 (ADE20K, W48)", ours=_mean(gap), spread=_spread(gap), holds=abs(_mean(gap)) <= 100 * NEAR, where="named",
+    )  # fmt: skip
+    rank = [r["rank"] for r in conv]
+    record.claim(
+        "frequent classes have the larger margins: rank correlation of margin and share of pixels",
+        thesis="road .90 ... train .998 (figure)", ours=_mean(rank), spread=_spread(rank), holds=_mean(rank) > 0.5, where="margins",
+    )  # fmt: skip
+    for method, what in [("CBT", "CBT"), ("one per exit and class", "class thresholds of equal marginal loss")]:
+        table = leads(conv, method)
+        record.claim(
+            f"{what}: ahead of the best single threshold at the same cost; ours: mean lead over budgets, points",
+            thesis="not asked", ours=float(100 * table["mean"].mean()), spread=_number(100 * table.spread.mean()),
+            holds=_ahead(table), where="budgets",
+        )  # fmt: skip
+    table = leads(conv, "one per exit and class", "one per exit")
+    record.claim(
+        "... and it is the classes that help, not the exits: lead over thresholds of equal marginal loss per exit only, points",
+        thesis="not asked", ours=float(100 * table["mean"].mean()), spread=_number(100 * table.spread.mean()),
+        holds=_ahead(table), where="budgets",
+    )  # fmt: skip
+    for kind, least, text in [("conv", 1.0, "convolutions"), ("vit", 1.3, "tokens")]:
+        ratio, macs = ([clock[kind][key] for clock in clocks] for key in ("speed_up", "macs"))
+        record.claim(
+            f"skipping saves time, {text}: plain backbone's time / masked time, at least {least} (MACs: {_mean(macs):.2f})",
+            thesis="MACs only, nothing skipped", ours=_mean(ratio), spread=_spread(ratio), holds=_mean(ratio) > least, where="clock",
+        )  # fmt: skip
+    names = [name for name in vit[0]["anytime"] if name.startswith("CBT")]
+    first = next(name for name in vit[0]["anytime"] if name.startswith("single"))
+    kept = [1 - r["anytime"][names[-1]]["cost"][-1] / r["anytime"][first]["cost"][-1] for r in vit]
+    drop = [100 * (r["anytime"][first]["miou"][-1] - r["anytime"][names[-1]]["miou"][-1]) for r in vit]
+    record.claim(
+        f"tokens: {names[-1]} saves MACs of the {first} for at most half a point (lost here: {_mean(drop):.2f}); ours: share saved",
+        thesis=".033 for .17 points (ViT-B, ADE20K, [.85, .9])", ours=_mean(kept), spread=_spread(kept),
+        holds=_mean(kept) > 0 and _mean(drop) <= 100 * NEAR, where="tokens",
+    )  # fmt: skip
+
+
+def _ahead(table: pd.DataFrame) -> bool | None:
+    """Whether a lead is more than the seeds' spread, or with one seed more than half a point; between that and 0 it is undecided."""
+    lead, spread = table["mean"].mean(), table.spread.mean()
+    return True if lead > (NEAR if pd.isna(spread) else spread) else False if lead <= 0 else None
+
+
+def study() -> Path:
+    """Both hosts with many seeds; every run is kept as it finishes."""
+    s = experiment.settings(CHAPTER, "study")
+    facts = {"recipe": s}
+    conv = [experiment.resumable(f"cbt-conv-{i}", partial(_conv_step, s, i), study=STUDY, seed=i, **facts) for i in range(s.seeds)]
+    vit = [experiment.resumable(f"cbt-vit-{i}", partial(_vit_step, s, i), study=STUDY, seed=i, **facts) for i in range(s.seeds)]
+    clocks = [{"conv": a["clock"], "vit": b["clock"]} for a, b in zip(conv, vit, strict=True)]
+    record = experiment.Record(CHAPTER, study=STUDY, at="study", data={s.data: conv[0]["counts"]}, seeds=list(range(s.seeds)))
+    record.numbers = {"conv": conv, "vit": vit}
+    claim_all(record, conv, vit, clocks)
+    return record.save()
+
+
+def _conv_step(s: SimpleNamespace, seed: int) -> dict:
+    b = conv_bench(data_of(s), s, seed=seed)
+    table = crossover(b, s.shares, batch=s.timing_batch)
+    b.net.crossover = crossing(table)
+    clock = speed(b, named_rules(b)[f"CBT [{PAIRS[0][0]}, {PAIRS[0][1]}]"], batch=s.timing_batch)
+    run = conv_run(b, s.budgets, anytime(b), singles(b, s.thresholds))
+    return run | {"clock": clock, "crossover": b.net.crossover, "shares": table.to_dict("list")}
+
+
+def _vit_step(s: SimpleNamespace, seed: int) -> dict:
+    b = vit_bench(data_of(s), s, seed=seed)
+    clock = speed(b, b.statistics.rule(alpha=s.vit.alphas[-1], beta=s.vit.beta), batch=s.timing_batch)
+    return vit_run(b) | {"clock": clock}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values))
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return _number(pd.Series(values).std())
+
+
+def _number(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
