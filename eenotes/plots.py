@@ -594,458 +594,6 @@ def sparse_matmul(table: pd.DataFrame) -> Axes:
     return ax
 
 
-# ------------------------------------------------------------------------------------------------------------- chapter 5
-
-PRUNERS = {
-    "no pruning": ("black", "x"),
-    "EEPrune": (RED, "o"),
-    "Random": (GREY, "s"),
-    "EL2N": (BLUE, "^"),
-    "Forgetting": (GREEN, "D"),
-    "SVP": (ORANGE, "v"),
-    "Complexity gap": (PURPLE, "P"),
-    "EEPrune-Before": (SKY, "<"),
-    "EEPrune-After": ("#8C6D1F", ">"),
-}
-SIDES = {"hard": (RED, "o"), "easy": (BLUE, "^"), "random": (GREY, "s"), "all": ("black", "x")}
-
-
-def ring_panels(points: np.ndarray, labels: np.ndarray, dropped: dict[int, np.ndarray], *, classes: int = 6) -> Figure:
-    """The ring after several epochs: classes in shades of blue and grey, what would be dropped in red.
-
-    Args:
-        points: ``(N, 2)``.
-        labels: ``(N,)``.
-        dropped: epoch → rows.
-        classes: equal sectors; their boundaries are dashed.
-    """
-    figure, axes = plt.subplots(1, len(dropped), figsize=(3.1 * len(dropped), 3.4), sharex=True, sharey=True, squeeze=False)
-    shades = np.array(["#9DB8CF", "#C9C9C9"])[labels % 2]
-    for ax, (epoch, rows) in zip(axes[0], dropped.items(), strict=True):
-        ax.scatter(*points.T, s=5, c=shades, linewidths=0)
-        ax.scatter(*points[rows].T, s=7, c=RED, marker="D", linewidths=0)
-        for angle in np.arange(classes) * 2 * np.pi / classes:
-            ends = np.array([0.9, 2.1])
-            ax.plot(ends * np.cos(angle), ends * np.sin(angle), color="black", linestyle="--", linewidth=0.8)
-        ax.set(title=f"epoch {epoch}: {len(rows)} dropped", aspect="equal", xticks=[], yticks=[])
-        sns.despine(ax=ax, left=True, bottom=True)
-
-
-# ------------------------------------------------------------------------------------------------------------- chapter 6
-
-INITIALISATIONS = {
-    "random": (GREY, "s"),
-    "copy": (RED, "o"),
-    "class mean": (GREEN, "^"),
-    "class mean + random": (ORANGE, "D"),
-    "class mean + copy": (BLUE, "P"),
-    "class mean, scaled": ("#00513A", "v"),
-    "class mean, plug-in N₀": ("#7FBF9F", "<"),
-    "whitened class mean": (PURPLE, "X"),
-    "copy, after the final norm": ("#F2A27E", "."),
-}
-# Pale grounds for text: black on any of them has a contrast above 10 : 1.
-EXIT_GROUNDS = ("#D9F0D3", "#FFF2B3", "#FDD9B5", "#D6E6F4", "#E6DDF0", "#F6D5E5", "#CFECEC", "#EFE3CF")
-
-
-def decision_regions(panels: dict[str, dict], *, names: Sequence[str]) -> Figure:
-    """Received points in the plane over the regions in which a linear detector decides for each message.
-
-    Args:
-        panels: title → ``signals`` (M, 2), ``received`` (N, 2), ``messages`` (N,), ``weight`` (M, 2), ``bias`` (M,), as arrays.
-        names: of the messages.
-    """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 4.2), squeeze=False)
-    reach = 1.05 * max(np.abs(np.asarray(panel["received"])).max() for panel in panels.values())
-    grid = np.linspace(-reach, reach, 300)
-    x, y = np.meshgrid(grid, grid)
-    for ax, (title, panel) in zip(axes[0], panels.items(), strict=True):
-        scores = np.stack([x, y], -1) @ np.asarray(panel["weight"]).T + np.asarray(panel["bias"])
-        count = len(names)
-        colors = plt.matplotlib.colors.ListedColormap(CLASS_COLORS[:count])
-        ax.imshow(scores.argmax(-1), origin="lower", extent=(-reach, reach) * 2, cmap=colors, vmin=-0.5, vmax=count - 0.5, alpha=0.22)
-        for m in range(count):
-            points = np.asarray(panel["received"])[np.asarray(panel["messages"]) == m]
-            ax.plot(*points.T, ".", color=CLASS_COLORS[m], markersize=3, alpha=0.7)
-            signal = np.asarray(panel["signals"])[m]
-            ax.plot(*signal, marker="*", markersize=15, color=CLASS_COLORS[m], markeredgecolor="black", linestyle="none")
-            ax.annotate(names[m], signal, xytext=(8, 8), textcoords="offset points", fontsize=10, weight="bold")
-        ax.set(title=title, xlabel="first coordinate of $r$", ylabel="second coordinate of $r$", xlim=(-reach, reach), ylim=(-reach, reach))
-        ax.grid(False)
-    return figure
-
-
-def early_against_final(early: np.ndarray, final: np.ndarray, dropped: np.ndarray, kept: np.ndarray) -> Axes:
-    """Every training sample by the probability that the early and the final exit give its true class; dropped ones in red.
-
-    Args:
-        early: ``(N,)``.
-        final: ``(N,)``.
-        dropped: rows that the rule drops.
-        kept: rows that it keeps.
-    """
-    _, ax = plt.subplots(figsize=(5.4, 4.2))
-    ax.scatter(early[kept], final[kept], s=9, color=GREY, alpha=0.5, linewidths=0, label=f"kept ({len(kept):,})")
-    ax.scatter(early[dropped], final[dropped], s=11, color=RED, marker="D", alpha=0.6, linewidths=0, label=f"dropped ({len(dropped):,})")
-    limits = (-0.02, 1.02)
-    ax.set(xlabel="probability of the true class at the early exit", ylabel="the same at the final exit", xlim=limits, ylim=limits)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
-
-
-def accuracy_against_samples(tables: dict[str, pd.DataFrame], *, unit: int, title: str = "") -> Figure:
-    """Test accuracy against samples seen, one column per ratio.  Above: training alone; below: scoring included.
-
-    Args:
-        tables: heading of the column → ``method``, ``training``, ``total``, ``accuracy``, ``spread`` (NaN for a single run).
-        unit: samples in the whole training set: the axis counts passes over it.
-        title: of the figure.
-    """
-    figure, axes = plt.subplots(2, len(tables), figsize=(3.9 * len(tables), 6.2), sharey=True, squeeze=False)
-    for column, (heading, table) in enumerate(tables.items()):
-        for row, x in enumerate(("training", "total")):
-            ax = axes[row, column]
-            for method, part in table.groupby("method", sort=False):
-                color, marker = PRUNERS[method]
-                line = "--" if method == "no pruning" else "-"
-                passes = part[x] / unit
-                ax.plot(passes, part.accuracy, color=color, marker=marker, linestyle=line, markersize=4.5, linewidth=1.3, label=method)
-                ax.fill_between(passes, part.accuracy - part.spread, part.accuracy + part.spread, color=color, alpha=0.13, linewidth=0)
-        axes[0, column].set(title=heading, xlabel="passes over the data, training only")
-        axes[1, column].set(xscale="log", xlabel="passes over the data, scoring included")
-        axes[1, column].xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-        axes[1, column].set_xticks([2, 5, 10, 20, 50])
-        axes[1, column].minorticks_off()
-    ends = pd.concat([table[table.training == table.training.max()] for table in tables.values()]).accuracy
-    for ax in axes[:, 0]:
-        # the first steps of a training would squeeze what there is to compare
-        ax.set(ylabel="test accuracy", ylim=(max(0, ends.min() - 0.15), min(1, ends.max() + 0.03)))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    if title:
-        figure.suptitle(title, fontsize=12)
-    return figure
-
-
-def lead_over_random(panels: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy at the end of the budget minus that of random pruning with the same seed, one panel per data set.
-
-    Args:
-        panels: data set → ``method``, ``ratio``, ``lead`` (mean over the runs), ``spread`` (NaN for a single run).
-    """
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels) + 1.6, 3.9), squeeze=False)
-    for ax, (name, table) in zip(axes[0], panels.items(), strict=True):
-        ratios = sorted(table.ratio.unique())
-        methods = [method for method in dict.fromkeys(table.method) if method != "Random"]
-        for i, method in enumerate(methods):
-            part, (color, marker) = table[table.method == method].sort_values("ratio"), PRUNERS[method]
-            x = np.arange(len(part)) + 0.09 * (i - (len(methods) - 1) / 2)
-            ax.errorbar(x, part.lead, yerr=part.spread.fillna(0), color=color, marker=marker, linestyle="none", capsize=2, label=method)
-        ax.axhline(0, color=PRUNERS["Random"][0], linewidth=1.5, label="Random")
-        ax.set_xticks(range(len(ratios)), [f"{ratio:.0%}" for ratio in ratios])
-        ax.set(title=name, xlabel="dropped", ylabel="accuracy − that of random pruning")
-        ax.grid(axis="x", visible=False)
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def scoring_costs(table: pd.DataFrame) -> Figure:
-    """What scoring costs, one bar per method and one panel per column.
-
-    Args:
-        table: indexed by method, columns ``passes``, ``seconds`` and, where there is a meter, ``joules``.
-    """
-    table, labels = table[::-1], {"passes": "samples seen / size of the data set"}
-    figure, axes = plt.subplots(1, len(table.columns), figsize=(1 + 4.7 * len(table.columns), 3.5), sharey=True)
-    colors = [PRUNERS[method][0] for method in table.index]
-    for ax, column in zip(axes, table.columns, strict=True):
-        ax.barh(table.index, table[column], color=colors)
-        for y, value in enumerate(table[column]):
-            text = f"{value:.3g}" if value >= 0.05 else "≈ 0"
-            ax.annotate(text, (value, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
-        ax.set(xlabel=f"scoring: {labels.get(column, column)}", xlim=(0, 1.15 * table[column].max()))
-        ax.grid(axis="y", visible=False)
-    return figure
-
-
-def dropped_by_class(panels: dict[tuple[str, str], pd.DataFrame], imbalances: dict[tuple[str, str], pd.Series]) -> Figure:
-    """How many samples of each class each method discards, and below it the imbalance that this causes.
-
-    Args:
-        panels: (data set, ratio) → rows = classes, columns = methods.
-        imbalances: (data set, ratio) → one number per method.
-    """
-    data, ratios = ([*dict.fromkeys(key[i] for key in panels)] for i in (0, 1))
-    heights = [part for _ in data for part in (3.2, 1)]
-    size = (4.4 * len(ratios) + 0.8, 5.6 * len(data))
-    figure, axes = plt.subplots(2 * len(data), len(ratios), figsize=size, height_ratios=heights, squeeze=False, sharex="col")
-    worst = max(series.max() for series in imbalances.values())
-    for (name, ratio), table in panels.items():
-        row, column = 2 * data.index(name), ratios.index(ratio)
-        heat, bars = axes[row, column], axes[row + 1, column]
-        numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 7}}
-        sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, yticklabels=column == 0, **numbers)
-        heat.set(title=f"{name}, {ratio} dropped", xlabel="", ylabel="")
-        heat.tick_params(length=0, labelbottom=False)
-        heat.tick_params(axis="y", rotation=0)
-        series = imbalances[name, ratio]
-        bars.bar(np.arange(len(series)) + 0.5, series, color=[PRUNERS[method][0] for method in series.index])
-        bars.set_xticks(np.arange(len(series)) + 0.5, series.index, rotation=90)
-        bars.tick_params(labelbottom=True)
-        bars.set(ylim=(0, 1.25 * worst), ylabel="imbalance" if column == 0 else "")
-        for i, value in enumerate(series):
-            bars.annotate(f"{value:.2f}", (i + 0.5, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
-        bars.grid(axis="x", visible=False)
-    return figure
-
-
-def halves(table: pd.DataFrame) -> Axes:
-    """Accuracy after training on what was dropped and on as much of the rest; error bars: standard deviation.
-
-    Args:
-        table: one row per data set, indexed by name: ``dropped``, ``kept``, ``dropped_spread``, ``kept_spread`` (NaN for one run).
-    """
-    _, ax = plt.subplots(figsize=(1.8 + 1.9 * len(table), 3.3))
-    at = np.arange(len(table))
-    sides = [(-0.2, "dropped", RED, "dropped by EEPrune", "//"), (0.2, "kept", BLUE, "as many of the rest", None)]
-    for shift, side, color, label, hatch in sides:
-        error = table[f"{side}_spread"].fillna(0)
-        ax.bar(at + shift, table[side], 0.38, color=color, alpha=0.85, hatch=hatch, label=label, yerr=error, capsize=3)
-        for x, value, above in zip(at + shift, table[side], error, strict=True):
-            ax.annotate(f"{value:.3f}", (x, value + above), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
-    ax.set_xticks(at, table.index)
-    ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.6, len(table) - 0.4))
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title="trained on the samples", title_fontsize=9)
-    ax.grid(axis="x", visible=False)
-    return ax
-
-
-def amount_of_data(rows: pd.DataFrame) -> Figure:
-    """Accuracy when the easy, the hard or random samples are kept, minus that of random ones, against the size of the data set.
-
-    Args:
-        rows: ``data``, ``seed``, ``size``, ``keep``, ``accuracy``.
-    """
-    names = [*dict.fromkeys(rows.data)]
-    figure, axes = plt.subplots(2, len(names), figsize=(5 * len(names), 6), sharex="col", squeeze=False)
-    for (above, below), (_, part) in zip(axes.T, rows.groupby("data", sort=False), strict=True):
-        table = part.pivot_table(index=["seed", "size"], columns="keep", values="accuracy")
-        for side, (color, marker) in SIDES.items():
-            for ax, values in ((above, table[side]), (below, table[side] - table["random"])):
-                if ax is below and side in ("random", "all"):
-                    continue
-                groups = values.groupby("size")
-                mean, spread = groups.mean(), groups.std()
-                label = "all samples" if side == "all" else f"the {side} ones" if side != "random" else "random ones"
-                line = "--" if side == "all" else "-"
-                ax.plot(mean.index, mean, color=color, marker=marker, linestyle=line, label=label)
-                ax.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
-        below.axhline(0, color=GREY, linewidth=1.2, label="random ones")
-        above.set(title=part.data.iloc[0], ylabel="test accuracy")
-        below.set(xscale="log", xlabel="samples before pruning", ylabel="accuracy − that of random ones")
-        below.set_xticks(sorted(part["size"].unique()), [f"{size:,}" for size in sorted(part["size"].unique())])
-        below.minorticks_off()
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="kept", title_fontsize=9)
-    return figure
-
-
-def error_rates(table: pd.DataFrame) -> Axes:
-    """Simulated error rates (markers) and theory (lines) against the signal-to-noise ratio.
-
-    Args:
-        table: columns ``db``, ``case``, ``simulated``, ``theory``, ``wrong``, as `studies.class_aware.error_curves` returns them.
-    """
-    _, ax = plt.subplots(figsize=(7.2, 4.2))
-    looks = ((BLUE, "o", "exact"), (GREEN, "^", "exact"), (RED, "s", "union bound"))
-    for (case, part), (color, marker, what) in zip(table.groupby("case", sort=False), looks, strict=True):
-        ax.plot(part.db, part.theory, color=color, label=f"{case}: {what}")
-        shown = part[part.simulated > 0]
-        ax.plot(shown.db, shown.simulated, marker, color=color, label=f"{case}: simulated")
-        if (part.wrong != part.simulated).any():
-            ax.plot(part.db, part.wrong, "x", color=color, label=f"{case}: detector without the priors")
-    lowest = max(table.simulated[table.simulated > 0].min() / 3, 1e-6)
-    ax.set(xlabel=r"$E / N_0$ in dB", ylabel="error probability", yscale="log", ylim=(lowest, 4))
-    ax.legend(fontsize=8, loc="lower left")
-    return ax
-
-
-def language_model_sketch(*, tokens: Sequence[str], decoders: int, exit_after: int, notes: dict[str, str], answer: str) -> Figure:
-    """From tokens through embedding and decoders to the head, with the early exit on the way.
-
-    Args:
-        tokens: of the text so far.
-        decoders: L.
-        exit_after: K.
-        notes: what to write under ``embedding``, ``decoder`` and ``head``.
-        answer: the next token.
-    """
-    figure, ax = plt.subplots(figsize=(10.4, 3.3))
-    arrow = {"arrowstyle": "->", "color": "black", "shrinkA": 0, "shrinkB": 0}
-    boxes = ["embedding", *[f"decoder\n{i + 1}" for i in range(decoders)], "head"]
-    ax.text(0.0, 0, "\n".join(tokens), ha="center", va="center", fontsize=9, family="monospace")
-    for i, name in enumerate(boxes):
-        left = 0.75 + i
-        color = ORANGE if name == "embedding" else GREEN if name == "head" else BLUE
-        ax.add_patch(plt.Rectangle((left, -0.5), 0.72, 1.0, facecolor=color, alpha=0.25, edgecolor=color))
-        ax.text(left + 0.36, 0, name, ha="center", va="center", fontsize=8)
-        ax.annotate("", xy=(left, 0), xytext=(left - 0.28, 0), arrowprops=arrow)
-    end = 0.75 + len(boxes) - 0.28
-    ax.annotate("", xy=(end + 0.28, 0), xytext=(end, 0), arrowprops=arrow)
-    ax.text(end + 0.32, 0, answer, ha="left", va="center", fontsize=10, family="monospace")
-    ax.text(1.11, -0.62, notes["embedding"], ha="center", va="top", fontsize=8)
-    ax.text(0.75 + 1 + decoders / 2 - 0.14, -0.62, notes["decoder"], ha="center", va="top", fontsize=8)
-    ax.text(end - 0.36, -0.62, notes["head"], ha="center", va="top", fontsize=8)
-    at = 0.75 + exit_after + 0.86
-    ax.annotate("", xy=(at, 0.95), xytext=(at, 0.04), arrowprops={"arrowstyle": "->", "color": RED})
-    ax.add_patch(plt.Rectangle((at - 0.45, 0.95), 0.9, 0.45, facecolor=RED, alpha=0.2, edgecolor=RED))
-    ax.text(at, 1.175, "early exit", ha="center", va="center", fontsize=9, color="#8A3C00")
-    ax.set(xlim=(-0.6, end + 1.3), ylim=(-1.1, 1.5))
-    ax.axis("off")
-    return figure
-
-
-def epoch_zero_bars(values: dict[str, float], *, final: float) -> Axes:
-    """Accuracy before any training, one bar per head, beside the final head's.
-
-    Args:
-        values: head → next-token accuracy.
-        final: the final head's.
-    """
-    _, ax = plt.subplots(figsize=(7.4, 0.5 + 0.42 * len(values)))
-    names = list(values)[::-1]
-    bars = ax.barh(names, [values[name] for name in names], color=[INITIALISATIONS[name][0] for name in names], height=0.7)
-    ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
-    ax.axvline(final, color="black", linestyle="--", linewidth=1.2, label=f"final head ({final:.3f})")
-    ax.set(xlabel="next-token accuracy at epoch 0", xlim=(0, 1.18 * max(final, *values.values())))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=1)
-    return ax
-
-
-def noise_and_mixture(n0: pd.DataFrame, alpha: pd.DataFrame, *, final: float) -> Figure:
-    """Accuracy at epoch 0 against N₀ (left) and against the share of the class means (right).
-
-    Args:
-        n0: columns ``head``, ``factor``, ``val``, ``test``.
-        alpha: columns ``alpha``, ``other`` (random or copy), ``val``, ``test``.
-        final: the final head's accuracy on test.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.8), sharey=True)
-    for head, part in n0.groupby("head"):
-        color, marker = INITIALISATIONS[head]
-        left.plot(part.factor, part.test, color=color, marker=marker, label=f"{head}, test")
-        left.plot(part.factor, part.val, color=color, linestyle=":", label=f"{head}, validation")
-        best = part.loc[part.val.idxmax()]
-        left.plot(best.factor, best.test, "*", color="black", markersize=13, label=None if head != "class mean" else "chosen on validation")
-    left.axvline(1, color=GREY, linewidth=1, label="plug-in $N_0$")
-    left.set(xscale="log", xlabel="$N_0$ / plug-in $N_0$", ylabel="next-token accuracy at epoch 0")
-    left.legend(loc="upper left", fontsize=8)
-    for other, part in alpha.groupby("other"):
-        color, marker = INITIALISATIONS[f"class mean + {other}"]
-        right.plot(part.alpha, part.test, color=color, marker=marker, label=f"class mean + {other}")
-    right.axhline(final, color="black", linestyle="--", linewidth=1.2, label="final head")
-    right.set(xlabel="α (1 = class means alone)")
-    right.legend(fontsize=8)
-    return figure
-
-
-def accuracy_by_depth(table: pd.DataFrame, *, final: float) -> Axes:
-    """Accuracy at epoch 0 against the exit layer, one line per head (columns); index: decoders before the exit."""
-    _, ax = plt.subplots(figsize=(7.6, 4.0))
-    for name in table.columns:
-        color, marker = INITIALISATIONS[name]
-        ax.plot(table.index, table[name], color=color, marker=marker, label=name, linestyle="--" if "norm" in name else "-")
-    ax.axhline(final, color="black", linestyle=":", linewidth=1.2, label=f"final head ({final:.3f})")
-    ax.set(xlabel="decoders before the exit", ylabel="next-token accuracy at epoch 0", ylim=(0, None))
-    ax.set_xticks(list(table.index))
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return ax
-
-
-def initialisations_over_epochs(panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]], *, final: dict[str, float]) -> Figure:
-    """Next-token accuracy of the exit per epoch, one panel per setting and one line per initialisation; bands: ± one deviation.
-
-    Args:
-        panels: setting → mean and standard deviation (NaN for one run), one row per epoch, one column per initialisation.
-        final: setting → the final head's accuracy.
-    """
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 4.2), squeeze=False, sharey=True)
-    for ax, (title, (table, spread)) in zip(axes[0], panels.items(), strict=True):
-        for name in table.columns:
-            color, marker = INITIALISATIONS[name]
-            ax.plot(table.index, table[name], color=color, marker=marker, markersize=5, label=name)
-            ax.fill_between(table.index, table[name] - spread[name], table[name] + spread[name], color=color, alpha=0.2, linewidth=0)
-        ax.axhline(final[title], color="black", linestyle="--", linewidth=1.2, label="final head, before")
-        ax.set(title=title, xlabel="epoch (0 = before training)")
-        ax.set_xticks(list(table.index))
-    axes[0, 0].set_ylabel("next-token accuracy of the exit")
-    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    return figure
-
-
-def suspected_causes(rows: Sequence[dict]) -> Figure:
-    """Copied head, class means and whitened class means for several models, on raw (left) and normalised features (right).
-
-    Args:
-        rows: with ``model``, ``features``, ``copy``, ``plug_in``, ``chosen``, ``whitened``, ``final``; several runs are averaged.
-    """
-    table = pd.DataFrame(rows).groupby(["features", "model"], sort=False).mean(numeric_only=True)
-    names = {"copy": "copy", "plug_in": "class mean, plug-in N₀", "chosen": "class mean", "whitened": "whitened class mean"}
-    kinds = list(dict.fromkeys(table.index.get_level_values(0)))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(11.2, 0.9 + 0.62 * len(table) / len(kinds) + 0.8), sharey=True, sharex=True)
-    for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
-        part = table.loc[kind].iloc[::-1]
-        at = np.arange(len(part))
-        ax.hlines(at, part[list(names)].min(axis=1), part[list(names)].max(axis=1), color="#CCCCCC", zorder=1)
-        for column, name in names.items():
-            color, marker = INITIALISATIONS[name]
-            ax.scatter(part[column], at, color=color, marker=marker, s=55, label=name, zorder=2)
-        ax.scatter(part.final, at, color="black", marker="|", s=220, label="final head", zorder=2)
-        ax.set_yticks(at, part.index)
-        ax.set(title=f"{kind} features", xlabel="next-token accuracy at epoch 0", xlim=(0, None), ylim=(-0.6, len(part) - 0.4))
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
-    return figure
-
-
-def colored_text(tokens: Sequence[str], exits: Sequence[int], *, names: Sequence[str], right: Sequence[bool], caption: str) -> HTML:
-    """A text in which every token's ground says at which exit it left: by colour, and by the exit's number after it.
-
-    Args:
-        tokens: the tokens in their order.
-        exits: of each token, from 0; -1 for the first, which nobody had to predict.
-        names: of the exits.
-        right: whether the prediction was right; right ones are underlined.
-        caption: plain text.
-    """
-    shown = []
-    for token, j, ok in zip(tokens, exits, right, strict=True):
-        word = html.escape(token).replace("\n", "⏎<br>")
-        if j < 0:
-            shown.append(word)
-            continue
-        line = "underline" if ok else "none"
-        shown.append(
-            f'<span style="background:{EXIT_GROUNDS[j % len(EXIT_GROUNDS)]};color:#000;padding:0 1px;border-radius:2px;'
-            f'text-decoration:{line};text-underline-offset:3px">{word}<sub style="font-size:.65em">{j + 1}</sub></span>'
-        )
-    legend = " ".join(
-        f'<span style="background:{EXIT_GROUNDS[j % len(EXIT_GROUNDS)]};color:#000;padding:0 4px">{j + 1} = {html.escape(name)}</span>'
-        for j, name in enumerate(names)
-    )
-    told = "; ".join(
-        f"{token.strip() or 'white space'}: {names[j]}, {'right' if ok else 'wrong'}"
-        for token, j, ok in zip(tokens, exits, right, strict=True)
-        if j >= 0
-    )
-    return HTML(
-        f'<figure style="margin:1em 0"><div style="font-family:monospace;line-height:2;max-width:56em;overflow-wrap:anywhere;'
-        f'background:#fff;color:#000;'
-        f'padding:.6em">{"".join(shown)}</div><div style="font-size:.85em;margin:.4em 0;background:#fff;color:#000;padding:.3em">{legend}'
-        f'</div><figcaption style="font-size:.9em;max-width:46em">{html.escape(caption)}</figcaption>'
-        f"<details><summary>The same as a list</summary><p>{html.escape(told)}</p></details></figure>"
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------- chapter 4
 
 THRESHOLDS = {
@@ -1259,3 +807,457 @@ def tokens_left(picture, steps: Sequence[np.ndarray]) -> Figure:
         ax.set_title(f"stage {j + 1}: {np.mean(active):.0%} not finished", fontsize=10)
         ax.axis("off")
     return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- chapter 5
+
+PRUNERS = {
+    "no pruning": ("black", "x"),
+    "EEPrune": (RED, "o"),
+    "Random": (GREY, "s"),
+    "EL2N": (BLUE, "^"),
+    "Forgetting": (GREEN, "D"),
+    "SVP": (ORANGE, "v"),
+    "Complexity gap": (PURPLE, "P"),
+    "EEPrune-Before": (SKY, "<"),
+    "EEPrune-After": ("#8C6D1F", ">"),
+}
+SIDES = {"hard": (RED, "o"), "easy": (BLUE, "^"), "random": (GREY, "s"), "all": ("black", "x")}
+
+
+def ring_panels(points: np.ndarray, labels: np.ndarray, dropped: dict[int, np.ndarray], *, classes: int = 6) -> Figure:
+    """The ring after several epochs: classes in shades of blue and grey, what would be dropped in red.
+
+    Args:
+        points: ``(N, 2)``.
+        labels: ``(N,)``.
+        dropped: epoch → rows.
+        classes: equal sectors; their boundaries are dashed.
+    """
+    figure, axes = plt.subplots(1, len(dropped), figsize=(3.1 * len(dropped), 3.4), sharex=True, sharey=True, squeeze=False)
+    shades = np.array(["#9DB8CF", "#C9C9C9"])[labels % 2]
+    for ax, (epoch, rows) in zip(axes[0], dropped.items(), strict=True):
+        ax.scatter(*points.T, s=5, c=shades, linewidths=0)
+        ax.scatter(*points[rows].T, s=7, c=RED, marker="D", linewidths=0)
+        for angle in np.arange(classes) * 2 * np.pi / classes:
+            ends = np.array([0.9, 2.1])
+            ax.plot(ends * np.cos(angle), ends * np.sin(angle), color="black", linestyle="--", linewidth=0.8)
+        ax.set(title=f"epoch {epoch}: {len(rows)} dropped", aspect="equal", xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+        ax.grid(False)
+    return figure
+
+
+def early_against_final(early: np.ndarray, final: np.ndarray, dropped: np.ndarray, kept: np.ndarray) -> Axes:
+    """Every training sample by the probability that the early and the final exit give its true class; dropped ones in red.
+
+    Args:
+        early: ``(N,)``.
+        final: ``(N,)``.
+        dropped: rows that the rule drops.
+        kept: rows that it keeps.
+    """
+    _, ax = plt.subplots(figsize=(5.4, 4.2))
+    ax.scatter(early[kept], final[kept], s=9, color=GREY, alpha=0.5, linewidths=0, label=f"kept ({len(kept):,})")
+    ax.scatter(early[dropped], final[dropped], s=11, color=RED, marker="D", alpha=0.6, linewidths=0, label=f"dropped ({len(dropped):,})")
+    limits = (-0.02, 1.02)
+    ax.set(xlabel="probability of the true class at the early exit", ylabel="the same at the final exit", xlim=limits, ylim=limits)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def accuracy_against_samples(tables: dict[str, pd.DataFrame], *, unit: int, title: str = "") -> Figure:
+    """Test accuracy against samples seen, one column per ratio.  Above: training alone; below: scoring included.
+
+    Args:
+        tables: heading of the column → ``method``, ``training``, ``total``, ``accuracy``, ``spread`` (NaN for a single run).
+        unit: samples in the whole training set: the axis counts passes over it.
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(2, len(tables), figsize=(3.9 * len(tables), 6.2), sharey=True, squeeze=False)
+    for column, (heading, table) in enumerate(tables.items()):
+        for row, x in enumerate(("training", "total")):
+            ax = axes[row, column]
+            for method, part in table.groupby("method", sort=False):
+                color, marker = PRUNERS[method]
+                line = "--" if method == "no pruning" else "-"
+                passes = part[x] / unit
+                ax.plot(passes, part.accuracy, color=color, marker=marker, linestyle=line, markersize=4.5, linewidth=1.3, label=method)
+                ax.fill_between(passes, part.accuracy - part.spread, part.accuracy + part.spread, color=color, alpha=0.13, linewidth=0)
+        axes[0, column].set(title=heading, xlabel="passes over the data, training only")
+        axes[1, column].set(xscale="log", xlabel="passes over the data, scoring included")
+        axes[1, column].xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[1, column].set_xticks([2, 5, 10, 20, 50])
+        axes[1, column].minorticks_off()
+    ends = pd.concat([table[table.training == table.training.max()] for table in tables.values()]).accuracy
+    for ax in axes[:, 0]:
+        # the first steps of a training would squeeze what there is to compare
+        ax.set(ylabel="test accuracy", ylim=(max(0, ends.min() - 0.15), min(1, ends.max() + 0.03)))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def lead_over_random(panels: dict[str, pd.DataFrame]) -> Figure:
+    """Accuracy at the end of the budget minus that of random pruning with the same seed, one panel per data set.
+
+    Args:
+        panels: data set → ``method``, ``ratio``, ``lead`` (mean over the runs), ``spread`` (NaN for a single run).
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels) + 1.6, 3.9), squeeze=False)
+    for ax, (name, table) in zip(axes[0], panels.items(), strict=True):
+        ratios = sorted(table.ratio.unique())
+        methods = [method for method in dict.fromkeys(table.method) if method != "Random"]
+        for i, method in enumerate(methods):
+            part, (color, marker) = table[table.method == method].sort_values("ratio"), PRUNERS[method]
+            x = np.arange(len(part)) + 0.09 * (i - (len(methods) - 1) / 2)
+            ax.errorbar(x, part.lead, yerr=part.spread.fillna(0), color=color, marker=marker, linestyle="none", capsize=2, label=method)
+        ax.axhline(0, color=PRUNERS["Random"][0], linewidth=1.5, label="Random")
+        ax.set_xticks(range(len(ratios)), [f"{ratio:.0%}" for ratio in ratios])
+        ax.set(title=name, xlabel="dropped", ylabel="accuracy − that of random pruning")
+        ax.grid(axis="x", visible=False)
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def scoring_costs(table: pd.DataFrame) -> Figure:
+    """What scoring costs, one bar per method and one panel per column.
+
+    Args:
+        table: indexed by method, columns ``passes``, ``seconds`` and, where there is a meter, ``joules``.
+    """
+    table, labels = table[::-1], {"passes": "samples seen / size of the data set"}
+    figure, axes = plt.subplots(1, len(table.columns), figsize=(1 + 4.7 * len(table.columns), 3.5), sharey=True)
+    colors = [PRUNERS[method][0] for method in table.index]
+    for ax, column in zip(axes, table.columns, strict=True):
+        ax.barh(table.index, table[column], color=colors)
+        for y, value in enumerate(table[column]):
+            text = f"{value:.3g}" if value >= 0.05 else "≈ 0"
+            ax.annotate(text, (value, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.set(xlabel=f"scoring: {labels.get(column, column)}", xlim=(0, 1.15 * table[column].max()))
+        ax.grid(axis="y", visible=False)
+    return figure
+
+
+def dropped_by_class(panels: dict[tuple[str, str], pd.DataFrame], imbalances: dict[tuple[str, str], pd.Series]) -> Figure:
+    """How many samples of each class each method discards, and below it the imbalance that this causes.
+
+    Args:
+        panels: (data set, ratio) → rows = classes, columns = methods.
+        imbalances: (data set, ratio) → one number per method.
+    """
+    data, ratios = ([*dict.fromkeys(key[i] for key in panels)] for i in (0, 1))
+    heights = [part for _ in data for part in (3.2, 1)]
+    size = (4.4 * len(ratios) + 0.8, 5.6 * len(data))
+    figure, axes = plt.subplots(2 * len(data), len(ratios), figsize=size, height_ratios=heights, squeeze=False, sharex="col")
+    worst = max(series.max() for series in imbalances.values())
+    for (name, ratio), table in panels.items():
+        row, column = 2 * data.index(name), ratios.index(ratio)
+        heat, bars = axes[row, column], axes[row + 1, column]
+        numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 7}}
+        sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, yticklabels=column == 0, **numbers)
+        heat.set(title=f"{name}, {ratio} dropped", xlabel="", ylabel="")
+        heat.tick_params(length=0, labelbottom=False)
+        heat.tick_params(axis="y", rotation=0)
+        series = imbalances[name, ratio]
+        bars.bar(np.arange(len(series)) + 0.5, series, color=[PRUNERS[method][0] for method in series.index])
+        bars.set_xticks(np.arange(len(series)) + 0.5, series.index, rotation=90)
+        bars.tick_params(labelbottom=True)
+        bars.set(ylim=(0, 1.25 * worst), ylabel="imbalance" if column == 0 else "")
+        for i, value in enumerate(series):
+            bars.annotate(f"{value:.2f}", (i + 0.5, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
+        bars.grid(axis="x", visible=False)
+    return figure
+
+
+def halves(table: pd.DataFrame) -> Axes:
+    """Accuracy after training on what was dropped and on as much of the rest; error bars: standard deviation.
+
+    Args:
+        table: one row per data set, indexed by name: ``dropped``, ``kept``, ``dropped_spread``, ``kept_spread`` (NaN for one run).
+    """
+    _, ax = plt.subplots(figsize=(1.8 + 1.9 * len(table), 3.3))
+    at = np.arange(len(table))
+    sides = [(-0.2, "dropped", RED, "dropped by EEPrune", "//"), (0.2, "kept", BLUE, "as many of the rest", None)]
+    for shift, side, color, label, hatch in sides:
+        error = table[f"{side}_spread"].fillna(0)
+        ax.bar(at + shift, table[side], 0.38, color=color, alpha=0.85, hatch=hatch, label=label, yerr=error, capsize=3)
+        for x, value, above in zip(at + shift, table[side], error, strict=True):
+            ax.annotate(f"{value:.3f}", (x, value + above), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_xticks(at, table.index)
+    ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.6, len(table) - 0.4))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title="trained on the samples", title_fontsize=9)
+    ax.grid(axis="x", visible=False)
+    return ax
+
+
+def amount_of_data(rows: pd.DataFrame) -> Figure:
+    """Accuracy when the easy, the hard or random samples are kept, minus that of random ones, against the size of the data set.
+
+    Args:
+        rows: ``data``, ``seed``, ``size``, ``keep``, ``accuracy``.
+    """
+    names = [*dict.fromkeys(rows.data)]
+    figure, axes = plt.subplots(2, len(names), figsize=(5 * len(names), 6), sharex="col", squeeze=False)
+    for (above, below), (_, part) in zip(axes.T, rows.groupby("data", sort=False), strict=True):
+        table = part.pivot_table(index=["seed", "size"], columns="keep", values="accuracy")
+        for side, (color, marker) in SIDES.items():
+            for ax, values in ((above, table[side]), (below, table[side] - table["random"])):
+                if ax is below and side in ("random", "all"):
+                    continue
+                groups = values.groupby("size")
+                mean, spread = groups.mean(), groups.std()
+                label = "all samples" if side == "all" else f"the {side} ones" if side != "random" else "random ones"
+                line = "--" if side == "all" else "-"
+                ax.plot(mean.index, mean, color=color, marker=marker, linestyle=line, label=label)
+                ax.fill_between(mean.index, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
+        below.axhline(0, color=GREY, linewidth=1.2, label="random ones")
+        above.set(title=part.data.iloc[0], ylabel="test accuracy")
+        below.set(xscale="log", xlabel="samples before pruning", ylabel="accuracy − that of random ones")
+        below.set_xticks(sorted(part["size"].unique()), [f"{size:,}" for size in sorted(part["size"].unique())])
+        below.minorticks_off()
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="kept", title_fontsize=9)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- chapter 6
+
+INITIALISATIONS = {
+    "random": (GREY, "s"),
+    "copy": (RED, "o"),
+    "class mean": (GREEN, "^"),
+    "class mean + random": (ORANGE, "D"),
+    "class mean + copy": (BLUE, "P"),
+    "class mean, scaled": ("#00513A", "v"),
+    "class mean, plug-in N₀": ("#7FBF9F", "<"),
+    "whitened class mean": (PURPLE, "X"),
+    "copy, after the final norm": ("#F2A27E", "."),
+}
+# Pale grounds for text: black on any of them has a contrast above 10 : 1.
+EXIT_GROUNDS = ("#D9F0D3", "#FFF2B3", "#FDD9B5", "#D6E6F4", "#E6DDF0", "#F6D5E5", "#CFECEC", "#EFE3CF")
+
+
+def decision_regions(panels: dict[str, dict], *, names: Sequence[str]) -> Figure:
+    """Received points in the plane over the regions in which a linear detector decides for each message.
+
+    Args:
+        panels: title → ``signals`` (M, 2), ``received`` (N, 2), ``messages`` (N,), ``weight`` (M, 2), ``bias`` (M,), as arrays.
+        names: of the messages.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 4.2), squeeze=False)
+    reach = 1.05 * max(np.abs(np.asarray(panel["received"])).max() for panel in panels.values())
+    grid = np.linspace(-reach, reach, 300)
+    x, y = np.meshgrid(grid, grid)
+    for ax, (title, panel) in zip(axes[0], panels.items(), strict=True):
+        scores = np.stack([x, y], -1) @ np.asarray(panel["weight"]).T + np.asarray(panel["bias"])
+        count = len(names)
+        colors = plt.matplotlib.colors.ListedColormap(CLASS_COLORS[:count])
+        ax.imshow(scores.argmax(-1), origin="lower", extent=(-reach, reach) * 2, cmap=colors, vmin=-0.5, vmax=count - 0.5, alpha=0.22)
+        for m in range(count):
+            points = np.asarray(panel["received"])[np.asarray(panel["messages"]) == m]
+            ax.plot(*points.T, ".", color=CLASS_COLORS[m], markersize=3, alpha=0.7)
+            signal = np.asarray(panel["signals"])[m]
+            ax.plot(*signal, marker="*", markersize=15, color=CLASS_COLORS[m], markeredgecolor="black", linestyle="none")
+            ax.annotate(names[m], signal, xytext=(8, 8), textcoords="offset points", fontsize=10, weight="bold")
+        ax.set(title=title, xlabel="first coordinate of $r$", ylabel="second coordinate of $r$", xlim=(-reach, reach), ylim=(-reach, reach))
+        ax.grid(False)
+    return figure
+
+
+def error_rates(table: pd.DataFrame) -> Axes:
+    """Simulated error rates (markers) and theory (lines) against the signal-to-noise ratio.
+
+    Args:
+        table: columns ``db``, ``case``, ``simulated``, ``theory``, ``wrong``, as `studies.class_aware.error_curves` returns them.
+    """
+    _, ax = plt.subplots(figsize=(7.2, 4.2))
+    looks = ((BLUE, "o", "exact"), (GREEN, "^", "exact"), (RED, "s", "union bound"))
+    for (case, part), (color, marker, what) in zip(table.groupby("case", sort=False), looks, strict=True):
+        ax.plot(part.db, part.theory, color=color, label=f"{case}: {what}")
+        shown = part[part.simulated > 0]
+        ax.plot(shown.db, shown.simulated, marker, color=color, label=f"{case}: simulated")
+        if (part.wrong != part.simulated).any():
+            ax.plot(part.db, part.wrong, "x", color=color, label=f"{case}: detector without the priors")
+    lowest = max(table.simulated[table.simulated > 0].min() / 3, 1e-6)
+    ax.set(xlabel=r"$E / N_0$ in dB", ylabel="error probability", yscale="log", ylim=(lowest, 4))
+    ax.legend(fontsize=8, loc="lower left")
+    return ax
+
+
+def language_model_sketch(*, tokens: Sequence[str], decoders: int, exit_after: int, notes: dict[str, str], answer: str) -> Figure:
+    """From tokens through embedding and decoders to the head, with the early exit on the way.
+
+    Args:
+        tokens: of the text so far.
+        decoders: L.
+        exit_after: K.
+        notes: what to write under ``embedding``, ``decoder`` and ``head``.
+        answer: the next token.
+    """
+    figure, ax = plt.subplots(figsize=(10.4, 3.3))
+    arrow = {"arrowstyle": "->", "color": "black", "shrinkA": 0, "shrinkB": 0}
+    boxes = ["embedding", *[f"decoder\n{i + 1}" for i in range(decoders)], "head"]
+    ax.text(0.0, 0, "\n".join(tokens), ha="center", va="center", fontsize=9, family="monospace")
+    for i, name in enumerate(boxes):
+        left = 0.75 + i
+        color = ORANGE if name == "embedding" else GREEN if name == "head" else BLUE
+        ax.add_patch(plt.Rectangle((left, -0.5), 0.72, 1.0, facecolor=color, alpha=0.25, edgecolor=color))
+        ax.text(left + 0.36, 0, name, ha="center", va="center", fontsize=8)
+        ax.annotate("", xy=(left, 0), xytext=(left - 0.28, 0), arrowprops=arrow)
+    end = 0.75 + len(boxes) - 0.28
+    ax.annotate("", xy=(end + 0.28, 0), xytext=(end, 0), arrowprops=arrow)
+    ax.text(end + 0.32, 0, answer, ha="left", va="center", fontsize=10, family="monospace")
+    ax.text(1.11, -0.62, notes["embedding"], ha="center", va="top", fontsize=8)
+    ax.text(0.75 + 1 + decoders / 2 - 0.14, -0.62, notes["decoder"], ha="center", va="top", fontsize=8)
+    ax.text(end - 0.36, -0.62, notes["head"], ha="center", va="top", fontsize=8)
+    at = 0.75 + exit_after + 0.86
+    ax.annotate("", xy=(at, 0.95), xytext=(at, 0.04), arrowprops={"arrowstyle": "->", "color": RED})
+    ax.add_patch(plt.Rectangle((at - 0.45, 0.95), 0.9, 0.45, facecolor=RED, alpha=0.2, edgecolor=RED))
+    ax.text(at, 1.175, "early exit", ha="center", va="center", fontsize=9, color="#8A3C00")
+    ax.set(xlim=(-0.6, end + 1.3), ylim=(-1.1, 1.5))
+    ax.axis("off")
+    return figure
+
+
+def epoch_zero_bars(values: dict[str, float], *, final: float) -> Axes:
+    """Accuracy before any training, one bar per head, beside the final head's.
+
+    Args:
+        values: head → next-token accuracy.
+        final: the final head's.
+    """
+    _, ax = plt.subplots(figsize=(7.4, 0.5 + 0.42 * len(values)))
+    names = list(values)[::-1]
+    bars = ax.barh(names, [values[name] for name in names], color=[INITIALISATIONS[name][0] for name in names], height=0.7)
+    ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
+    ax.axvline(final, color="black", linestyle="--", linewidth=1.2, label=f"final head ({final:.3f})")
+    ax.set(xlabel="next-token accuracy at epoch 0", xlim=(0, 1.18 * max(final, *values.values())))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=1)
+    return ax
+
+
+def noise_and_mixture(n0: pd.DataFrame, alpha: pd.DataFrame, *, final: float) -> Figure:
+    """Accuracy at epoch 0 against N₀ (left) and against the share of the class means (right).
+
+    Args:
+        n0: columns ``head``, ``factor``, ``val``, ``test``.
+        alpha: columns ``alpha``, ``other`` (random or copy), ``val``, ``test``.
+        final: the final head's accuracy on test.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.8), sharey=True)
+    for head, part in n0.groupby("head"):
+        color, marker = INITIALISATIONS[head]
+        left.plot(part.factor, part.test, color=color, marker=marker, label=f"{head}, test")
+        left.plot(part.factor, part.val, color=color, linestyle=":", label=f"{head}, validation")
+        best = part.loc[part.val.idxmax()]
+        left.plot(best.factor, best.test, "*", color="black", markersize=13, label=None if head != "class mean" else "chosen on validation")
+    left.axvline(1, color=GREY, linewidth=1, label="plug-in $N_0$")
+    left.set(xscale="log", xlabel="$N_0$ / plug-in $N_0$", ylabel="next-token accuracy at epoch 0")
+    left.legend(loc="upper left", fontsize=8)
+    for other, part in alpha.groupby("other"):
+        color, marker = INITIALISATIONS[f"class mean + {other}"]
+        right.plot(part.alpha, part.test, color=color, marker=marker, label=f"class mean + {other}")
+    right.axhline(final, color="black", linestyle="--", linewidth=1.2, label="final head")
+    right.set(xlabel="α (1 = class means alone)")
+    right.legend(fontsize=8)
+    return figure
+
+
+def accuracy_by_depth(table: pd.DataFrame, *, final: float) -> Axes:
+    """Accuracy at epoch 0 against the exit layer, one line per head (columns); index: decoders before the exit."""
+    _, ax = plt.subplots(figsize=(7.6, 4.0))
+    for name in table.columns:
+        color, marker = INITIALISATIONS[name]
+        ax.plot(table.index, table[name], color=color, marker=marker, label=name, linestyle="--" if "norm" in name else "-")
+    ax.axhline(final, color="black", linestyle=":", linewidth=1.2, label=f"final head ({final:.3f})")
+    ax.set(xlabel="decoders before the exit", ylabel="next-token accuracy at epoch 0", ylim=(0, None))
+    ax.set_xticks(list(table.index))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def initialisations_over_epochs(panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]], *, final: dict[str, float]) -> Figure:
+    """Next-token accuracy of the exit per epoch, one panel per setting and one line per initialisation; bands: ± one deviation.
+
+    Args:
+        panels: setting → mean and standard deviation (NaN for one run), one row per epoch, one column per initialisation.
+        final: setting → the final head's accuracy.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 4.2), squeeze=False, sharey=True)
+    for ax, (title, (table, spread)) in zip(axes[0], panels.items(), strict=True):
+        for name in table.columns:
+            color, marker = INITIALISATIONS[name]
+            ax.plot(table.index, table[name], color=color, marker=marker, markersize=5, label=name)
+            ax.fill_between(table.index, table[name] - spread[name], table[name] + spread[name], color=color, alpha=0.2, linewidth=0)
+        ax.axhline(final[title], color="black", linestyle="--", linewidth=1.2, label="final head, before")
+        ax.set(title=title, xlabel="epoch (0 = before training)")
+        ax.set_xticks(list(table.index))
+    axes[0, 0].set_ylabel("next-token accuracy of the exit")
+    handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def suspected_causes(rows: Sequence[dict]) -> Figure:
+    """Copied head, class means and whitened class means for several models, on raw (left) and normalised features (right).
+
+    Args:
+        rows: with ``model``, ``features``, ``copy``, ``plug_in``, ``chosen``, ``whitened``, ``final``; several runs are averaged.
+    """
+    table = pd.DataFrame(rows).groupby(["features", "model"], sort=False).mean(numeric_only=True)
+    names = {"copy": "copy", "plug_in": "class mean, plug-in N₀", "chosen": "class mean", "whitened": "whitened class mean"}
+    kinds = list(dict.fromkeys(table.index.get_level_values(0)))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(11.2, 0.9 + 0.62 * len(table) / len(kinds) + 0.8), sharey=True, sharex=True)
+    for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
+        part = table.loc[kind].iloc[::-1]
+        at = np.arange(len(part))
+        ax.hlines(at, part[list(names)].min(axis=1), part[list(names)].max(axis=1), color="#CCCCCC", zorder=1)
+        for column, name in names.items():
+            color, marker = INITIALISATIONS[name]
+            ax.scatter(part[column], at, color=color, marker=marker, s=55, label=name, zorder=2)
+        ax.scatter(part.final, at, color="black", marker="|", s=220, label="final head", zorder=2)
+        ax.set_yticks(at, part.index)
+        ax.set(title=f"{kind} features", xlabel="next-token accuracy at epoch 0", xlim=(0, None), ylim=(-0.6, len(part) - 0.4))
+    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def colored_text(tokens: Sequence[str], exits: Sequence[int], *, names: Sequence[str], right: Sequence[bool], caption: str) -> HTML:
+    """A text in which every token's ground says at which exit it left: by colour, and by the exit's number after it.
+
+    Args:
+        tokens: the tokens in their order.
+        exits: of each token, from 0; -1 for the first, which nobody had to predict.
+        names: of the exits.
+        right: whether the prediction was right; right ones are underlined.
+        caption: plain text.
+    """
+    shown = []
+    for token, j, ok in zip(tokens, exits, right, strict=True):
+        word = html.escape(token).replace("\n", "⏎<br>")
+        if j < 0:
+            shown.append(word)
+            continue
+        line = "underline" if ok else "none"
+        shown.append(
+            f'<span style="background:{EXIT_GROUNDS[j % len(EXIT_GROUNDS)]};color:#000;padding:0 1px;border-radius:2px;'
+            f'text-decoration:{line};text-underline-offset:3px">{word}<sub style="font-size:.65em">{j + 1}</sub></span>'
+        )
+    legend = " ".join(
+        f'<span style="background:{EXIT_GROUNDS[j % len(EXIT_GROUNDS)]};color:#000;padding:0 4px">{j + 1} = {html.escape(name)}</span>'
+        for j, name in enumerate(names)
+    )
+    told = "; ".join(
+        f"{token.strip() or 'white space'}: {names[j]}, {'right' if ok else 'wrong'}"
+        for token, j, ok in zip(tokens, exits, right, strict=True)
+        if j >= 0
+    )
+    return HTML(
+        f'<figure style="margin:1em 0"><div style="font-family:monospace;line-height:2;max-width:56em;overflow-wrap:anywhere;'
+        f'background:#fff;color:#000;'
+        f'padding:.6em">{"".join(shown)}</div><div style="font-size:.85em;margin:.4em 0;background:#fff;color:#000;padding:.3em">{legend}'
+        f'</div><figcaption style="font-size:.9em;max-width:46em">{html.escape(caption)}</figcaption>'
+        f"<details><summary>The same as a list</summary><p>{html.escape(told)}</p></details></figure>"
+    )
