@@ -25,6 +25,7 @@ SCALES = ("tiny", "reduced", "full")
 _START = time.perf_counter()  # a chapter imports this module first: its seconds count from here
 _PACKAGE = Path(__file__).resolve().parent
 _NOT_HASHED = ("eenotes.plots", "eenotes.experiment")  # they draw and record numbers; they do not make them
+VERDICTS = {True: "holds", False: "does not hold", None: "not testable here"}  # of a claim
 
 
 def scale() -> str:
@@ -37,6 +38,25 @@ def scale() -> str:
     if name not in SCALES:
         raise ValueError(f"EENOTES_SCALE={name!r} must be one of {', '.join(SCALES)}")
     return name
+
+
+def choose_scale() -> str:
+    """Set ``EENOTES_SCALE`` by the device, if nobody has set it: ``reduced`` where there is a GPU, ``tiny`` where there is none.
+
+    The first cell of a chapter calls it in Colab, where one device is as easy to have as the other.  Elsewhere the scale is ``tiny``
+    unless somebody says otherwise.
+
+    Returns:
+        A sentence for the reader: which scale, why, and how to have another.
+
+    Raises:
+        ValueError: if ``EENOTES_SCALE`` is set to something else than a scale.
+    """
+    asked, gpu = os.environ.get("EENOTES_SCALE"), torch.cuda.is_available()
+    if not asked:
+        os.environ["EENOTES_SCALE"] = "reduced" if gpu else "tiny"
+    why = "as EENOTES_SCALE says" if asked else f"because this machine has {'a' if gpu else 'no'} GPU"
+    return f"Scale {scale()}, {why}. To have another: restart, and set os.environ['EENOTES_SCALE'] before this cell runs."
 
 
 def settings(chapter: str, at: str | None = None) -> SimpleNamespace:
@@ -153,9 +173,8 @@ class Record:
         """The claims as a data frame, ready to be shown."""
         import pandas as pd
 
-        words = {True: "holds", False: "does not hold", None: "not testable here"}
         rows = [
-            {"claim": c["statement"], "thesis": c["thesis"], "ours": _with_spread(c["ours"], c["spread"]), "here": words[c["holds"]]}
+            {"claim": c["statement"], "thesis": c["thesis"], "ours": with_spread(c["ours"], c["spread"]), "here": VERDICTS[c["holds"]]}
             for c in self.claims
         ]
         return pd.DataFrame(rows)
@@ -184,13 +203,21 @@ def load_record(chapter: str, at: str) -> dict[str, Any] | None:
     Raises:
         ValueError: if the file is damaged.
     """
-    path = results_dir() / at / f"{chapter}.json"
+    return read_record(results_dir() / at / f"{chapter}.json")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in a file, as `load_record` gives it; ``None`` if there is no such file.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     if not path.exists():
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         source = record["source"]
-        current = source["hash"] == source_hash(chapter, at, source["study"])
+        current = source["hash"] == source_hash(record["chapter"], record["scale"], source["study"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): delete it and run the chapter again") from error
     return record | {"current": current}
@@ -239,7 +266,8 @@ def _sizes(data: dict[str, dict[str, int]]) -> str:
     return "".join(f"{name} ({', '.join(f'{n:,} {split}' for split, n in counts.items())}); " for name, counts in data.items())
 
 
-def _with_spread(value: float | str, spread: float | None) -> str:
+def with_spread(value: float | str, spread: float | None) -> str:
+    """A number with the standard deviation over its seeds, if it has one: ``"0.9123 ± 0.01"``; words stay as they are."""
     if isinstance(value, str):
         return value
     return f"{value:.4g}" if spread is None or math.isnan(spread) else f"{value:.4g} ± {spread:.2g}"

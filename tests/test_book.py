@@ -1,5 +1,6 @@
 """What the chapters promise as files: clean in git, readable in Colab, consistent with the rest of the repository."""
 
+import ast
 import json
 import re
 import tomllib
@@ -35,6 +36,10 @@ def cells(name: str, kind: str) -> list[tuple[int, str]]:
 
 def without_code(markdown: str) -> str:
     return re.sub(r"(?ms)^(```+|~~~+).*?^\1", "", markdown)
+
+
+def without_maths(markdown: str) -> str:
+    return re.sub(r"(?s)\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", "", without_code(markdown))
 
 
 # ---------------------------------------------------------------------------------------------------------- notebooks
@@ -83,10 +88,66 @@ def test_colab_badge(name):
     assert f"]({link})" in first or f'href="{link}"' in first, f"no Colab badge to {link} in the first cells"
 
 
+# What is installed in Colab for the imports of a chapter, of the modules it imports, and so on.
+EXTRAS = {"transformers": "lm", "tokenizers": "lm", "torch_pruning": "pruning"}
+
+
+def imports(code: str) -> set[str]:
+    """Every dotted name that Python code imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def extras(name: str) -> str:
+    """``"[lm]"``, ``"[lm,pruning]"``, ``""``: what a chapter needs on top of the package's own requirements."""
+    code = "\n".join(re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", source) for _, source in cells(name, "code"))
+    needed, seen, waiting = set(), set(), imports(code) - {"eenotes"}
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        needed |= {EXTRAS[top] for top in {module.split(".")[0]} & set(EXTRAS)}
+        path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        if module.startswith("eenotes.") and path.is_file() and module not in ("eenotes.plots", "eenotes.experiment"):
+            waiting |= imports(path.read_text(encoding="utf-8")) - seen
+    return f"[{','.join(sorted(needed))}]" if needed else ""
+
+
+def first_code_cell(name: str) -> str:
+    return cells(name, "code")[0][1]
+
+
+@each_chapter
+def test_first_cell_installs_in_colab_what_the_chapter_needs(name):
+    """tests/test_colab.py runs these cells; here is what can be said without."""
+    first = first_code_cell(name)
+    assert len(first.splitlines()) <= 10
+    (install,) = re.findall(r"(?m)^ +%pip install .*$", first)
+    assert install.endswith(f' -q {{kept}} "eenotes{extras(name)} @ git+{ADDRESS}"'), install
+    assert 'setdefault("EENOTES_DOWNLOAD", "1")' in first and "print(experiment.choose_scale())" in first
+
+
+def test_first_cells_differ_in_the_extras_only():
+    assert len({re.sub(r'"eenotes(\[[a-z,]+\])? @', '"eenotes @', first_code_cell(name)) for name in NAMES}) == 1
+
+
+def test_extras_are_found_through_modules():
+    assert {name: extras(name) for name in ("01-why-leave-early", "03-pruning", "06-class-aware-init")} == {
+        "01-why-leave-early": "", "03-pruning": "[pruning]", "06-class-aware-init": "[lm]"
+    }  # fmt: skip
+
+
 @each_chapter
 def test_nothing_that_colab_shows_raw(name):
     for number, source in cells(name, "markdown"):
-        assert not re.search(r"(?m)^\s*(```+|~~~+|:::+)\s*\{", source), f"cell {number}: a MyST directive"
+        assert not re.search(r"(?m)^\s*(```+|~~~+)\s*\{", source), f"cell {number}: a MyST directive"
+        assert not re.search(r"(?m)^\s*:::", without_code(source)), f"cell {number}: a fence of colons"
+        assert not re.search(r"\{\{.*?\}\}", without_maths(source)), f"cell {number}: a MyST substitution"
+        assert not re.search(r"(?<!!)\[\]\(", without_code(source)), f"cell {number}: a link without text"
         assert not re.search(r"\{[\w:.-]+\}`", without_code(source)), f"cell {number}: a MyST role"
         assert not re.search(r"(?m)^\([\w:.-]+\)=\s*$", source), f"cell {number}: a MyST target"
 
@@ -135,7 +196,7 @@ def test_repository_address_is_the_one_in_config():
 
 
 def test_code_and_settings_do_not_repeat_the_repository_address():
-    allowed = {"_config.yml", "README.md", "CITATION.cff"}
+    allowed = {"_config.yml", "README.md", "CITATION.cff", "pyproject.toml"}
     for path in sources():
         if path.suffix != ".ipynb" and str(path.relative_to(ROOT)) not in allowed:
             assert f"github.com/{OWNER_AND_NAME}" not in path.read_text(encoding="utf-8"), path.relative_to(ROOT)

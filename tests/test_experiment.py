@@ -32,6 +32,24 @@ def test_scale_is_tiny_unless_said_otherwise(monkeypatch):
         experiment.scale()
 
 
+@pytest.mark.parametrize("gpu, wanted", [(True, "reduced"), (False, "tiny")])
+def test_the_device_chooses_a_scale_that_nobody_has_set(monkeypatch, gpu, wanted):
+    monkeypatch.setenv("EENOTES_SCALE", "")  # as good as not set; and put back after the test
+    monkeypatch.setattr(experiment.torch.cuda, "is_available", lambda: gpu)
+    assert experiment.choose_scale().startswith(f"Scale {wanted}, because this machine has {'a' if gpu else 'no'} GPU")
+    assert experiment.scale() == wanted
+    assert experiment.choose_scale().startswith(f"Scale {wanted}, as EENOTES_SCALE says")  # run twice, it changes nothing
+
+
+def test_the_device_does_not_overrule_the_reader(monkeypatch):
+    monkeypatch.setattr(experiment.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("EENOTES_SCALE", "tiny")
+    assert experiment.choose_scale().startswith("Scale tiny, as EENOTES_SCALE says")
+    monkeypatch.setenv("EENOTES_SCALE", "huge")
+    with pytest.raises(ValueError, match="tiny, reduced, full"):
+        experiment.choose_scale()
+
+
 @pytest.mark.parametrize("chapter", ["01-why-leave-early", "02-e2cm"])
 @pytest.mark.parametrize("scale", experiment.SCALES)
 def test_every_chapter_has_settings_at_every_scale(chapter, scale):
