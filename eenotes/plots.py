@@ -13,19 +13,64 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# One colour and one marker per method, in every chapter (Okabe and Ito's palette: told apart by colour-blind readers, too).
+# Okabe and Ito's palette: told apart by colour-blind readers, too.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#6E6E6E",
 )  # fmt: skip
+# One colour and one marker per method, the same in every chapter: red for what the thesis proposes, grey for what it is measured
+# against, blue for exits trained as usual.
 METHODS = {
+    # chapters 1 and 2
     "backbone": (GREY, "s"),
+    "early exits": (BLUE, "^"),
+    "confidence": (BLUE, "^"),
+    "entropy": (GREEN, "D"),
+    "patience": (ORANGE, "s"),
     "E²CM": (RED, "o"),
     "SDN": (BLUE, "^"),
     "BranchyNet": (GREEN, "D"),
     "E²CM + SDN": (PURPLE, "P"),
-    "early exits": (BLUE, "^"),
-    "k-means": (GREY, "s"),
+    # chapter 3
+    "unpruned": (GREY, "s"),
+    "together": (BLUE, "^"),
+    "separately": (RED, "o"),
+    "separately, all exits' loss": (PURPLE, "P"),
+    "channels": (GREEN, "D"),
+    # chapter 4
+    "one threshold": (GREY, "s"),
+    "one per exit": (BLUE, "^"),  # chapter 1's confidence rule
+    "CBT": (RED, "o"),
+    "CBT-ns": (PURPLE, "P"),
+    "one per exit and class": (GREEN, "D"),
+    # chapter 5
+    "no pruning": ("black", "x"),
+    "Random": (GREY, "s"),
+    "EEPrune": (RED, "o"),
+    "EL2N": (BLUE, "^"),
+    "Forgetting": (GREEN, "D"),
+    "SVP": (ORANGE, "v"),
+    "Complexity gap": (PURPLE, "P"),
+    "EEPrune-Before": (SKY, "<"),
+    "EEPrune-After": ("#8C6D1F", ">"),
+    # chapter 6
+    "random": (GREY, "s"),
+    "copy": (GREEN, "^"),
+    "copy, after the final norm": ("#7FBF9F", "."),
+    "class mean": (RED, "o"),  # E²CM with a prior
+    "class mean, scaled": ("#8A3C00", "v"),
+    "class mean, plug-in N₀": ("#F2A27E", "<"),
+    "whitened class mean": (PURPLE, "X"),
+    "class mean + random": (ORANGE, "D"),
+    "class mean + copy": (BLUE, "P"),
 }
+
+
+def exit_colors(count: int) -> list[tuple[str, str]]:
+    """Ground and ink for each of ``count`` exits, light to dark: black or white, whichever stands out more (at least 4.5 : 1)."""
+    shades = plt.get_cmap("cividis")(np.linspace(0.95, 0.05, count))[:, :3]
+    linear = np.where(shades <= 0.03928, shades / 12.92, ((shades + 0.055) / 1.055) ** 2.4)
+    inks = ["#000" if light > 0.179 else "#fff" for light in linear @ (0.2126, 0.7152, 0.0722)]
+    return list(zip(map(plt.matplotlib.colors.to_hex, shades), inks, strict=True))
 
 
 def use_style() -> None:
@@ -252,7 +297,6 @@ def clustering_panels(groups: dict[str, Sequence[dict]]) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- chapter 1
 
 KINDS = {"vision": (BLUE, "o"), "language": (RED, "^"), "speech/multimodal": (GREEN, "D")}
-RULES = {"confidence": (BLUE, "^"), "entropy": (GREEN, "D"), "patience": (ORANGE, "s")}
 
 
 def cascade(left: Sequence[float], *, costs: Sequence[float]) -> Figure:
@@ -335,7 +379,7 @@ def threshold_landscape(table: pd.DataFrame, *, last: float) -> Figure:
     """
     figure, (shares, trade_off) = plt.subplots(1, 2, figsize=(10.4, 3.6), sharex=True)
     left = np.array(table.left.tolist()).T
-    colors = plt.get_cmap("cividis")(np.linspace(0.95, 0.05, len(left)))
+    colors = [ground for ground, _ in exit_colors(len(left))]
     shares.stackplot(table.threshold, left, colors=colors, labels=[f"exit {j + 1}" for j in range(len(left))])
     shares.set(xlabel="threshold", ylabel="share of the test images that leaves at", ylim=(0, 1), xlim=(table.threshold.min(), 1))
     handles, labels = shares.get_legend_handles_labels()
@@ -369,7 +413,7 @@ def trade(curves: dict[str, pd.DataFrame], *, last: float) -> Figure:
     """Accuracy against cost on test, one line per rule; dashed: everybody goes to the end."""
     figure, ax = plt.subplots(figsize=(6.4, 4))
     for name, table in curves.items():
-        color, marker = RULES[name]
+        color, marker = METHODS[name]
         table = table.sort_values("relative_cost")
         ax.plot(table.relative_cost, table.accuracy, color=color, marker=marker, markersize=4, label=name)
     ax.axhline(last, color=GREY, linestyle="--", linewidth=1.2, label="last exit for everybody")
@@ -399,13 +443,6 @@ def clock(times: pd.DataFrame, stages: pd.DataFrame) -> Figure:
 
 # ------------------------------------------------------------------------------------------------------------- chapter 3
 
-APPROACHES = {
-    "unpruned": (GREY, "s"),
-    "together": (BLUE, "^"),
-    "separately": (RED, "o"),
-    "separately, all exits' loss": (PURPLE, "P"),
-    "channels": (GREEN, "D"),
-}
 LAYERS = {"convolution": SKY, "linear": ORANGE}
 
 
@@ -422,8 +459,8 @@ def magnitude_pools(weights: pd.DataFrame, cuts: dict[str, float], *, sparsity: 
     for ax, part, color in ((axes[0], "backbone", LAYERS["convolution"]), (axes[1], "exits", LAYERS["linear"])):
         values = weights.magnitude[weights.part == part]
         ax.hist(np.clip(values, edges[0], None), edges, weights=np.full(len(values), 1 / len(values)), color=color)
-        ax.axvline(cuts["all"], color=APPROACHES["together"][0], linewidth=2, label=f"one pool: {(values < cuts['all']).mean():.0%} go")
-        ax.axvline(cuts[part], color=APPROACHES["separately"][0], linewidth=2, linestyle="--", label=f"own pool: {sparsity:.0%} go")
+        ax.axvline(cuts["all"], color=METHODS["together"][0], linewidth=2, label=f"one pool: {(values < cuts['all']).mean():.0%} go")
+        ax.axvline(cuts[part], color=METHODS["separately"][0], linewidth=2, linestyle="--", label=f"own pool: {sparsity:.0%} go")
         ax.set(xscale="log", ylabel="share of the weights", title=f"{part}: {len(values):,} weights")
         ax.legend(loc="upper left")
     axes[1].set(xlabel="magnitude of a weight (first bar: all below 0.001)")
@@ -436,7 +473,7 @@ def layer_sparsity(table: pd.DataFrame) -> Figure:
     Args:
         table: ``layer``, ``kind`` and one column per approach, as `studies.pruning.layer_table` returns it.
     """
-    approaches = [name for name in APPROACHES if name in table]
+    approaches = [name for name in METHODS if name in table]
     wide = min(3 + 0.24 * len(table), 12.5)
     figure, axes = plt.subplots(len(approaches), 1, figsize=(wide, 2.2 * len(approaches)), sharex=True, sharey=True, squeeze=False)
     for ax, name in zip(axes[:, 0], approaches, strict=True):
@@ -510,12 +547,12 @@ def accuracy_of_exits(table: pd.DataFrame, *, thesis: dict[str, Sequence[float]]
     """
     figure, axes = plt.subplots(1, 2 if thesis else 1, figsize=(10.6 if thesis else 6.4, 3.8), squeeze=False)
     for name, group in table.groupby("approach", sort=False):
-        color, marker = APPROACHES[name]
+        color, marker = METHODS[name]
         spread = group.spread if group.spread.notna().all() else None
         axes[0, 0].errorbar(group.exit, group.accuracy, spread, color=color, marker=marker, capsize=3, label=name)
     axes[0, 0].set(title="here")
     for name, values in (thesis or {}).items():
-        color, marker = APPROACHES[name]
+        color, marker = METHODS[name]
         axes[0, 1].plot(range(1, len(values) + 1), values, color=color, marker=marker, label=name)
         axes[0, 1].set(title="thesis (ResNet-56, CIFAR-10; read off its figure)")
     for ax in axes[0]:
@@ -533,7 +570,7 @@ def pruned_trade(curves: dict[str, pd.DataFrame]) -> Axes:
     """
     _, ax = plt.subplots(figsize=(6.6, 4))
     for name, table in curves.items():
-        color, marker = APPROACHES[name]
+        color, marker = METHODS[name]
         table = table.sort_values("relative_cost")
         ax.plot(table.relative_cost, table.accuracy, color=color, marker=marker, markersize=5, label=name)
         ax.fill_between(
@@ -553,7 +590,7 @@ def what_is_saved(table: pd.DataFrame) -> Axes:
     _, ax = plt.subplots(figsize=(8.4, 3.4))
     at, width = np.arange(table.shape[1]), 0.8 / len(table)
     for i, (name, row) in enumerate(table.iterrows()):
-        color, hatch = APPROACHES[name][0], ("", "//", "..")[i % 3]
+        color, hatch = METHODS[name][0], ("", "//", "..")[i % 3]
         bars = ax.bar(at + (i - (len(table) - 1) / 2) * width, row, width, color=color, label=name, hatch=hatch)
         ax.bar_label(bars, [f"{value:.2f}" for value in row], fontsize=7, padding=1)
     ax.set_xticks(at, table.columns)
@@ -596,13 +633,6 @@ def sparse_matmul(table: pd.DataFrame) -> Axes:
 
 # ------------------------------------------------------------------------------------------------------------- chapter 4
 
-THRESHOLDS = {
-    "one threshold": (GREY, "s"),
-    "CBT": (RED, "o"),
-    "CBT-ns": (PURPLE, "P"),
-    "one per exit": (BLUE, "^"),
-    "one per exit and class": (GREEN, "D"),
-}
 # One colour for each thing, whatever a data set calls it and wherever it stands in its list of classes.
 SCENE_COLORS = {
     "road": "#6E6E6E", "sky": "#9AD1F0", "building": "#8C510A", "vegetation": "#1B7837", "tree": "#1B7837", "car": "#0072B2",
@@ -706,13 +736,13 @@ def anytime_curves(scores: dict[str, dict], singles: pd.DataFrame | None = None)
     seen: dict[str, int] = {}
     for name, score in scores.items():
         kind = "one threshold" if name.startswith("single") else "CBT-ns" if name.startswith("CBT-ns") else "CBT"
-        color, marker = THRESHOLDS[kind]
+        color, marker = METHODS[kind]
         style = styles[seen.get(kind, 0) % len(styles)]
         seen[kind] = seen.get(kind, 0) + 1
         left.plot(score["cost"], 100 * np.array(score["miou"]), color=color, marker=marker, markersize=5, linestyle=style, label=name)
         right.plot(score["cost"][-1], 100 * score["miou"][-1], color=color, marker=marker, markersize=8, linestyle="none")
     if singles is not None:
-        color, marker = THRESHOLDS["one threshold"]
+        color, marker = METHODS["one threshold"]
         right.plot(singles.cost, 100 * singles.miou, color=color, marker=marker, markersize=4)
         for row in singles.itertuples():
             right.annotate(f"{row.threshold:g}", (row.cost, 100 * row.miou), xytext=(3, -12), textcoords="offset points", fontsize=8)
@@ -734,7 +764,7 @@ def budget_curves(runs: Sequence[dict], *, title: str = "") -> Figure:
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
     for method in runs[0]["budgets"]:
-        color, marker = THRESHOLDS[method]
+        color, marker = METHODS[method]
         rows = pd.concat(pd.DataFrame(run["budgets"][method])[["budget", "cost", "miou"]] for run in runs).groupby("budget").mean()
         left.plot(rows.cost, 100 * rows.miou, color=color, marker=marker, markersize=6, alpha=0.9, label=method)
         if method in runs[0]["leads"]:
@@ -742,7 +772,7 @@ def budget_curves(runs: Sequence[dict], *, title: str = "") -> Figure:
             right.plot(table.budget, 100 * table["mean"], color=color, marker=marker, markersize=6)
             low, high = (100 * (table["mean"] + sign * table.spread) for sign in (-1, 1))
             right.fill_between(table.budget, low, high, color=color, alpha=0.18, linewidth=0)
-    right.axhline(0, color=THRESHOLDS["one threshold"][0], linestyle="--", linewidth=1.2)
+    right.axhline(0, color=METHODS["one threshold"][0], linestyle="--", linewidth=1.2)
     left.set(xlabel="relative cost on test (MACs; 1 = backbone without exits)", ylabel="mean IoU on test (points)", title=title)
     right.set(xlabel="budget of the choice on validation (relative cost)", ylabel="lead over one threshold\nat the same cost (points)")
     left.legend(loc="best")
@@ -761,7 +791,7 @@ def who_pays(table: pd.DataFrame, *, reference: str) -> Figure:
     figure, ax = plt.subplots(figsize=(8.4, 0.24 * len(table) * len(rules) + 1.3))
     at, height = np.arange(len(table)), 0.8 / len(rules)
     for i, name in enumerate(rules):
-        color = THRESHOLDS["CBT" if name.startswith("CBT") else name][0]
+        color = METHODS["CBT" if name.startswith("CBT") else name][0]
         where, hatch = at + (i - (len(rules) - 1) / 2) * height, ("", "//", "..")[i % 3]
         ax.barh(where, table[name], height, color=color, label=name, hatch=hatch, alpha=0.9)
     ax.set_yticks(at, [f"{name} ({share:.1%})" for name, share in zip(table["class"], table.share, strict=True)])
@@ -811,17 +841,6 @@ def tokens_left(picture, steps: Sequence[np.ndarray]) -> Figure:
 
 # ------------------------------------------------------------------------------------------------------------- chapter 5
 
-PRUNERS = {
-    "no pruning": ("black", "x"),
-    "EEPrune": (RED, "o"),
-    "Random": (GREY, "s"),
-    "EL2N": (BLUE, "^"),
-    "Forgetting": (GREEN, "D"),
-    "SVP": (ORANGE, "v"),
-    "Complexity gap": (PURPLE, "P"),
-    "EEPrune-Before": (SKY, "<"),
-    "EEPrune-After": ("#8C6D1F", ">"),
-}
 SIDES = {"hard": (RED, "o"), "easy": (BLUE, "^"), "random": (GREY, "s"), "all": ("black", "x")}
 
 
@@ -879,7 +898,7 @@ def accuracy_against_samples(tables: dict[str, pd.DataFrame], *, unit: int, titl
         for row, x in enumerate(("training", "total")):
             ax = axes[row, column]
             for method, part in table.groupby("method", sort=False):
-                color, marker = PRUNERS[method]
+                color, marker = METHODS[method]
                 line = "--" if method == "no pruning" else "-"
                 passes = part[x] / unit
                 ax.plot(passes, part.accuracy, color=color, marker=marker, linestyle=line, markersize=4.5, linewidth=1.3, label=method)
@@ -910,10 +929,10 @@ def lead_over_random(panels: dict[str, pd.DataFrame]) -> Figure:
         ratios = sorted(table.ratio.unique())
         methods = [method for method in dict.fromkeys(table.method) if method != "Random"]
         for i, method in enumerate(methods):
-            part, (color, marker) = table[table.method == method].sort_values("ratio"), PRUNERS[method]
+            part, (color, marker) = table[table.method == method].sort_values("ratio"), METHODS[method]
             x = np.arange(len(part)) + 0.09 * (i - (len(methods) - 1) / 2)
             ax.errorbar(x, part.lead, yerr=part.spread.fillna(0), color=color, marker=marker, linestyle="none", capsize=2, label=method)
-        ax.axhline(0, color=PRUNERS["Random"][0], linewidth=1.5, label="Random")
+        ax.axhline(0, color=METHODS["Random"][0], linewidth=1.5, label="Random")
         ax.set_xticks(range(len(ratios)), [f"{ratio:.0%}" for ratio in ratios])
         ax.set(title=name, xlabel="dropped", ylabel="accuracy − that of random pruning")
         ax.grid(axis="x", visible=False)
@@ -929,7 +948,7 @@ def scoring_costs(table: pd.DataFrame) -> Figure:
     """
     table, labels = table[::-1], {"passes": "samples seen / size of the data set"}
     figure, axes = plt.subplots(1, len(table.columns), figsize=(1 + 4.7 * len(table.columns), 3.5), sharey=True)
-    colors = [PRUNERS[method][0] for method in table.index]
+    colors = [METHODS[method][0] for method in table.index]
     for ax, column in zip(axes, table.columns, strict=True):
         ax.barh(table.index, table[column], color=colors)
         for y, value in enumerate(table[column]):
@@ -961,7 +980,7 @@ def dropped_by_class(panels: dict[tuple[str, str], pd.DataFrame], imbalances: di
         heat.tick_params(length=0, labelbottom=False)
         heat.tick_params(axis="y", rotation=0)
         series = imbalances[name, ratio]
-        bars.bar(np.arange(len(series)) + 0.5, series, color=[PRUNERS[method][0] for method in series.index])
+        bars.bar(np.arange(len(series)) + 0.5, series, color=[METHODS[method][0] for method in series.index])
         bars.set_xticks(np.arange(len(series)) + 0.5, series.index, rotation=90)
         bars.tick_params(labelbottom=True)
         bars.set(ylim=(0, 1.25 * worst), ylabel="imbalance" if column == 0 else "")
@@ -1022,20 +1041,6 @@ def amount_of_data(rows: pd.DataFrame) -> Figure:
 
 
 # ------------------------------------------------------------------------------------------------------------- chapter 6
-
-INITIALISATIONS = {
-    "random": (GREY, "s"),
-    "copy": (RED, "o"),
-    "class mean": (GREEN, "^"),
-    "class mean + random": (ORANGE, "D"),
-    "class mean + copy": (BLUE, "P"),
-    "class mean, scaled": ("#00513A", "v"),
-    "class mean, plug-in N₀": ("#7FBF9F", "<"),
-    "whitened class mean": (PURPLE, "X"),
-    "copy, after the final norm": ("#F2A27E", "."),
-}
-# Pale grounds for text: black on any of them has a contrast above 10 : 1.
-EXIT_GROUNDS = ("#D9F0D3", "#FFF2B3", "#FDD9B5", "#D6E6F4", "#E6DDF0", "#F6D5E5", "#CFECEC", "#EFE3CF")
 
 
 def decision_regions(panels: dict[str, dict], *, names: Sequence[str]) -> Figure:
@@ -1129,7 +1134,7 @@ def epoch_zero_bars(values: dict[str, float], *, final: float) -> Axes:
     """
     _, ax = plt.subplots(figsize=(7.4, 0.5 + 0.42 * len(values)))
     names = list(values)[::-1]
-    bars = ax.barh(names, [values[name] for name in names], color=[INITIALISATIONS[name][0] for name in names], height=0.7)
+    bars = ax.barh(names, [values[name] for name in names], color=[METHODS[name][0] for name in names], height=0.7)
     ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
     ax.axvline(final, color="black", linestyle="--", linewidth=1.2, label=f"final head ({final:.3f})")
     ax.set(xlabel="next-token accuracy at epoch 0", xlim=(0, 1.18 * max(final, *values.values())))
@@ -1147,7 +1152,7 @@ def noise_and_mixture(n0: pd.DataFrame, alpha: pd.DataFrame, *, final: float) ->
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.8), sharey=True)
     for head, part in n0.groupby("head"):
-        color, marker = INITIALISATIONS[head]
+        color, marker = METHODS[head]
         left.plot(part.factor, part.test, color=color, marker=marker, label=f"{head}, test")
         left.plot(part.factor, part.val, color=color, linestyle=":", label=f"{head}, validation")
         best = part.loc[part.val.idxmax()]
@@ -1156,7 +1161,7 @@ def noise_and_mixture(n0: pd.DataFrame, alpha: pd.DataFrame, *, final: float) ->
     left.set(xscale="log", xlabel="$N_0$ / plug-in $N_0$", ylabel="next-token accuracy at epoch 0")
     left.legend(loc="upper left", fontsize=8)
     for other, part in alpha.groupby("other"):
-        color, marker = INITIALISATIONS[f"class mean + {other}"]
+        color, marker = METHODS[f"class mean + {other}"]
         right.plot(part.alpha, part.test, color=color, marker=marker, label=f"class mean + {other}")
     right.axhline(final, color="black", linestyle="--", linewidth=1.2, label="final head")
     right.set(xlabel="α (1 = class means alone)")
@@ -1168,7 +1173,7 @@ def accuracy_by_depth(table: pd.DataFrame, *, final: float) -> Axes:
     """Accuracy at epoch 0 against the exit layer, one line per head (columns); index: decoders before the exit."""
     _, ax = plt.subplots(figsize=(7.6, 4.0))
     for name in table.columns:
-        color, marker = INITIALISATIONS[name]
+        color, marker = METHODS[name]
         ax.plot(table.index, table[name], color=color, marker=marker, label=name, linestyle="--" if "norm" in name else "-")
     ax.axhline(final, color="black", linestyle=":", linewidth=1.2, label=f"final head ({final:.3f})")
     ax.set(xlabel="decoders before the exit", ylabel="next-token accuracy at epoch 0", ylim=(0, None))
@@ -1187,7 +1192,7 @@ def initialisations_over_epochs(panels: dict[str, tuple[pd.DataFrame, pd.DataFra
     figure, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 4.2), squeeze=False, sharey=True)
     for ax, (title, (table, spread)) in zip(axes[0], panels.items(), strict=True):
         for name in table.columns:
-            color, marker = INITIALISATIONS[name]
+            color, marker = METHODS[name]
             ax.plot(table.index, table[name], color=color, marker=marker, markersize=5, label=name)
             ax.fill_between(table.index, table[name] - spread[name], table[name] + spread[name], color=color, alpha=0.2, linewidth=0)
         ax.axhline(final[title], color="black", linestyle="--", linewidth=1.2, label="final head, before")
@@ -1214,7 +1219,7 @@ def suspected_causes(rows: Sequence[dict]) -> Figure:
         at = np.arange(len(part))
         ax.hlines(at, part[list(names)].min(axis=1), part[list(names)].max(axis=1), color="#CCCCCC", zorder=1)
         for column, name in names.items():
-            color, marker = INITIALISATIONS[name]
+            color, marker = METHODS[name]
             ax.scatter(part[column], at, color=color, marker=marker, s=55, label=name, zorder=2)
         ax.scatter(part.final, at, color="black", marker="|", s=220, label="final head", zorder=2)
         ax.set_yticks(at, part.index)
@@ -1222,42 +1227,3 @@ def suspected_causes(rows: Sequence[dict]) -> Figure:
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     return figure
-
-
-def colored_text(tokens: Sequence[str], exits: Sequence[int], *, names: Sequence[str], right: Sequence[bool], caption: str) -> HTML:
-    """A text in which every token's ground says at which exit it left: by colour, and by the exit's number after it.
-
-    Args:
-        tokens: the tokens in their order.
-        exits: of each token, from 0; -1 for the first, which nobody had to predict.
-        names: of the exits.
-        right: whether the prediction was right; right ones are underlined.
-        caption: plain text.
-    """
-    shown = []
-    for token, j, ok in zip(tokens, exits, right, strict=True):
-        word = html.escape(token).replace("\n", "⏎<br>")
-        if j < 0:
-            shown.append(word)
-            continue
-        line = "underline" if ok else "none"
-        shown.append(
-            f'<span style="background:{EXIT_GROUNDS[j % len(EXIT_GROUNDS)]};color:#000;padding:0 1px;border-radius:2px;'
-            f'text-decoration:{line};text-underline-offset:3px">{word}<sub style="font-size:.65em">{j + 1}</sub></span>'
-        )
-    legend = " ".join(
-        f'<span style="background:{EXIT_GROUNDS[j % len(EXIT_GROUNDS)]};color:#000;padding:0 4px">{j + 1} = {html.escape(name)}</span>'
-        for j, name in enumerate(names)
-    )
-    told = "; ".join(
-        f"{token.strip() or 'white space'}: {names[j]}, {'right' if ok else 'wrong'}"
-        for token, j, ok in zip(tokens, exits, right, strict=True)
-        if j >= 0
-    )
-    return HTML(
-        f'<figure style="margin:1em 0"><div style="font-family:monospace;line-height:2;max-width:56em;overflow-wrap:anywhere;'
-        f'background:#fff;color:#000;'
-        f'padding:.6em">{"".join(shown)}</div><div style="font-size:.85em;margin:.4em 0;background:#fff;color:#000;padding:.3em">{legend}'
-        f'</div><figcaption style="font-size:.9em;max-width:46em">{html.escape(caption)}</figcaption>'
-        f"<details><summary>The same as a list</summary><p>{html.escape(told)}</p></details></figure>"
-    )

@@ -12,7 +12,7 @@ PACKAGE = Path(eenotes.__file__).parent
 # Arrows point up this list only: each part may use those before it, a contribution every part, and no part a contribution.
 PARTS = ["network", "heads", "rules", "inference", "means", "detection", "costs", "calibration", "training", "selection", "data", "models"]
 CONTRIBUTIONS = ["e2cm", "clustering", "pruning", "cbt", "eeprune", "class_aware", "drafting"]
-OUTSIDE = ["plots", "experiment"]  # what only notebooks and studies use
+OUTSIDE = ["plots", "interactive", "experiment"]  # what only notebooks and studies use
 
 
 def in_new_process(code):
