@@ -293,7 +293,8 @@ class Slider:
 
         Colab gets the live one alone, so that it need not choose.
         """
-        bundle = {"text/plain": repr(self), _VIEW: self.live()._repr_mimebundle_()[_VIEW]}
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.live().model_id}  # as ipywidgets 7 (Colab's) and 8 write it
+        bundle = {"text/plain": repr(self), _VIEW: view}
         return bundle if "google.colab" in sys.modules else bundle | {"text/html": self.html}
 
     def __repr__(self) -> str:
