@@ -8,6 +8,7 @@
 A chapter is executed once per state of what it depends on (see `chapter_key`).  What is kept, under `_build/`:
 
     executed/<scale>/<chapter>.ipynb, .key    the executed copy and what it was made from
+    executed/<scale>/<chapter>.record.json    the record that this execution wrote, for the results page
     executed/<scale>/timings.json             seconds per chapter
     failed/<scale>/<chapter>.ipynb            the last execution that failed, with its traceback
     cache/                                    EENOTES_CACHE: trained networks
@@ -142,10 +143,13 @@ def is_current(chapter: str, scale: str) -> bool:
 # ----------------------------------------------------------------------------------------------------------- executing
 
 
-def environment(scale: str) -> dict[str, str]:
-    """The environment a chapter runs in.  At `tiny` nothing outside this machine can be reached by the usual ways."""
+def environment(scale: str, results: Path) -> dict[str, str]:
+    """The environment a chapter runs in.  At `tiny` nothing outside this machine can be reached by the usual ways.
+
+    Records go to `results`.
+    """
     env = dict(os.environ)
-    env.update(EENOTES_SCALE=scale, EENOTES_CACHE=str(BUILD / "cache"), JUPYTER_PREFER_ENV_PATH="1")
+    env.update(EENOTES_SCALE=scale, EENOTES_CACHE=str(BUILD / "cache"), JUPYTER_PREFER_ENV_PATH="1", EENOTES_RESULTS=str(results))
     env.pop("MPLBACKEND", None)  # the notebook's own
     if scale == "tiny":
         nowhere = "http://127.0.0.1:9"
@@ -158,12 +162,12 @@ def environment(scale: str) -> dict[str, str]:
     return env
 
 
-def nbmake(notebook: Path, scale: str) -> bool:
-    """Execute `notebook` in place, as a pytest test; False if a cell failed."""
+def nbmake(notebook: Path, scale: str, results: Path) -> bool:
+    """Execute `notebook` in place, as a pytest test, with its records in `results`; False if a cell failed."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={notebook.parent}"]
     command += ["-c", os.devnull, "--no-header", "--nbmake", "--overwrite", f"--nbmake-kernel={KERNEL}"]
     command += [f"--nbmake-timeout={CELL_TIMEOUT[scale]}", "-v", notebook.name]
-    return subprocess.run(command, cwd=notebook.parent, env=environment(scale)).returncode == 0
+    return subprocess.run(command, cwd=notebook.parent, env=environment(scale, results)).returncode == 0
 
 
 def put_in_place(made: Path, target: Path) -> None:
@@ -190,8 +194,12 @@ def execute(chapter: str, scale: str) -> bool:
     key = chapter_key(chapter, scale)  # taken before: a change made meanwhile makes the result out of date
     with tempfile.TemporaryDirectory(prefix=f"eenotes-{scale}-") as folder:
         copy = Path(shutil.copy(BOOK / f"{chapter}.ipynb", folder))
+        # Results of its own: what lies there afterwards is this execution's, and a failed one leaves no record anywhere.
+        results = Path(folder) / "results"
+        if records_folder().is_dir():
+            shutil.copytree(records_folder(), results, ignore=shutil.ignore_patterns(scale))
         start = time.monotonic()
-        good = nbmake(copy, scale)
+        good = nbmake(copy, scale, results)
         seconds = round(time.monotonic() - start, 1)
         if not good:
             failed = BUILD / "failed" / scale / copy.name
@@ -199,12 +207,31 @@ def execute(chapter: str, scale: str) -> bool:
             print(f"chapter {chapter} · {scale}: FAILED after {seconds} s; its outputs: {failed.relative_to(ROOT)}")
             return False
         target = executed(chapter, scale)
-        target.with_suffix(".key").unlink(missing_ok=True)  # never a key beside another execution's copy
+        target.with_suffix(".key").unlink(missing_ok=True)  # never a key beside another execution's copy or record
         put_in_place(copy, target)
+        keep_record(results / scale / f"{chapter}.json", chapter, scale)
         write_json(target.with_suffix(".key"), {"key": key, "seconds": seconds, "finished": int(time.time())})
     report_stderr(target)
     print(f"chapter {chapter} · {scale}: executed in {seconds} s", flush=True)
     return True
+
+
+def records_folder() -> Path:
+    """Where records lie, as in `eenotes.experiment.results_dir`."""
+    return Path(os.environ.get("EENOTES_RESULTS") or ROOT / "eenotes" / "assets" / "results")
+
+
+def keep_record(made: Path, chapter: str, scale: str) -> None:
+    """Keep the record of an execution beside its copy, and where records lie; a chapter that wrote none has none."""
+    beside = record_of(chapter, scale)
+    beside.unlink(missing_ok=True)
+    if made.is_file():
+        put_in_place(made, beside)
+        put_in_place(made, records_folder() / scale / made.name)
+
+
+def record_of(chapter: str, scale: str) -> Path:
+    return executed(chapter, scale).with_suffix(".record.json")
 
 
 def report_stderr(notebook: Path) -> None:
@@ -270,11 +297,55 @@ def page_source(notebook: dict) -> dict:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = for_the_page("".join(cell["source"]))
-    return without_live_widgets(notebook)
+    return with_anchors(without_live_widgets(notebook))
+
+
+def claims_of(cell: dict) -> list[str]:
+    """The labels of the claims whose numbers a cell makes: `"metadata": {"claims": ["budgets"]}`, the `where` of a record."""
+    return cell["metadata"].get("claims", [])
+
+
+def anchor(label: str) -> str:
+    """The id, in a built page, of the cell that makes the numbers of a claim."""
+    return "claim-" + re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+
+
+def with_anchors(notebook: dict) -> dict:
+    """Put a place that the results page can link to before every cell that makes a claim's number."""
+    cells = []
+    for cell in notebook["cells"]:
+        if claims_of(cell):
+            ids = [anchor(label) for label in claims_of(cell)]
+            source = "\n".join(f'<div class="claim" id="{name}"></div>' for name in ids)
+            cells.append({"cell_type": "markdown", "id": ids[0][:64], "metadata": {}, "source": source})
+        cells.append(cell)
+    return notebook | {"cells": cells}
+
+
+def gathered(chapter: str, scale: str):
+    """What the results page needs to know of a chapter: its claims' places, its records, its seconds."""
+    import results
+
+    from eenotes import experiment
+
+    notebook = read_notebook(executed(chapter, scale))
+    title = re.match(r"# (.+)", "".join(notebook["cells"][0]["source"]))[1]
+    labels = [label for cell in notebook["cells"] for label in claims_of(cell)]
+    committed = {name: experiment.load_record(chapter, name) for name in results.RECORDED}
+    return results.Chapter(
+        chapter,
+        title,
+        places={label: f"{chapter}.html#{anchor(label)}" for label in labels},
+        fresh=experiment.read_record(record_of(chapter, scale)),
+        committed={name: record for name, record in committed.items() if record},
+        seconds=stamp(chapter, scale).get("seconds"),
+    )
 
 
 def assemble(scale: str) -> Path:
-    """`_build/book-src`: the book's own files, with the executed chapters in place of the bare ones."""
+    """`_build/book-src`: the book's own files, the executed chapters in place of the bare ones, and the results filled in."""
+    import results
+
     source = BUILD / "book-src"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(BOOK, source, ignore=shutil.ignore_patterns("*.ipynb", "_build", ".*"))
@@ -285,6 +356,9 @@ def assemble(scale: str) -> Path:
         target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return source
 
+    page = source / "results.md"
+    filled = results.fill(page.read_text(encoding="utf-8"), scale, [gathered(chapter, scale) for chapter in chapters()])
+    page.write_text(filled, encoding="utf-8")
 
 def jupyter_book(source: Path, output: Path) -> bool:
     """A strict build: a warning or a reference to nothing fails it, and then its messages are shown."""
