@@ -354,11 +354,11 @@ def assemble(scale: str) -> Path:
         target = source / f"{chapter}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return source
-
     page = source / "results.md"
     filled = results.fill(page.read_text(encoding="utf-8"), scale, [gathered(chapter, scale) for chapter in chapters()])
     page.write_text(filled, encoding="utf-8")
+    return source
+
 
 def jupyter_book(source: Path, output: Path) -> bool:
     """A strict build: a warning or a reference to nothing fails it, and then its messages are shown."""
