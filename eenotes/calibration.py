@@ -32,7 +32,7 @@ def evaluate(logits: Tensor, labels: Tensor, rule: Rule, costs: Costs) -> dict[s
 
 
 def summarise(outcome: Outcome, labels: Tensor, costs: Costs) -> dict[str, float | list[float]]:
-    """The numbers of `evaluate` for the outcome of any run."""
+    """The numbers of `evaluate` for the outcome of any run, given its labels ``(N,)``."""
     left = torch.bincount(outcome.exit_index, minlength=len(costs.stages)) / len(labels)
     return {
         "accuracy": (outcome.prediction == labels).double().mean().item(),
@@ -50,6 +50,16 @@ def draw_thresholds(
     ``"quantile"`` draws each exit's threshold among that exit's own values, so that every share of leavers is as likely as any other,
     and closes exits at random; ``"uniform"`` draws from [0, 1] (Confidence only), which hardly ever opens an exit whose confidences
     stay low.
+
+    Args:
+        logits: of all exits, ``(J, N, K)``.
+        rule: of the kind that shall get the thresholds.
+        count: how many vectors.
+        seed: of the drawing.
+        how: see above.
+
+    Raises:
+        ValueError: another ``how``, or ``"uniform"`` for a rule that is no `Confidence`.
     """
     if how not in ("quantile", "uniform") or (how == "uniform" and not isinstance(rule, Confidence)):
         raise ValueError(f"how={how!r} must be 'quantile', or 'uniform' for a Confidence rule, got {type(rule).__name__}")
@@ -75,8 +85,18 @@ def sweep(
 
     The statistics of all exits are computed once, whatever M.
 
+    Args:
+        logits: of all exits, ``(J, N, K)``.
+        labels: ``(N,)``.
+        rule: of the kind that gets the thresholds; its own do not matter.
+        costs: from `count_macs`.
+        thresholds: ``(M, J-1)``.
+
     Returns:
         A table with the columns ``thresholds`` (a tuple), ``accuracy``, ``relative_cost``, ``overhead``.
+
+    Raises:
+        ValueError: no samples, no threshold vector, or vectors of another length than J-1.
     """
     import pandas as pd
 
@@ -132,6 +152,15 @@ def thresholds_for_budgets(
     budgets: Sequence[float] = BUDGETS,
 ) -> "pd.DataFrame":
     """Draw threshold vectors, and for every budget keep the most accurate that costs no more.
+
+    Args:
+        logits: of all exits, ``(J, N, K)``: those of the split to choose on.
+        labels: ``(N,)``.
+        rule: of the kind that gets the thresholds.
+        costs: from `count_macs`.
+        draws: how many vectors.
+        seed: of the drawing.
+        budgets: relative costs; one that no vector keeps is left out.
 
     Returns:
         One row per budget that can be kept: ``budget`` and the columns of `sweep`.

@@ -40,7 +40,7 @@ class Statistics:
 
     @property
     def shared(self) -> Tensor:
-        r"""$\bar p_k = \frac1J \sum_j p_{j,k}$, ``(K, K)``: the exits' average, the last one included."""
+        r"""$\bar p_k = \frac1J \sum_j p_{j,k}$ (4.2), ``(K, K)``: the exits' average, the last one included."""
         return self.per_exit.mean(0)
 
     @property
@@ -52,8 +52,11 @@ class Statistics:
     def margins(self, *, shared: bool = True, margin: Margin = "top") -> Tensor:
         r"""How clearly a class stands out: ``(K,)``, or ``(J, K)`` without sharing between exits.
 
-        ``"top"``, the paper's: largest minus second largest entry of $\bar p_k$, whichever classes these are.  ``"own"``: entry k minus the
-        largest other one; negative for the classes in `confused`.
+        ``"top"``, the paper's (4.3): largest minus second largest entry of $\bar p_k$, whichever classes these are.  ``"own"``: entry k
+        minus the largest other one; negative for the classes in `confused`.
+
+        Raises:
+            ValueError: another ``margin``.
         """
         if margin not in ("top", "own"):
             raise ValueError(f"margin={margin!r} must be 'top' or 'own'")
@@ -84,7 +87,7 @@ class Statistics:
 def statistics(
     batches: Iterable[tuple[Sequence[Tensor], Tensor]], *, num_classes: int, ignore_index: int | None = None
 ) -> Statistics:
-    r"""Average every exit's softmax over the samples of each class, in one pass.
+    r"""Average every exit's softmax over the samples of each class (4.1), in one pass.
 
     Only J arrays of K × K sums are kept, whatever the number of pixels; under ``torch.distributed`` the processes' sums are added.
 
@@ -121,7 +124,7 @@ def statistics(
 
 
 def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | None = None) -> Tensor:
-    r"""Map margins to thresholds: the largest to ``alpha``, the smallest to ``beta``, in between linearly.
+    r"""Map margins to thresholds (4.4): the largest to ``alpha``, the smallest to ``beta``, in between linearly.
 
     $$ T_k = \Bigl(1 - \frac{m_k - \min m}{\max m - \min m}\Bigr)(\beta - \alpha) + \alpha $$
 
@@ -157,7 +160,7 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
 class Choice:
     """Thresholds chosen on one split, with their cost and mean IoU there."""
 
-    thresholds: Tensor  # (K,) or (J-1, K)
+    thresholds: Tensor  #: ``(K,)`` or ``(J-1, K)``
     relative_cost: float
     score: float
     alpha: float | None = None
@@ -196,7 +199,11 @@ class Validation:
         self.relative = (costs.cumulative / costs.backbone).to(labels.device)
 
     def exit_index(self, thresholds: Tensor) -> Tensor:
-        """Where each sample leaves, ``(N,)``, with thresholds ``(K,)`` or ``(J-1, K)`` of at least one half."""
+        """Where each sample leaves, ``(N,)``, with thresholds ``(K,)`` or ``(J-1, K)`` of at least one half.
+
+        Raises:
+            ValueError: lower thresholds, or thresholds of another shape.
+        """
         if (thresholds < LEAST).any() or thresholds.shape not in ((self.K,), (self.J - 1, self.K)):
             raise ValueError(f"thresholds must be at least {LEAST} and of shape ({self.K},) or ({self.J - 1}, {self.K})")
         rows = thresholds.to(self.called.device).expand(self.J - 1, self.K)
@@ -256,7 +263,7 @@ def single_for_budget(v: Validation, *, budget: float) -> Choice:
 
 
 def iou_loss(v: Validation) -> Tensor:
-    r"""How much mean IoU each answer costs, to first order: ``(J, N)``, 0 for a right answer.
+    r"""How much mean IoU each answer costs, to first order (4.5): ``(J, N)``, 0 for a right answer.
 
     Mean IoU is no sum over pixels, but its gradient is.  With $U_k$ the union and $I_k$ the intersection of class k at the last exit, a
     pixel of class y that is called l ≠ y instead of y takes $\frac1K\bigl(\frac1{U_y} + \frac{I_l}{U_l^2}\bigr)$ from it.
@@ -270,7 +277,7 @@ def iou_loss(v: Validation) -> Tensor:
 
 
 def priced(v: Validation, *, price: float, per_class: bool = True, loss: Tensor | None = None) -> Tensor:
-    r"""Thresholds at which the next sample to stop loses as much as its computation is worth: ``(J-1, K)``.
+    r"""Thresholds at which the next sample to stop loses as much as its computation is worth (4.6): ``(J-1, K)``.
 
     Each sample that stops at exit j pays its loss there plus ``price`` times its cost; each that goes on pays what the exits after it
     make of it.  From the last early exit to the first, and for every class that is called, the threshold is put where the sum over the
@@ -317,7 +324,7 @@ def priced_for_budget(v: Validation, *, budget: float, per_class: bool = True, s
 
 
 def mean_iou(prediction: Tensor, labels: Tensor, num_classes: int) -> float:
-    """The Jaccard index of all samples together, averaged over the classes that occur."""
+    """The Jaccard index of all samples together, ``(N,)`` predictions and labels, averaged over the classes that occur."""
     from torchmetrics.functional.classification import multiclass_jaccard_index
 
     return multiclass_jaccard_index(prediction, labels, num_classes, average="macro").item()

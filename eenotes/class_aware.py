@@ -74,14 +74,14 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 class ExitHead(nn.Module):
-    """An exit after a decoder: optionally a norm, then one linear layer; ``(..., D)`` → ``(..., V)``."""
+    """An exit after a decoder: optionally a norm, then one linear layer; ``(..., D)`` → ``(..., V)``, the logits of equation (6.8)."""
 
     def __init__(self, width: int, vocabulary: int, *, norm: nn.Module | None = None):
         super().__init__()
         self.norm, self.linear = norm, nn.Linear(width, vocabulary)
 
     def features(self, hidden: Tensor) -> Tensor:
-        """What the linear layer sees."""
+        """What the linear layer sees, ``(..., D)``."""
         return hidden if self.norm is None else self.norm(hidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class ExitModel(nn.Module):
         return self.exit_head(seen[0]), final
 
     def exit_logits(self, ids: Tensor) -> Tensor:
-        """The exit alone: only the first decoders run."""
+        """The exit alone, ``ids (B, T)`` → ``(B, T, V)``: only the first decoders run."""
         return self.exit_head(hidden_states(self.model, ids, at=self.at))
 
     def features(self, ids: Tensor) -> Tensor:
@@ -142,6 +142,10 @@ def hidden_states(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Tensor
         ids: token numbers.
         at: from 1 to the number of decoders.
         inputs: more of the model's own arguments, for example ``past_key_values``.
+
+    Raises:
+        TypeError: see `anatomy`.
+        ValueError: ``at`` out of range.
     """
     parts = anatomy(model)
     if not 1 <= at <= len(parts.decoders):
@@ -430,7 +434,11 @@ def initialise(
 
 @torch.no_grad()
 def collect(model: ExitModel, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features of all positions that have a next token, ``(N, D)``, and that token, ``(N,)``; on the CPU."""
+    """Features of all positions that have a next token, ``(N, D)``, and that token, ``(N,)``, of batches ``(B, T)``; on the CPU.
+
+    Raises:
+        ValueError: no batch, or token numbers that the head does not know.
+    """
     pairs = []
     with in_mode(model):
         for ids in batches:
@@ -445,7 +453,7 @@ def collect(model: ExitModel, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def accuracy(features: Tensor, labels: Tensor, head: Linear) -> float:
-    """Next-token accuracy of a linear head on collected features."""
+    """Next-token accuracy of a linear head on features ``(N, D)`` and labels ``(N,)``, as `collect` gives them."""
     weight, bias = (tensor.to(features) for tensor in head)
     right = [(torch.addmm(bias, x, weight.T).argmax(1) == y).sum() for x, y in zip(features.split(4096), labels.split(4096), strict=True)]
     return (torch.stack(right).sum() / len(labels)).item()
@@ -465,7 +473,15 @@ def choose(candidates: Iterable[float], score: Callable[[float], float]) -> tupl
 
 @torch.no_grad()
 def evaluate(model: ExitModel, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Next-token accuracy and perplexity of the exit and of the final head: ``exit_accuracy``, ``exit_perplexity``, ``final_…``."""
+    """Next-token accuracy and perplexity of the exit and of the final head: ``exit_accuracy``, ``exit_perplexity``, ``final_…``.
+
+    Args:
+        model: from `attach`; its mode is put back afterwards.
+        batches: token numbers ``(B, T)``.
+
+    Raises:
+        ValueError: no batch.
+    """
     totals, count = torch.zeros(2, 2, dtype=torch.float64), 0
     device = model.exit_head.linear.weight.device
     with in_mode(model):
@@ -584,7 +600,11 @@ class FullPrecision(nn.Module):
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Raise a `ValueError` unless ``ids`` are whole numbers ``(B, T)`` below the size of the head."""
+    """Check token numbers.
+
+    Raises:
+        ValueError: unless ``ids`` are whole numbers ``(B, T)`` below the size of the head.
+    """
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(f"token numbers must be whole numbers (B, T), got {ids.dtype} {tuple(ids.shape)}")
     if ids.numel() and (ids.min() < 0 or ids.max() >= vocabulary):

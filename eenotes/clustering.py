@@ -109,6 +109,17 @@ def autoencoder(num_inputs: int, widths: Sequence[int] = WIDTHS, *, seed: int = 
 
     The encoder's children are named ``"0"`` (`UnitPower`), ``"1"`` (linear), ``"2"`` (ReLU), ...; every even name but the first is a
     ReLU, where `eenotes.split` can cut.
+
+    Args:
+        num_inputs: D.
+        widths: of the encoder's layers after its input; the last is the length C of the code.
+        seed: of the weights; the generators outside stay as they were.
+
+    Returns:
+        From samples ``(B, D)`` to codes ``(B, C)``, and back.
+
+    Raises:
+        ValueError: a layer without units.
     """
     if min(num_inputs, *widths) < 1:
         raise ValueError(f"every layer needs at least one unit, got {num_inputs} inputs and the widths {tuple(widths)}")
@@ -176,6 +187,18 @@ def refine(
     $Q$ is `soft_assignment`, of distorted samples if ``augment`` is given; $P$ is its `target_distribution` on the samples as they
     are, brought up to date every ``update_interval`` steps (with distortions: Guo et al., 2018).  The encoder given stays as it is.
 
+    Args:
+        encoder: from `pretrain`.
+        centroids: ``(K, C)``.
+        x: samples ``(N, D)``.
+        steps: at most.
+        batch_size: samples per step.
+        learning_rate: constant.
+        update_interval: steps from one target distribution to the next.
+        tolerance: the end, when no more than this share of the samples changed cluster between two targets.
+        augment: from samples ``(B, D)`` and a generator to the samples to train on.
+        seed: of the order of the samples.
+
     Raises:
         ValueError: samples that are not finite or do not fit the encoder, or a refinement that diverges.
     """
@@ -212,6 +235,9 @@ def soft_assignment(codes: Tensor, centroids: Tensor) -> Tensor:
     r"""Student's t with one degree of freedom, $q_{ik} \propto (1 + \lVert z_i - c_k\rVert^2)^{-1}$ (eq. 1 of the paper).
 
     Codes ``(N, C)`` and centroids ``(K, C)`` → ``(N, K)``; rows sum to 1.
+
+    Raises:
+        ValueError: shapes that do not match.
     """
     if codes.ndim != 2 or centroids.ndim != 2 or codes.shape[1] != centroids.shape[1]:
         raise ValueError(f"codes (N, C) and centroids (K, C) do not match: {tuple(codes.shape)} and {tuple(centroids.shape)}")
@@ -220,7 +246,7 @@ def soft_assignment(codes: Tensor, centroids: Tensor) -> Tensor:
 
 
 def target_distribution(q: Tensor) -> Tensor:
-    r"""The sharpened assignments, $p_{ik} \propto q_{ik}^2 / \sum_i q_{ik}$ (eq. 3): ``(N, K)``, rows sum to 1.
+    r"""The sharpened assignments (2.7), $p_{ik} \propto q_{ik}^2 / \sum_i q_{ik}$ (eq. 3 of the paper): ``(N, K)``, rows sum to 1.
 
     The square trusts the confident samples; the division keeps large clusters from swallowing small ones.
     """
@@ -230,7 +256,11 @@ def target_distribution(q: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embed(encoder: nn.Sequential, x: Tensor) -> Tensor:
-    """Codes ``(N, C)``, float32, of samples ``(N, D)``."""
+    """Codes ``(N, C)``, float32, of samples ``(N, D)``.
+
+    Raises:
+        ValueError: samples of another width than the encoder's.
+    """
     width = next(layer.in_features for layer in encoder if isinstance(layer, nn.Linear))
     if x.ndim != 2 or x.shape[1] != width:
         raise ValueError(f"the encoder takes samples of shape (N, {width}), got {tuple(x.shape)}")

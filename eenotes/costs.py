@@ -30,15 +30,15 @@ class Costs:
 
     @property
     def cumulative(self) -> Tensor:
-        """``(J,)`` MACs of a sample that leaves at exit j: all stages and all exit tests up to there."""
+        """``(J,)`` MACs of a sample that leaves at exit j (1.3): all stages and all exit tests up to there."""
         return self._up_to(self.stages) + self._up_to((*self.exits, 0))
 
     def relative_cost(self, exit_index: Tensor) -> Tensor:
-        """``(N,)`` exit indices → ``(N,)`` costs of stages and exit tests; 1.0 is the backbone without exits."""
+        """``(N,)`` exit indices → ``(N,)`` costs of stages and exit tests (1.3); 1.0 is the backbone without exits."""
         return (self.cumulative / self.backbone).to(exit_index.device)[exit_index]
 
     def overhead(self, exit_index: Tensor) -> Tensor:
-        """The part of `relative_cost` that the exit tests alone take."""
+        """The part of `relative_cost` that the exit tests alone take, ``(N,)`` → ``(N,)``."""
         return (self._up_to((*self.exits, 0)) / self.backbone).to(exit_index.device)[exit_index]
 
     @staticmethod

@@ -34,7 +34,13 @@ def awgn(signals: Tensor, messages: Tensor, *, n0: float, generator: torch.Gener
 
 
 def log_density(received: Tensor, signals: Tensor, *, n0: float) -> Tensor:
-    r"""$\ln p(r \mid s_m) = -\frac{D}{2}\ln(\pi N_0) - \lVert r - s_m\rVert^2 / N_0$ (6.4): ``(N, D)`` and ``(M, D)`` to ``(N, M)``."""
+    r"""$\ln p(r \mid s_m) = -\frac{D}{2}\ln(\pi N_0) - \lVert r - s_m\rVert^2 / N_0$ (6.4): ``(N, D)`` and ``(M, D)`` to ``(N, M)``.
+
+    With the logarithm of the prior added, its largest entry is the decision of (6.3), which errs least (6.2), and so that of (6.5).
+
+    Raises:
+        ValueError: signals that are no finite matrix, or ``n0`` that is not positive.
+    """
     _check_signals(signals)
     _check_n0(n0)
     squared = (received[:, None] - signals).square().sum(-1)
@@ -42,9 +48,10 @@ def log_density(received: Tensor, signals: Tensor, *, n0: float) -> Tensor:
 
 
 def map_detector(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""The detector with the smallest error probability, as a linear layer (6.9): ``argmax(r @ weight.T + bias)``.
+    r"""The detector with the smallest error probability (6.3), as a linear layer (6.9): ``argmax(r @ weight.T + bias)``.
 
-    $w_m = s_m$ and $b_m = \frac{N_0}{2} \ln P_m - \frac12 \lVert s_m\rVert^2$.
+    $w_m = s_m$ and $b_m = \frac{N_0}{2} \ln P_m - \frac12 \lVert s_m\rVert^2$: what (6.5) compares, multiplied out (6.6) and without what
+    all messages share (6.7).
 
     Args:
         signals: ``(M, D)``.
@@ -67,7 +74,17 @@ def map_detector(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> 
 
 
 def minimum_distance(signals: Tensor) -> tuple[Tensor, Tensor]:
-    """The equal-prior case (6.11): the nearest signal wins, and $N_0$ has dropped out."""
+    """The equal-prior case (6.11): the nearest signal wins, and $N_0$ has dropped out.
+
+    Args:
+        signals: ``(M, D)``.
+
+    Returns:
+        weight ``(M, D)`` and bias ``(M,)``.
+
+    Raises:
+        ValueError: signals that are no finite matrix.
+    """
     return map_detector(signals, n0=1.0)
 
 
@@ -99,12 +116,12 @@ def linear_discriminant(means: Tensor, covariance: Tensor, *, prior: Tensor | No
 
 
 def detect(received: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Which message a linear detector decides for: ``(N, D)`` → ``(N,)``."""
+    """Which message a linear detector decides for, by its largest logit (6.8): ``(N, D)`` → ``(N,)``."""
     return torch.addmm(bias, received, weight.T).argmax(1)
 
 
 def q(x: float | Tensor) -> Tensor:
-    r"""The Gaussian tail $Q(x) = P(\mathcal N(0,1) > x)$ (6.12), in double precision."""
+    r"""The Gaussian tail $Q(x) = P(\mathcal N(0,1) > x)$ (6.12), in double precision; of ``x``'s shape, ``(...)`` → ``(...)``."""
     return 0.5 * torch.erfc(torch.as_tensor(x, dtype=torch.float64) / math.sqrt(2))
 
 
@@ -114,7 +131,13 @@ def pairwise_error(distance: float | Tensor, *, n0: float, prior_ratio: float | 
     Args:
         distance: $d = \lVert s_i - s_j\rVert > 0$.
         n0: $N_0 > 0$.
-        prior_ratio: $P_i/P_j$, sent over confused with.  1 gives $Q(d/\sqrt{2N_0})$.
+        prior_ratio: $P_i/P_j$, sent over confused with.  1 gives $Q(d/\sqrt{2N_0})$, which is (6.12) for antipodal signals.
+
+    Returns:
+        In double precision, of the arguments' shape: numbers, or ``(...)`` tensors that broadcast.
+
+    Raises:
+        ValueError: ``n0`` that is not positive.
     """
     _check_n0(n0)
     distance, ratio = (torch.as_tensor(value, dtype=torch.float64) for value in (distance, prior_ratio))
@@ -122,7 +145,12 @@ def pairwise_error(distance: float | Tensor, *, n0: float, prior_ratio: float | 
 
 
 def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> float:
-    r"""An upper bound of the MAP detector's error probability: $\sum_i P_i \sum_{j \ne i}$ of `pairwise_error` (6.13).
+    r"""An upper bound of the MAP detector's error probability (6.13): $\sum_i P_i \sum_{j \ne i}$ of `pairwise_error`.
+
+    Args:
+        signals: ``(M, D)``.
+        n0: $N_0 > 0$.
+        prior: ``(M,)``; ``None``: all equal.
 
     Raises:
         ValueError: as `map_detector`, and for two signals at the same place or a prior with a zero, where the pairwise error is undefined.

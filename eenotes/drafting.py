@@ -64,6 +64,10 @@ def greedy(model: ExitModel, ids: Tensor, *, max_new_tokens: int) -> Generated:
         model: from `eenotes.class_aware.attach`, in evaluation mode.
         ids: the prompt, ``(T,)``.
         max_new_tokens: at least 1.
+
+    Raises:
+        ValueError: no prompt, no token asked for, token numbers that the model does not know, more positions than it has, or a model in
+            training mode.
     """
     ids = _checked(model, ids, max_new_tokens)
     with _counted(model.model) as runs:
@@ -87,6 +91,9 @@ def early_exit(model: ExitModel, ids: Tensor, *, max_new_tokens: int, threshold:
         ids: the prompt, ``(T,)``; it always goes all the way.
         max_new_tokens: at least 1.
         threshold: of the exit's largest softmax probability.
+
+    Raises:
+        ValueError: as `greedy`.
     """
     tokens = _checked(model, ids, max_new_tokens)
     parts, at = anatomy(model.model), model.at
@@ -125,6 +132,9 @@ def self_speculative(model: ExitModel, ids: Tensor, *, max_new_tokens: int, draf
         max_new_tokens: at least 1.
         draft: tokens per draft.
         helper: from `draft_model`, if it is at hand.
+
+    Raises:
+        ValueError: as `greedy`, and as `draft_model`.
     """
     ids = _checked(model, ids, max_new_tokens)
     helper = draft_model(model) if helper is None else helper
@@ -147,6 +157,9 @@ def draft_model(model: ExitModel) -> nn.Module:
     """The decoders below the exit and the exit as a causal language model of its own, of the same class; it shares every weight.
 
     Whatever takes a model takes it: ``generate(assistant_model=...)``, for example.
+
+    Raises:
+        ValueError: an exit with a norm on a model without a final norm, which has no place for it.
     """
     lm = model.model
     shared = {id(tensor): tensor for module in (lm, model.exit_head) for tensor in (*module.parameters(), *module.buffers())}

@@ -30,7 +30,7 @@ def fit(
         stages: from `eenotes.split`, in evaluation mode.
         batches: ``(x, y)`` over the whole training set, iterable more than once.
         num_classes: K.
-        normaliser: $\mu_{j,k}$, which divides the distances in the confidence.  ``"mean"``: the mean distance of **all** training
+        normaliser: $\mu_{j,k}$ (2.4), which divides the distances in the confidence.  ``"mean"``: the mean distance of **all** training
             samples to $M_{j,k}$ (the paper's), known after a second pass; ``"rms"``: its root mean square, which the first pass already
             gives.
 
@@ -71,7 +71,7 @@ def fit(
 def rule(
     net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0, *, predict: Literal["raw", "normalised"] = "raw"
 ) -> Confidence:
-    r"""The E²CM rule: leave where $\max_k \mathrm{softmax}_k(-d_{j,k} / \mu_{j,k}) > T_j$.  Trained exits in between are not divided.
+    r"""The E²CM rule (2.5): leave where $\max_k \mathrm{softmax}_k(-d_{j,k} / \mu_{j,k}) > T_j$.  Trained exits in between are not divided.
 
     Args:
         net: from `fit`, or from `combine`.

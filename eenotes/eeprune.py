@@ -23,12 +23,12 @@ Variant = Literal["hard", "soft", "loss"]
 class Observation:
     """What the two exits say of N samples, in the data set's order; all ``(N,)``, on the CPU."""
 
-    labels: Tensor  # int64
-    confidence: Tensor  # float64, of the early exit: its largest softmax probability
-    early_right: Tensor  # bool: condition 1
-    final_right: Tensor  # bool: condition 2
-    early_truth: Tensor  # float64, the early exit's probability of the true class
-    final_truth: Tensor  # float64, the final exit's
+    labels: Tensor  #: int64
+    confidence: Tensor  #: float64, of the early exit: its largest softmax probability
+    early_right: Tensor  #: bool: condition 1
+    final_right: Tensor  #: bool: condition 2
+    early_truth: Tensor  #: float64, the early exit's probability of the true class
+    final_truth: Tensor  #: float64, the final exit's
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Report:
     """How many samples met each condition."""
 
     samples: int
-    early_right: int  # condition 1
-    both_right: int  # conditions 1 and 2
+    early_right: int  #: condition 1
+    both_right: int  #: conditions 1 and 2
     wanted: int
     dropped: int
-    threshold: float  # the smallest confidence among the dropped, or the one that was given
+    threshold: float  #: the smallest confidence among the dropped, or the one that was given
 
     @property
     def overthought(self) -> int:
@@ -102,7 +102,7 @@ def observe(net: EarlyExitNetwork, dataset: Dataset, *, exit_index: int | None =
 
 
 def importance(seen: Observation, *, variant: Variant = "hard") -> Tensor:
-    r"""How much each sample is worth keeping, ``(N,)``, float64: the lowest are dropped first.
+    r"""How much each sample is worth keeping (5.2), ``(N,)``, float64: the lowest are dropped first.
 
     Args:
         seen: from `observe`.
@@ -110,6 +110,9 @@ def importance(seen: Observation, *, variant: Variant = "hard") -> Tensor:
             elsewhere.  The workshop paper names two more, Soft and Loss; their definitions here are **our reading**.  ``"soft"`` weighs
             the conditions instead of demanding them: one minus the probability of the true class, averaged over the two exits.
             ``"loss"``: the cross-entropy, averaged over the two exits.  Both can drop any sample.
+
+    Raises:
+        ValueError: another variant.
     """
     if variant == "hard":
         return torch.where(seen.early_right & seen.final_right, 1 - seen.confidence, math.inf)
@@ -162,7 +165,7 @@ def prune(
 
 
 def above(seen: Observation, threshold: float) -> Selection:
-    """Drop every sample that both exits get right with an early confidence above the threshold."""
+    """Drop every sample that both exits get right with an early confidence above the threshold (5.1)."""
     drop = seen.early_right & seen.final_right & (seen.confidence > threshold)
     return split_rows(drop.nonzero().squeeze(1), len(drop))
 

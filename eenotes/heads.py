@@ -37,7 +37,7 @@ class LinearExit(nn.Module):
 
 
 def linear_exits(stages: Iterable[nn.Module], x: Tensor, *, num_classes: int, grid: int = 1) -> nn.ModuleList:
-    """A `LinearExit` for every stage but the last, of the width that a sample batch ``x`` has there.
+    """A `LinearExit` for every stage but the last, of the width that a sample batch ``x``, ``(B, ...)``, has there.
 
     A feature map smaller than the grid keeps its own size.
     """
@@ -53,9 +53,9 @@ def linear_exits(stages: Iterable[nn.Module], x: Tensor, *, num_classes: int, gr
 class ClassMeanExit(nn.Module):
     r"""An exit without training: the logits are the negative distances to the class means (E²CM).
 
-    $z_k = -d_k = -\lVert x - M_k \rVert_2$, written as $\lVert x\rVert^2 - 2\,x \cdot M_k + \lVert M_k\rVert^2$, so that the work is
-    one matrix product: fast, and seen by the FLOP counter.  Everything is taken from the centre of the class means, because what all
-    features have in common cancels from the distance but costs it digits.  Its argmax is the nearest class mean.
+    $z_k = -d_k = -\lVert x - M_k \rVert_2$ (2.3), written as $\lVert x\rVert^2 - 2\,x \cdot M_k + \lVert M_k\rVert^2$ (2.6), so that the
+    work is one matrix product: fast, and seen by the FLOP counter.  Everything is taken from the centre of the class means, because
+    what all features have in common cancels from the distance but costs it digits.  Its argmax is the nearest class mean.
 
     Args:
         means: ``(K, *shape)``, one mean feature per class.
@@ -85,7 +85,11 @@ class ClassMeanExit(nn.Module):
         return self.centre + self.offsets
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, *shape)`` → ``(B, K)``."""
+        """``(B, *shape)`` → ``(B, K)``.
+
+        Raises:
+            ValueError: features of another size than the class means.
+        """
         features = features.flatten(1)
         if features.shape[1] != len(self.centre):
             raise ValueError(f"the class means have {len(self.centre)} numbers each, the features {features.shape[1]}")

@@ -20,14 +20,14 @@ from eenotes.rules import Decision, Rule
 class Outcome:
     """What became of N samples."""
 
-    prediction: Tensor  # (N,) int64
-    exit_index: Tensor  # (N,) int64, from 0
-    confidence: Tensor  # (N,) float32, the rule's, at the exit where the sample left
+    prediction: Tensor  #: ``(N,)`` int64
+    exit_index: Tensor  #: ``(N,)`` int64, from 0
+    confidence: Tensor  #: ``(N,)`` float32, the rule's, at the exit where the sample left
 
 
 @torch.inference_mode()
 def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
-    """Classify a batch stage by stage; who leaves is taken out of the batch, and the rest goes on.
+    """Classify a batch stage by stage (1.2); who leaves is taken out of the batch, and the rest goes on.
 
     Args:
         net: in evaluation mode: batch statistics would make a sample's answer depend on who else is still there.

@@ -9,7 +9,7 @@ _ONE_HOT_CLASSES = 256
 
 
 class ClassMeans(Metric):
-    r"""Class-conditional means in one pass: $M_k = \frac{1}{n_k} \sum_{i: y_i = k} x_i$.
+    r"""Class-conditional means in one pass: $M_k = \frac{1}{n_k} \sum_{i: y_i = k} x_i$; equations (2.2), (4.1) and (6.15).
 
     A torchmetrics metric: ``update`` per batch, ``compute`` at the end, summed over the processes of ``torch.distributed``.  It keeps
     one ``K × D`` array of sums, K counts and one sum of squares, whatever the number of samples.
@@ -18,8 +18,8 @@ class ClassMeans(Metric):
         num_classes: K.
 
     Raises:
-        ValueError: in ``update`` for an empty batch, labels outside 0..K-1 or of another length, values that are not finite, or
-            features of another shape than before; nothing is changed then.  In ``compute`` for a class without samples.
+        ValueError: for fewer than one class.  In ``update`` for an empty batch, labels outside 0..K-1 or of another length, values that
+            are not finite, or features of another shape than before; nothing is changed then.  In ``compute`` for a class without samples.
     """
 
     full_state_update = False
@@ -59,7 +59,11 @@ class ClassMeans(Metric):
         self.update(features, labels)
 
     def merge_state(self, incoming_state: "ClassMeans") -> None:
-        """Add what another `ClassMeans` has seen."""
+        """Add what another `ClassMeans` has seen.
+
+        Raises:
+            ValueError: if it has other classes, or features of another shape.
+        """
         mine, others = ((m.num_classes, m.shape) for m in (self, incoming_state))
         if mine[0] != others[0] or (None not in (mine[1], others[1]) and mine[1] != others[1]):
             raise ValueError(f"the means here have classes and shape {mine}, those to merge {others}")

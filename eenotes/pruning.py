@@ -61,7 +61,7 @@ def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]
 
 
 def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = "global") -> None:
-    """Set the smallest of the **remaining** weights to zero for good, by ``torch.nn.utils.prune``; in place.
+    """Set the smallest of the **remaining** weights to zero for good (3.1), by ``torch.nn.utils.prune``; in place.
 
     Args:
         modules: layers with a ``weight``, such as the values of `layers`; a layer already pruned keeps its zeros.
@@ -158,7 +158,7 @@ def schedule(
 
 
 def together(net: EarlyExitNetwork, *, rate: float, rounds: int, **options) -> Iterator[Iteration]:
-    """Approach 1: backbone and exits in one pool; prune, fine-tune everything, repeat ``rounds`` times.
+    """Approach 1: backbone and exits in one pool, with one cut for both (3.3); prune, fine-tune everything, repeat ``rounds`` times.
 
     ``options`` (``tune``, ``evaluate``, ``scope``, ``checkpoint``), return value and errors are those of `schedule`.
     """
@@ -168,7 +168,7 @@ def together(net: EarlyExitNetwork, *, rate: float, rounds: int, **options) -> I
 def separately(net: EarlyExitNetwork, *, rate: float, rounds: int, **options) -> Iterator[Iteration]:
     r"""Approach 2: prune and fine-tune the backbone ``rounds`` times, freeze it, then prune and fine-tune the exits as often.
 
-    Every weight goes through as many iterations as in `together`, and both pools end at the same sparsity, $1 - (1 - \rho)^R$.
+    Every weight goes through as many iterations as in `together`, and both pools end at the same sparsity, $1 - (1 - \rho)^R$ (3.2).
     ``options`` (``tune``, ``evaluate``, ``scope``, ``checkpoint``), return value and errors are those of `schedule`.
     """
     return schedule(net, [("backbone", rate, rounds), ("exits", rate, rounds)], **options)
@@ -206,6 +206,9 @@ def fine_tune(
 
     Returns:
         The mean training loss.
+
+    Raises:
+        ValueError: fewer than one sample, or what `training.fit` raises.
     """
     if samples < 1:
         raise ValueError(f"samples={samples}: fine-tuning needs at least one")
@@ -233,13 +236,13 @@ def fine_tune(
 
 
 def last_exit_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy of the backbone's own classifier, the last exit."""
+    """Cross-entropy of the backbone's own classifier, the last exit; labels ``(B,)``."""
     x, y = batch
     return nn.functional.cross_entropy(model(x)[-1], y)
 
 
 def accuracies(net: EarlyExitNetwork, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
-    """The share of right answers of every exit, first to last, each judged on all samples."""
+    """The share of right answers of every exit, first to last, each judged on all samples, in batches ``(x, y)``: J numbers."""
     logits, labels = collect(net, batches)
     return tuple((logits.argmax(2) == labels).double().mean(1).tolist())
 
@@ -379,9 +382,10 @@ def by_round(iterations: Sequence[Iteration]) -> "pd.DataFrame":
 
 @torch.no_grad()
 def effective_costs(net: EarlyExitNetwork, x: Tensor) -> Costs:
-    """MACs of one sample that are not multiplications by a zero weight; without zeros it is `count_macs`.
+    """MACs of one sample that are not multiplications by a zero weight (3.4); without zeros it is `count_macs`.
 
-    A weight is used once per position of its layer's output; a zero saves all of them, if the hardware skips it, which none here does.
+    ``x``, ``(B, ...)``, is a sample batch.  A weight is used once per position of its layer's output; a zero saves all of them, if the
+    hardware skips it, which none here does.
     """
     dense, found, uses = count_macs(net, x), layers(net), {}
 
@@ -406,7 +410,7 @@ def effective_costs(net: EarlyExitNetwork, x: Tensor) -> Costs:
 
 
 def checkpoint_bytes(net: EarlyExitNetwork, *, compress: bool = True) -> int:
-    """The size of the network as a safetensors file, without masks, plain or gzipped."""
+    """The size of the network as a safetensors file, without masks, plain or gzipped; (3.5) says how small it can get."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous().clone() for name, value in permanent(net).state_dict().items()}

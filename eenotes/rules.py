@@ -17,10 +17,10 @@ from torch import Tensor
 class Decision(NamedTuple):
     """What a rule says of B samples."""
 
-    prediction: Tensor  # (B,) int64, a class
-    confidence: Tensor  # (B,) float, in [0, 1]
-    leave: Tensor  # (B,) bool
-    state: Tensor | None = None  # (B, ...), what the rule remembers of each sample; compacted together with the batch
+    prediction: Tensor  #: ``(B,)`` int64, a class
+    confidence: Tensor  #: ``(B,)`` float, in [0, 1]
+    leave: Tensor  #: ``(B,)`` bool
+    state: Tensor | None = None  #: ``(B, ...)``, what the rule remembers of each sample; compacted together with the batch
 
 
 class Rule(Protocol):
@@ -63,7 +63,7 @@ class _ThresholdRule:
 
 @dataclass(frozen=True)
 class Confidence(_ThresholdRule):
-    r"""Leave when the largest softmax probability exceeds the threshold: $\max_k \mathrm{softmax}_k(z / \mu) > T_j$.
+    r"""Leave when the largest softmax probability (1.1) exceeds the threshold: $\max_k \mathrm{softmax}_k(z / \mu) > T_j$ (2.5).
 
     Args:
         thresholds: $T_j \in [0, 1]$; one number for all exits, or J-1.
@@ -71,6 +71,10 @@ class Confidence(_ThresholdRule):
             division).  It may be shorter than J: what is missing is ``None``.
         predict: the class with the largest logit as it is (``"raw"``: for a class-mean head the nearest mean) or after the
             division (``"normalised"``).
+
+    Raises:
+        ValueError: thresholds outside [0, 1] or in more than one dimension, or another ``predict``; in ``check``, another number of
+            thresholds than the network has early exits.
     """
 
     thresholds: float | Sequence[float]
@@ -103,6 +107,10 @@ class Entropy(_ThresholdRule):
 
     Args:
         thresholds: $T_j \ge 0$ in nats; one number for all exits, or J-1.  At $\ln K$ (almost) everybody leaves.
+
+    Raises:
+        ValueError: thresholds below 0 or in more than one dimension; in ``check``, another number of thresholds than the network has
+            early exits.
     """
 
     thresholds: float | Sequence[float]
@@ -127,6 +135,9 @@ class Patience:
 
     Args:
         patience: a whole number, at least 1; with J - 1 or more, nobody leaves early.
+
+    Raises:
+        ValueError: another patience.
     """
 
     patience: int
@@ -153,6 +164,10 @@ class PerClass:
 
     Args:
         thresholds: in [0, 1]; ``(K,)``, one per class, or ``(J-1, K)``, one per early exit and class.
+
+    Raises:
+        ValueError: thresholds outside [0, 1] or of another shape; in ``check`` or when called, if they do not fit the network's exits or
+            classes.
     """
 
     thresholds: Tensor

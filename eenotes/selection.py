@@ -32,6 +32,9 @@ class Scores:
         labels: ``(N,)``, int64.
         samples_seen: how often a network was shown a sample, in training or afterwards, to find the values.
         seconds: what that took.
+
+    Raises:
+        ValueError: not one value per label, no sample, values that are NaN, or labels that are no whole numbers from 0.
     """
 
     method: str
@@ -139,7 +142,7 @@ def class_quotas(labels: Tensor, wanted: int) -> Tensor:
 
 
 def imbalance(selection: Selection, labels: Tensor) -> float:
-    r"""How far the kept samples are from the class shares of the whole, $\frac12 \sum_k |\text{kept share}_k - \text{share}_k|$.
+    r"""How far the kept samples are from the class shares of all labels ``(N,)``, $\frac12 \sum_k |\text{kept share}_k - \text{share}_k|$.
 
     0: the shares are as they were.  0.1: one in ten of the kept samples would have to be of another class for that.
     """
@@ -149,7 +152,7 @@ def imbalance(selection: Selection, labels: Tensor) -> float:
 
 
 def split_rows(drop: Tensor, count: int, *, wanted: int | None = None) -> Selection:
-    """The rows to drop, out of ``count``, as a `Selection`."""
+    """The rows to drop, numbers ``(n,)`` below ``count``, as a `Selection`."""
     kept = torch.ones(count, dtype=torch.bool)
     kept[drop] = False
     return Selection(kept.nonzero().squeeze(1), (~kept).nonzero().squeeze(1), len(drop) if wanted is None else wanted)
@@ -285,6 +288,9 @@ def forgetting_events(right: Tensor) -> Tensor:
 
     Returns:
         ``(N,)``, float64: 0 to E-1, and E for what was never learned.
+
+    Raises:
+        ValueError: another shape, no presentation, or no booleans.
     """
     if right.ndim != 2 or right.dtype != torch.bool or not len(right):
         raise ValueError(f"need a history (E, N) of booleans, got {right.dtype} of the shape {tuple(right.shape)}")
@@ -293,14 +299,17 @@ def forgetting_events(right: Tensor) -> Tensor:
 
 
 def arc_cosine_kernel(x: Tensor) -> Tensor:
-    r"""$H_{ab} = x_a^\top x_b\, (\pi - \arccos x_a^\top x_b) / 2\pi$, ½ on the diagonal, for rows of length 1: ``(N, D)`` → ``(N, N)``."""
+    r"""The kernel of a very wide network (5.3), for rows of length 1: ``(N, D)`` → ``(N, N)``.
+
+    $H_{ab} = x_a^\top x_b\, (\pi - \arccos x_a^\top x_b) / 2\pi$, and ½ on the diagonal.
+    """
     cosine = (x @ x.T).clamp(-1, 1)
     kernel = cosine * (math.pi - cosine.arccos()) / (2 * math.pi)
     return kernel.fill_diagonal_(0.5)
 
 
 def complexity_gaps(kernel: Tensor, signs: Tensor, *, ridge: float = 0.0) -> Tensor:
-    r"""$y^\top H^{-1} y$ minus the same without sample a, for every a: $(H^{-1}y)_a^2 / (H^{-1})_{aa}$.
+    r"""$y^\top H^{-1} y$ minus the same without sample a, for every a (5.4): $(H^{-1}y)_a^2 / (H^{-1})_{aa}$.
 
     One inversion instead of N: the block inverse of H (its Schur complement) contains the inverse of H without row and column a.
 
@@ -363,7 +372,17 @@ def in_order(dataset: Dataset, *, batch_size: int = 256) -> Iterable[tuple[Tenso
 def measure(
     net: EarlyExitNetwork, dataset: Dataset, function: Callable[[list[Tensor], Tensor], Tensor], *, batch_size: int = 256
 ) -> Tensor:
-    """``function(logits of all exits, labels)``, batch by batch in the order of the data set; joined, in float64 on the CPU."""
+    """``function(logits of all exits, labels)``, batch by batch in the order of the data set; joined, in float64 on the CPU.
+
+    Args:
+        net: in evaluation mode.
+        dataset: of ``(x, y)``.
+        function: from J tensors ``(B, K)``, float64, and labels ``(B,)`` to ``(B, ...)``.
+        batch_size: samples per forward pass.
+
+    Raises:
+        ValueError: a network in training mode.
+    """
     if any(module.training for module in net.modules()):
         raise ValueError("the network is in training mode: call net.eval(), or the scores depend on the batches")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))

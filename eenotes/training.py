@@ -49,14 +49,14 @@ def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tenso
 
 
 def joint_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over all exits of an early exit network (BranchyNet with equal weights)."""
+    """Cross-entropy averaged over all exits of an early exit network (BranchyNet with equal weights); labels ``(B,)``."""
     x, y = batch
     losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)]
     return torch.stack(losses).mean()
 
 
 def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over the early exits only: for heads on a frozen backbone (Shallow-Deep Networks)."""
+    """Cross-entropy averaged over the early exits only, for heads on a frozen backbone (Shallow-Deep Networks); labels ``(B,)``."""
     x, y = batch
     losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)[:-1]]
     return torch.stack(losses).mean()
@@ -235,7 +235,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], **facts) -> None:
-    """Write tensors and JSON facts as one safetensors file: complete under its name, or not there at all."""
+    """Write tensors of any shape ``(...)`` and JSON facts as one safetensors file: complete under its name, or not there at all."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -248,7 +248,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **facts) -> None:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote.
+    """Read what `save_tensors` wrote: the tensors, each ``(...)`` as it was, and the facts.
 
     Raises:
         ValueError: if the file is damaged or was written by something else.
@@ -263,7 +263,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
-    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``, saved there; on the CPU."""
+    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``, saved there; on the CPU.
+
+    Args:
+        path: a ``.safetensors`` file.
+        compute: gives tensors of any shape ``(...)`` by name.
+        facts: what the tensors follow from, as JSON knows it.
+
+    Warns:
+        CheckpointWarning: if the file is damaged or holds other facts; then it is written anew, and no error is raised.
+    """
     if Path(path).exists():
         try:
             tensors, found = load_tensors(path)

@@ -283,7 +283,17 @@ def _dense_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours, shape:
 
 
 class Run:
-    """One batch on its way through the exits of either segmentation network: who is active, what is known, what it has cost."""
+    """One batch on its way through the exits of either segmentation network: who is active, what is known, what it has cost.
+
+    Args:
+        net: in evaluation mode.
+        x: ``(B, 3, H, W)``.
+        rule: who may leave, or ``None``.
+        exit_index: ``(B, h, w)``: instead of a rule, where each place finishes.
+
+    Raises:
+        ValueError: a network in training mode, no image, both or none of rule and exit_index, or one that does not fit; NaN logits.
+    """
 
     def __init__(self, net: EarlyExitNetwork, x: Tensor, rule: Rule | None, exit_index: Tensor | None):
         if any(module.training for module in net.modules()):
@@ -376,6 +386,15 @@ def dense_then_mask(net: SegmentationNetwork, x: Tensor, rule: Rule | None, *, e
     """The definition, plainly: every convolution everywhere, then every finished place overwritten by the filling.
 
     Slower than the plain network; it is what `SegmentationNetwork.segment` is compared with.
+
+    Args:
+        net: in evaluation mode.
+        x: ``(B, 3, H, W)``.
+        rule: as in `SegmentationNetwork.segment`.
+        exit_index: ``(B, h, w)``: instead of a rule, where each place shall finish.
+
+    Raises:
+        ValueError: as `SegmentationNetwork.segment`.
     """
     run = Run(net, x, rule, exit_index)
     features = net.stages[0](x)
@@ -404,7 +423,7 @@ def dense_then_mask(net: SegmentationNetwork, x: Tensor, rule: Rule | None, *, e
 
 
 def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over all exits, on images mirrored at random.
+    """Cross-entropy averaged over all exits, on images ``(B, 3, H, W)`` with labels ``(B, H, W)``, mirrored at random.
 
     An exit's place answers for all the pixels of its cell, so its target is the share of each class among those that have one.
     """

@@ -207,7 +207,7 @@ def attention_macs(layers: Layers, counts: Sequence[int], channels: int) -> int:
 
 
 def embedding_macs(net: TokenViT, x: Tensor) -> int:
-    """MACs per image of the convolutions before the first layer."""
+    """MACs per image of the convolutions before the first layer, for images ``(B, 3, H, W)``."""
     total, (height, width) = 0, x.shape[2:]
     for conv in net.stages[0][0].convs:
         height, width = -(-height // 2), -(-width // 2)
@@ -217,7 +217,17 @@ def embedding_macs(net: TokenViT, x: Tensor) -> int:
 
 @torch.inference_mode()
 def dense_then_mask(net: TokenViT, x: Tensor, rule: Rule | None, *, exit_index: Tensor | None = None) -> Segmentation:
-    """The definition, plainly: all tokens through all layers; those that have left are hidden from the others' attention."""
+    """The definition, plainly: all tokens through all layers; those that have left are hidden from the others' attention.
+
+    Args:
+        net: in evaluation mode.
+        x: ``(B, 3, H, W)``.
+        rule: as in `TokenViT.segment`.
+        exit_index: ``(B, h, w)``: instead of a rule, where each token shall finish.
+
+    Raises:
+        ValueError: as `TokenViT.segment`.
+    """
     run = Run(net, x, rule, exit_index)
     grid = net.stages[0](x)
     B, h, w, C = grid.shape
