@@ -181,10 +181,10 @@ def tokens(words: Sequence[str], truth: Sequence[int], *, lead: str = "") -> Sam
         looks = exit_colors(len(names))
         spans = [_text(lead)]
         for word, v, j, said in zip(words, truth, row.exits.tolist(), row.answers.tolist(), strict=True):
-            right = v == said
+            right, breaks = v == said, "<br>" * word.count("\n")
             spans.append(
                 f'<span class="token{" right" if right else ""}" style="{_on(looks[j])}">{_text(word)}<sub>{j + 1}</sub>'
-                f'<span class="unseen"> {"right" if right else "wrong"} </span></span>'
+                f'<span class="unseen"> {"right" if right else "wrong"} </span></span>{breaks}'
             )
         return f'<div class="text">{"".join(spans)}</div>'
 
@@ -375,7 +375,7 @@ def _on(look: tuple[str, str]) -> str:
 
 
 def _text(token: str) -> str:
-    return html.escape(token).replace("\n", "⏎<br>")
+    return html.escape(token).replace("\n", "⏎")
 
 
 def _png(pixels: np.ndarray) -> str:
@@ -423,11 +423,11 @@ _STYLE = """
 .eenotes-slider .share { text-align: right; min-width: 3.6em; font-variant-numeric: tabular-nums; }
 .eenotes-slider .cells { display: flex; flex-wrap: wrap; gap: 4px; margin-top: .6em; }
 .eenotes-slider .cell { padding: 3px 3px 1px; border-radius: 3px; font-size: .7em; line-height: 1.3; text-align: center; }
-.eenotes-slider .cell small { display: block; }
+.eenotes-slider .cell small { display: block; font-size: 1em; }
 .eenotes-slider .thumb { --h: 42px; --w: calc(var(--h) * var(--ratio)); display: block; width: var(--w); height: var(--h); margin: 0 auto; }
 .eenotes-slider .thumb { background: var(--sheet) calc(var(--i) * -1 * var(--w)) 0 / calc(var(--n) * var(--w)) var(--h); }
 .eenotes-slider .thumb, .eenotes-slider .scene img { image-rendering: pixelated; }
-.eenotes-slider .text { margin-top: .6em; font-family: monospace; line-height: 2; overflow-wrap: anywhere; }
+.eenotes-slider .text { margin-top: .6em; font-family: monospace; line-height: 2; overflow-wrap: anywhere; white-space: pre-wrap; }
 .eenotes-slider .token { position: relative; padding: 0 1px; border-radius: 2px; }
 .eenotes-slider .token.right { text-decoration: underline; text-underline-offset: 3px; }
 .eenotes-slider .token sub { font-size: .65em; }
