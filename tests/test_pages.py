@@ -165,6 +165,149 @@ def test_narrow_screen_does_not_scroll_sideways(chromium, site, name):
     assert measured["page"] <= 1 and not measured["wide"], measured
 
 
+# ------------------------------------------------------------------------------------------------------- light and dark
+
+# Every text in the article, folded parts opened: its colour over what lies behind it, by WCAG's formula.
+CONTRAST = """theme => {
+    document.documentElement.dataset.theme = document.documentElement.dataset.mode = theme;
+    const article = document.querySelector(".bd-article") ?? document.body;
+    article.querySelectorAll("details").forEach(e => e.open = true);
+    const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const known = {};
+    const rgba = color => {
+        if (!known[color]) {
+            pen.clearRect(0, 0, 1, 1);
+            pen.fillStyle = color;
+            pen.fillRect(0, 0, 1, 1);
+            const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+            known[color] = [r, g, b, a / 255];
+        }
+        return known[color];
+    };
+    const over = (top, ground) => [0, 1, 2].map(i => top[i] * top[3] + ground[i] * (1 - top[3]));
+    const behind = e => e ? over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : [255, 255, 255];
+    const linear = c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const luminance = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
+    const seen = e => e.getClientRects().length && getComputedStyle(e).visibility === "visible"
+        && !e.closest("style, script, noscript, template, mjx-assistive-mml, .headerlink, button");
+    const found = {};
+    const walk = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
+    let count = 0;
+    while (walk.nextNode()) {
+        const element = walk.currentNode.parentElement, words = walk.currentNode.textContent.trim();
+        if (!words || !seen(element)) continue;
+        count++;
+        const ground = behind(element), ink = over(rgba(getComputedStyle(element).color), ground);
+        const [light, dark] = [luminance(ground), luminance(ink)].sort((a, b) => b - a);
+        const ratio = (light + 0.05) / (dark + 0.05);
+        if (ratio < 4.5) found[`${ink} on ${ground.map(Math.round)}: ${ratio.toFixed(2)}`] ??=
+            `${words.slice(0, 50)} in ${element.outerHTML.slice(0, 120)}`;
+    }
+    const pictures = [...article.querySelectorAll(".cell_output figure > img")];
+    return {faint: found, texts: count, grounds: pictures.map(e => getComputedStyle(e).backgroundColor)};
+}"""
+
+
+@each_page
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_captions_and_tables_stand_out(chromium, site, name, theme):
+    page = chromium.new_page(color_scheme=theme)
+    page.goto((site / f"{name}.html").as_uri())
+    driver.settle(page)
+    looked = page.evaluate(CONTRAST, theme)
+    page.close()
+    assert looked["texts"] > 10
+    assert not looked["faint"], "\n".join(f"{what}: {where}" for what, where in looked["faint"].items())
+    assert set(looked["grounds"]) <= {"rgb(255, 255, 255)"}, "figures are drawn for a white ground"
+
+
+# --------------------------------------------------------------------------------------------------------------- sliders
+
+SLIDERS = ["01-why-leave-early", "02-e2cm", "04-cbt", "06-class-aware-init"]
+each_slider = pytest.mark.parametrize("name", SLIDERS)
+
+SHOWN = """figure => {
+    const texts = (root, selector) => [...root.querySelectorAll(selector)].map(e => e.textContent);
+    return {
+        said: figure.querySelector("output").textContent,
+        value: figure.querySelector(".value").textContent,
+        spoken: figure.querySelector("input").getAttribute("aria-valuetext"),
+        at: +figure.querySelector("input").value,
+        shares: texts(figure, ".share"),
+        state: figure.querySelector(".state").innerHTML,
+        heads: texts(figure, "th"),
+        rows: [...figure.querySelectorAll("tbody tr")].map(row => texts(row, "td")),
+    };
+}"""
+
+
+def agrees(shown: dict) -> bool:
+    """Whether what a slider shows is the row of its table that it stands at."""
+    _, score, cost, *_ = shown["heads"]
+    threshold, accuracy, relative_cost, *left = shown["rows"][shown["at"]]
+    said = f"{score} {accuracy}, {cost} {relative_cost}"
+    return (shown["value"], shown["spoken"], shown["said"], shown["shares"]) == (threshold, threshold, said, left)
+
+
+@each_slider
+def test_the_slider_is_moved_by_the_keyboard(chromium, site, name):
+    page = chromium.new_page()
+    page.goto((site / f"{name}.html").as_uri())
+    figure = page.locator("figure.eenotes-slider")
+    control = figure.get_by_role("slider", name="threshold")
+    seen = [figure.evaluate(SHOWN)]
+    control.focus()
+    for key in ["Home", *["ArrowRight"] * (len(seen[0]["rows"]) - 1), "ArrowLeft", "End"]:
+        control.press(key)
+        seen.append(figure.evaluate(SHOWN))
+    table_is_folded = not figure.locator("table").is_visible()
+    page.close()
+    assert all(map(agrees, seen)), [shown for shown in seen if not agrees(shown)][:1]
+    last = len(seen[0]["rows"]) - 1
+    assert [shown["at"] for shown in seen[1:]] == [*range(last + 1), last - 1, last]
+    assert len({shown["said"] for shown in seen}) > last / 2, "most steps change accuracy or cost"
+    assert len({shown["state"] for shown in seen}) > last / 2, "and who leaves where"
+    assert float(seen[1]["rows"][0][2]) < float(seen[1]["rows"][-1][2]), "a higher threshold costs more"
+    assert table_is_folded
+
+
+@each_slider
+def test_without_scripts_the_numbers_are_a_table(chromium, site, name):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / f"{name}.html").as_uri())
+    figure = page.locator("figure.eenotes-slider")
+    assert figure.locator("table").is_visible() and figure.locator("tbody tr").count() > 8
+    assert not figure.locator("input").is_visible(), "a control that does nothing"
+    assert "JavaScript" in figure.inner_text()
+    said = figure.locator("output").inner_text()
+    row = next(r for r in figure.locator("tbody tr").all_inner_texts() if r.split()[1] in said and r.split()[2] in said)
+    assert figure.locator(".share").all_inner_texts() == row.split()[3:]
+    context.close()
+
+
+def test_two_sliders_on_one_page_do_not_interfere(chromium, site, tmp_path):
+    two = [re.search(r'(?s)<figure class="eenotes-slider">.*?</figure>', (site / f"{name}.html").read_text(encoding="utf-8"))[0]
+           for name in SLIDERS[:2]]  # fmt: skip
+    both = tmp_path / "both.html"
+    both.write_text(f'<!doctype html><meta charset="utf-8">{"".join(two)}', encoding="utf-8")
+    page = chromium.new_page()
+    found = Visit()
+    watch(page, found)
+    page.goto(both.as_uri())
+    first, second = page.locator("figure.eenotes-slider").all()
+    before = second.evaluate(SHOWN)
+    first.locator("input").press("Home")
+    assert first.evaluate(SHOWN)["at"] == 0 and agrees(first.evaluate(SHOWN))
+    assert second.evaluate(SHOWN) == before
+    moved = first.evaluate(SHOWN)
+    second.locator("input").press("End")
+    assert second.evaluate(SHOWN)["at"] == len(before["rows"]) - 1 and agrees(second.evaluate(SHOWN))
+    assert first.evaluate(SHOWN) == moved
+    page.close()
+    assert not found.complaints and not found.foreign
+
+
 # ------------------------------------------------------------------------------------------------------ each chapter
 
 
