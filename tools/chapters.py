@@ -272,13 +272,15 @@ def read_notebook(path: Path) -> dict:
 def without_live_widgets(notebook: dict) -> dict:
     """Drop widget views and their state: without a kernel they are dead, and showing them takes a script from a CDN.
 
-    The chapters put a picture beside each widget; a progress bar has done its work.
+    What an output has beside its view stays, such as the page's own slider; a progress bar has nothing and has done its work.
     """
     view = "application/vnd.jupyter.widget-view+json"
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         if "outputs" in cell:
-            cell["outputs"] = [out for out in cell["outputs"] if view not in out.get("data", {})]
+            cell["outputs"] = [out for out in cell["outputs"] if view not in out.get("data", {}) or "text/html" in out["data"]]
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(view, None)
     return notebook
 
 
