@@ -284,13 +284,32 @@ def without_live_widgets(notebook: dict) -> dict:
     return notebook
 
 
+NUMBERED = re.compile(r"(?ms)^\$\$(?:(?!\$\$).)*?\\tag\{(?P<number>\d+\.\d+)\}")  # a displayed equation with a number
+
+
+def equation_id(number: str) -> str:
+    return f"equation-{number}"
+
+
+def equations() -> dict[str, str]:
+    """The numbered equations of all chapters, in order: "4.2" → where it stands in the built book."""
+    return {
+        found["number"]: f"{chapter}.html#{equation_id(found['number'])}"
+        for chapter in chapters()
+        for cell in read_notebook(BOOK / f"{chapter}.ipynb")["cells"]
+        if cell["cell_type"] == "markdown"
+        for found in NUMBERED.finditer("".join(cell["source"]))
+    }
+
+
 def for_the_page(markdown: str) -> str:
     """What Colab and GitHub show well, turned into what the page needs.
 
     The badge's picture lies on another host: a plain link stays.  A link to an entry of the bibliography
-    (`references.md#ref-<key>`) is written out, because MyST knows the ids of headings only.
+    (`references.md#ref-<key>`) is written out, because MyST knows the ids of headings only.  A numbered equation can be linked to.
     """
     markdown = re.sub(r"\[!\[([^\]]*)\]\(https?://[^)]*badge[^)]*\)\]", r"[\1]", markdown)
+    markdown = NUMBERED.sub(lambda found: f'<div class="place" id="{equation_id(found["number"])}"></div>\n\n{found[0]}', markdown)
     return re.sub(r"\[([^\]]+)\]\(references\.md#([^)]+)\)", r'<a href="references.html#\2">\1</a>', markdown)
 
 
@@ -318,7 +337,7 @@ def with_anchors(notebook: dict) -> dict:
     for cell in notebook["cells"]:
         if claims_of(cell):
             ids = [anchor(label) for label in claims_of(cell)]
-            source = "\n".join(f'<div class="claim" id="{name}"></div>' for name in ids)
+            source = "\n".join(f'<div class="place" id="{name}"></div>' for name in ids)
             cells.append({"cell_type": "markdown", "id": ids[0][:64], "metadata": {}, "source": source})
         cells.append(cell)
     return notebook | {"cells": cells}
@@ -345,7 +364,8 @@ def gathered(chapter: str, scale: str):
 
 
 def assemble(scale: str) -> Path:
-    """`_build/book-src`: the book's own files, the executed chapters in place of the bare ones, and the results filled in."""
+    """`_build/book-src`: the book's own files, with the executed chapters in place of the bare ones; results and equations filled in."""
+    import reference
     import results
 
     source = BUILD / "book-src"
@@ -359,6 +379,8 @@ def assemble(scale: str) -> Path:
     page = source / "results.md"
     filled = results.fill(page.read_text(encoding="utf-8"), scale, [gathered(chapter, scale) for chapter in chapters()])
     page.write_text(filled, encoding="utf-8")
+    page = source / "notation.md"
+    page.write_text(reference.fill(page.read_text(encoding="utf-8"), equations()), encoding="utf-8")
     return source
 
 
