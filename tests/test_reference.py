@@ -144,8 +144,9 @@ def tagged() -> dict[str, str]:
 
 
 def test_every_equation_is_named_where_it_is_computed():
-    nobody = [number for number in tagged() if not reference.computed_by(number)]
-    assert not nobody, f"no docstring names {nobody}"
+    computed = {number for number, chapter in tagged().items() if chapter != "07-open-problems"}  # which asks more than it computes
+    nobody = [number for number in computed if not reference.computed_by(number)]
+    assert len(computed) >= 43 and not nobody, f"no docstring names {nobody}"
 
 
 def test_every_equation_that_a_docstring_names_exists():

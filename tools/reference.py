@@ -102,7 +102,7 @@ def equation_table(equations: dict[str, str]) -> str:
     rows = ["| equation | computed by |", "|---|---|"]
     for number, address in equations.items():
         entries = [entry(name) for name in computed_by(number)]
-        rows.append(f'| <a href="{address}">({number})</a> | {", ".join(entries)} |')
+        rows.append(f'| <a href="{address}">({number})</a> | {", ".join(entries) or "stated only"} |')
     return "\n".join(rows)
 
 
