@@ -305,7 +305,8 @@ class Slider:
         import ipywidgets
 
         options = [(self._value(row), i) for i, row in enumerate(self.rows)]
-        control = ipywidgets.SelectionSlider(options=options, value=self.first, description="threshold")
+        wide = {"width": "95%", "max_width": "46em"}
+        control = ipywidgets.SelectionSlider(options=options, value=self.first, description="threshold", layout=wide)
         shown = ipywidgets.HTML(self._live(self.first))
         control.observe(lambda change: setattr(shown, "value", self._live(change.new)), "value")
         return ipywidgets.VBox([control, shown])
