@@ -164,6 +164,14 @@ def test_commands_that_are_named_exist(name):
     assert set(make_calls("\n".join(code))) <= targets()
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_exist(name):
+    named = re.findall(r"`((?:book|eenotes|tools|tests|docs|benchmarks|\.github)/[^`\s]*)`", read(name))
+    made_up = ("NN-", "name.", "<")  # `book/NN-name.ipynb`
+    missing = [path for path in named if not any(part in path for part in made_up) and not (ROOT / path).exists()]
+    assert named and not missing
+
+
 def test_readme_has_the_two_commands():
     assert {"book", "test", "chapter", "study"} <= set(make_calls(read("README.md")))
 
