@@ -10,13 +10,15 @@ OLDEST := .venv-oldest
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup book test chapter study bench lint unit chapters browser chromium test-oldest pins clean distclean
+.PHONY: help setup book test chapter study student slides bench lint unit chapters browser chromium test-oldest pins clean distclean
 
 help:
 	@echo 'make book [SCALE=reduced]            execute the chapters that changed, build the pages into _build/html'
 	@echo 'make test                            lint, unit tests, chapters through nbmake, the pages in a browser'
 	@echo 'make chapter N=2 [SCALE=reduced]     one chapter alone'
 	@echo 'make study N=2                       the many-seed study behind a chapter (hours; resumes where it stopped)'
+	@echo 'make student                         notebooks for a course, with and without solutions: _build/teaching'
+	@echo 'make slides [SCALE=reduced]          a deck of slides per chapter: _build/slides'
 	@echo 'make bench                           the speed claims, as ratios measured in one run'
 	@echo 'make lint | unit | browser           one part of make test'
 	@echo 'make test-oldest                     the unit tests with the oldest versions allowed, in .venv-oldest'
@@ -82,6 +84,12 @@ study: $(READY)
 	@test -n '$(N)' || { echo 'Which study? For example: make study N=2' >&2; exit 2; }
 	@EENOTES_CACHE=$(CURDIR)/_build/cache $(PY) -m eenotes.studies $(N)
 
+student: $(READY)
+	@$(PY) tools/teaching.py student
+
+slides: $(READY)
+	@$(PY) tools/teaching.py slides --scale $(SCALE)
+
 bench: $(READY)
 	@$(PY) -m benchmarks
 
@@ -89,7 +97,7 @@ bench: $(READY)
 
 test-oldest: $(OLDEST)/.ready
 	@EENOTES_SCALE=tiny $(OLDEST)/bin/python -m pytest -q -m 'not executed and not browser' -p no:cacheprovider \
-		--ignore=tests/test_book.py --ignore=tests/test_pages.py --ignore=tests/test_colab.py --ignore=tests/test_repository.py
+		--ignore=tests/test_book.py --ignore=tests/test_pages.py --ignore=tests/test_teaching.py --ignore=tests/test_colab.py --ignore=tests/test_repository.py
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	@$(call check-python,$(PYTHON))

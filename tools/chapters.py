@@ -363,6 +363,13 @@ def gathered(chapter: str, scale: str):
     )
 
 
+def fill_advice(page: Path, scale: str, found: list) -> None:
+    """Put what the records say into the page that gives advice."""
+    import evidence
+
+    page.write_text(evidence.fill(page.read_text(encoding="utf-8"), scale, found), encoding="utf-8")
+
+
 def assemble(scale: str) -> Path:
     """`_build/book-src`: the book's own files, with the executed chapters in place of the bare ones; results and equations filled in."""
     import reference
@@ -377,8 +384,10 @@ def assemble(scale: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page = source / "results.md"
-    filled = results.fill(page.read_text(encoding="utf-8"), scale, [gathered(chapter, scale) for chapter in chapters()])
+    found = [gathered(chapter, scale) for chapter in chapters()]
+    filled = results.fill(page.read_text(encoding="utf-8"), scale, found)
     page.write_text(filled, encoding="utf-8")
+    fill_advice(source / "which-method.md", scale, found)
     page = source / "notation.md"
     page.write_text(reference.fill(page.read_text(encoding="utf-8"), equations()), encoding="utf-8")
     return source
@@ -396,6 +405,8 @@ def jupyter_book(source: Path, output: Path) -> bool:
 
 def build(scale: str) -> bool:
     """Build the pages from scratch into `_build/html`, which then holds this state's pages or none."""
+    import teaching  # it uses this module
+
     shutil.rmtree(HTML, ignore_errors=True)
     outdated = [name for name in chapters() if not is_current(name, scale)]
     if outdated:
@@ -407,6 +418,7 @@ def build(scale: str) -> bool:
     if not jupyter_book(assemble(scale), staging):
         print("the strict build failed: see the warnings above", file=sys.stderr)
         return False
+    teaching.publish(staging / "_build" / "html", {name: executed(name, scale) for name in chapters()})
     os.replace(staging / "_build" / "html", HTML)
     shutil.rmtree(staging)
     print(f"\nThe book (scale {scale}, built in {time.monotonic() - start:.0f} s): open {HTML / 'index.html'}")

@@ -23,6 +23,7 @@ def shoot(page, name: str) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     page.goto((chapters.HTML / f"{name}.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")  # solutions, too
     browser.settle(page)
     window = page.viewport_size
     page.set_viewport_size({"width": window["width"], "height": page.evaluate("document.documentElement.scrollHeight")})

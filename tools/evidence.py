@@ -1,0 +1,54 @@
+"""What the records say of a claim, put into a page where it gives advice: `book/which-method.md`.
+
+A comment such as `<!-- evidence 02-e2cm: nowhere behind SDN -->` is replaced by what every run says of the claims whose statement has
+these words: this build's, and the records in the package.  So advice and numbers cannot drift apart unseen, and nobody copies a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import results
+
+COMMENT = re.compile(r"<!-- evidence ([\w-]+): (.+?) -->")
+
+
+def fill(template: str, scale: str, chapters: Sequence[results.Chapter]) -> str:
+    """The page with every comment replaced.
+
+    Raises:
+        ValueError: a chapter that is not in the book, or words that no claim of it has.
+    """
+    known = {chapter.name: chapter for chapter in chapters}
+
+    def found(match: re.Match) -> str:
+        name, words = match.groups()
+        if name not in known:
+            raise ValueError(f"{match[0]}: there is no such chapter; there are {', '.join(known)}")
+        lines = evidence(known[name], scale, words)
+        if not lines:
+            raise ValueError(f"{match[0]}: no claim of this chapter has these words")
+        return "<br>".join(lines)
+
+    return COMMENT.sub(found, template)
+
+
+def evidence(chapter: results.Chapter, scale: str, words: str) -> list[str]:
+    """A line of HTML per run and claim: the run, what the claim speaks of, our number, the verdict, with a link to its cell."""
+    lines = []
+    for name, record in results.runs(scale, chapter).items():
+        for claim in matching(record, words) if record else []:
+            subject = claim["statement"].split(words)[0].strip(" :.")
+            ours = results.text(results.with_spread(claim["ours"], claim["spread"]))
+            place = results.where(chapter, claim, current=record["current"])
+            about = f" {results.text(subject)}:" if subject else ":"
+            old = "" if record["current"] else f" {results.OUTDATED}"
+            run = results.text(results.run_name(scale, name))
+            lines.append(f"<b>{run}</b>{about} {results.link(place, ours)} {results.verdict(claim['holds'])}{old}")
+    return lines
+
+
+def matching(record: Mapping, words: str) -> list[Mapping]:
+    """The claims of a record whose statement has these words."""
+    return [claim for claim in record["claims"] if words in claim["statement"]]
