@@ -113,10 +113,10 @@ def results_dir() -> Path:
 
 
 def code_hash(modules: list[str]) -> str:
-    """A hash of what modules do: comments, docstrings and layout do not change it."""
+    """A hash of what modules do: comments, docstrings and layout do not change it, nor does the Python that asks."""
     digest = hashlib.sha256()
     for name in sorted(modules):
-        digest.update(name.encode() + _without_docstrings(_source(name).read_text(encoding="utf-8")).encode())
+        digest.update(name.encode() + _meaning(ast.parse(_source(name).read_text(encoding="utf-8"))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -277,10 +277,16 @@ def _namespace(value: Any) -> Any:
     return SimpleNamespace(**{k: _namespace(v) for k, v in value.items()}) if isinstance(value, dict) else value
 
 
-def _without_docstrings(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body[0] = ast.Pass()
-    return ast.unparse(tree)
+def _meaning(node: Any) -> str:
+    """Code as a text that comments, docstrings, layout and the Python version leave alone: the syntax tree, without what is empty."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_meaning, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    if documented and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = fields["body"][1:]
+    # "kind" remembers the prefix of a string; newer Pythons have more fields, empty in code that an older one can read.
+    said = [f"{name}={_meaning(value)}" for name, value in fields.items() if name != "kind" and value not in (None, [])]
+    return f"{type(node).__name__}({','.join(said)})"
