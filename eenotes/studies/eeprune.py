@@ -521,32 +521,32 @@ def claim_all(record: experiment.Record, groups: dict[str, Sequence[dict]], more
         leads = {ratio: lead(runs, "EEPrune", "Random", ratio) for ratio in ratios}
         worst = min(ratios, key=lambda ratio: mean(leads[ratio]))
         _claim(record, f"{name}: EEPrune is at least as accurate as random pruning; ours: smallest lead, at {float(worst):.0%}",
-               "73.6 against 71.2 at 20 %, CIFAR-100 (figure)", leads[worst], mean(leads[worst]) >= 0)  # fmt: skip
+               "73.6 against 71.2 at 20 %, CIFAR-100 (figure)", leads[worst], mean(leads[worst]) >= 0, "race")  # fmt: skip
         leads = {ratio: lead(runs, "EEPrune", NONE, ratio) for ratio in ratios}
         best = max(ratios, key=lambda ratio: mean(leads[ratio]))
         _claim(record, f"{name}: at equal training samples EEPrune beats no pruning; ours: best lead, at {float(best):.0%}",
-               "73.6 against 72.3 at 20 %, CIFAR-100 (figure)", leads[best], mean(leads[best]) > 0)  # fmt: skip
+               "73.6 against 72.3 at 20 %, CIFAR-100 (figure)", leads[best], mean(leads[best]) > 0, "race")  # fmt: skip
         gaps = [run["halves"]["dropped"]["accuracy"][-1] - run["halves"]["kept"]["accuracy"][-1] for run in more[name]]
         _claim(record, f"{name}: training on what EEPrune drops is worse than training on as many of the rest; ours: difference",
-               "50.56 against 70.86, CIFAR-100, 50 %", gaps, mean(gaps) < 0)  # fmt: skip
+               "50.56 against 70.86, CIFAR-100, 50 %", gaps, mean(gaps) < 0, "halves")  # fmt: skip
         others = ("EEPrune-Before", "EEPrune-After")
         edges = [mean([min(lead([run], "EEPrune", other, ratio)[0] for other in others) for ratio in ratios]) for run in runs]
         _claim(record, f"{name}: the middle exit is the best one; ours: lead over the better of the others, mean over the ratios",
-               "73.39 against 67.98 and 65.57 at 10 %, CIFAR-100", edges, mean(edges) > 0)  # fmt: skip
+               "73.39 against 67.98 and 65.57 at 10 %, CIFAR-100", edges, mean(edges) > 0, "location")  # fmt: skip
         ratio = ratios[-1]
         table = pd.DataFrame([run["imbalance"][ratio] for run in runs])
         skewed = table.mean().idxmax()
         _claim(record, f"{name}: some methods unbalance the classes; ours: imbalance of {skewed} at {float(ratio):.0%}"
                f" (random: {table['Random'].mean():.3f})", "visible in the heat map", table[skewed].tolist(),
-               bool(table[skewed].mean() > 2 * table["Random"].mean()))  # fmt: skip
+               bool(table[skewed].mean() > 2 * table["Random"].mean()), "classes")  # fmt: skip
         costs = scoring_table(runs).passes
         _claim(record, f"{name}: scoring by EEPrune sees at most a tenth of the samples that Forgetting does; ours: ratio",
                "≈ .05 of its energy (figure)", [float(costs["EEPrune"] / costs["Forgetting"])],
-               bool(costs["EEPrune"] <= costs["Forgetting"] / 10))  # fmt: skip
+               bool(costs["EEPrune"] <= costs["Forgetting"] / 10), "scoring")  # fmt: skip
 
 
-def _claim(record: experiment.Record, statement: str, thesis: str, values: Sequence[float], holds: bool) -> None:
-    record.claim(statement, thesis=thesis, ours=mean(values), spread=spread(values), holds=bool(holds), where=CHAPTER)
+def _claim(record: experiment.Record, statement: str, thesis: str, values: Sequence[float], holds: bool, where: str) -> None:
+    record.claim(statement, thesis=thesis, ours=mean(values), spread=spread(values), holds=bool(holds), where=where)
 
 
 def verdict(groups: dict[str, Sequence[dict]]) -> str:
