@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eenotes import Confidence, Patience, PerClass, count_macs
 from eenotes.models import segmentation, token_vit
-from eenotes.models.segmentation import Neighbours, SegmentationNetwork, exits_loss
+from eenotes.models.segmentation import Neighbours, SegmentationNetwork, class_weights, exits_loss
 from eenotes.models.token_vit import TokenViT
 
 
@@ -237,6 +237,26 @@ def test_the_loss_mirrors_image_and_labels_together():
     sure = lambda images: [100 * torch.nn.functional.one_hot(images[:, 0].long(), 6).permute(0, 3, 1, 2).float()]  # noqa: E731
     torch.manual_seed(0)
     assert exits_loss(sure, (x, labels)) < 1e-6
+
+
+def test_weights_of_classes_in_the_loss():
+    """As above: class 0 has two pixels of weight 1, class 1 one of weight 4."""
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().view(1, 3, 1, 1)
+    labels = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
+    batch = torch.zeros(1, 3, 2, 2), labels
+    loss = exits_loss(lambda x: [logits], batch, weights=torch.tensor([1.0, 4.0, 9.0]))
+    torch.testing.assert_close(loss, -(2 * torch.tensor(0.2).log() + 4 * torch.tensor(0.5).log()) / 6)
+    torch.testing.assert_close(exits_loss(lambda x: [logits], batch, weights=torch.ones(3)), exits_loss(lambda x: [logits], batch))
+
+
+def test_class_weights_are_inverse_roots_of_shares():
+    """Shares 16/20 and 4/20: weights as 1 to 2, scaled so that the average pixel counts 1; class 2 never occurs."""
+    labels = torch.tensor([0] * 16 + [1] * 4 + [255] * 7, dtype=torch.uint8)
+    expected = torch.tensor([1.0, 2.0, 2.0]) / (0.8 * 1 + 0.2 * 2)
+    torch.testing.assert_close(class_weights([labels], num_classes=3), expected)
+    torch.testing.assert_close(class_weights(labels.split(5), num_classes=3), expected)
+    with pytest.raises(ValueError, match="no pixel has a label"):
+        class_weights([torch.full((4,), 255, dtype=torch.uint8)], num_classes=3)
 
 
 # ------------------------------------------------------------------------------------------------------------- bad input

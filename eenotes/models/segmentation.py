@@ -13,7 +13,7 @@ All exits look at one resolution, a quarter of the image's; one position there i
 same logits without the work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -422,10 +422,15 @@ def dense_then_mask(net: SegmentationNetwork, x: Tensor, rule: Rule | None, *, e
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor], *, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy averaged over all exits, on images ``(B, 3, H, W)`` with labels ``(B, H, W)``, mirrored at random.
 
     An exit's place answers for all the pixels of its cell, so its target is the share of each class among those that have one.
+
+    Args:
+        model: images → logits ``(B, K, h, w)`` of every exit.
+        batch: images and labels; a label outside 0..K-1 is ignored.
+        weights: ``(K,)``, what a pixel of each class counts; by default all count alike.
     """
     images, labels = batch
     mirrored = torch.rand(len(images), device=images.device) < 0.5
@@ -435,6 +440,31 @@ def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     K, size = logits[0].shape[1], logits[0].shape[2:]
     with torch.no_grad():
         target = F.adaptive_avg_pool2d(torch.stack([labels == k for k in range(K)], 1).float(), size)
+        if weights is not None:
+            target = target * weights.to(target.device)[:, None, None]
         total = target.sum().clamp_min(1e-9)
     losses = [-(z.float().log_softmax(1) * target).sum() / total for z in logits]
     return torch.stack(losses).mean()
+
+
+def class_weights(labels: Iterable[Tensor], *, num_classes: int) -> Tensor:
+    r"""Weights ``(K,)`` for `exits_loss` that let rare classes count: $w_k \propto 1/\sqrt{f_k}$, with $\sum_k f_k w_k = 1$.
+
+    $f_k$ is the share of class k among the pixels that have a class.  A mean over classes, such as mean IoU, asks as much of a pole
+    as of the road; cross-entropy over pixels does not.  The square root is halfway between the two.
+
+    Args:
+        labels: label maps, of any shape ``(...)``; a label outside 0..K-1 is ignored.
+        num_classes: K.
+
+    Raises:
+        ValueError: if no pixel has a class.
+    """
+    counts = torch.zeros(num_classes, dtype=torch.float64)
+    for part in labels:
+        counts += part[part < num_classes].flatten().long().bincount(minlength=num_classes).cpu()
+    if not counts.any():
+        raise ValueError(f"no pixel has a label in 0..{num_classes - 1}: there is nothing to weigh")
+    share = counts / counts.sum()
+    weights = share.clamp_min(share[share > 0].min()).rsqrt()  # a class that never occurs has no pixel to weigh
+    return (weights / (share * weights).sum()).float()

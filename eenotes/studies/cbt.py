@@ -102,10 +102,13 @@ def vit_bench(data: scenes.Scenes, s: SimpleNamespace, *, seed: int = 0) -> Benc
 
 def _trained(net: Net, name: str, data: scenes.Scenes, s: SimpleNamespace, recipe: SimpleNamespace, seed: int) -> Bench:
     code = experiment.code_hash(["eenotes.models.segmentation", "eenotes.models.token_vit", "eenotes.data.scenes"])
+    labels = (y for _, y in scenes.batches(data.train))
+    weights = segmentation.class_weights(labels, num_classes=len(data.classes))
     training.fit(
         net,
         data.train,
-        loss=segmentation.exits_loss,
+        loss=partial(segmentation.exits_loss, weights=weights),
+        augment=scenes.relight,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         optimizer=partial(training.adamw, lr=recipe.learning_rate),
