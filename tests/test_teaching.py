@@ -255,7 +255,8 @@ def test_deck_in_front_of_an_audience(decks, chromium, name):
     page.wait_for_selector("body[data-ready]")
     overfull = page.evaluate("""() => [...document.querySelectorAll(".slide")].filter(slide => {
         const box = slide.firstElementChild, wide = [...box.querySelectorAll("mjx-container[display], .wide")];
-        return box.offsetHeight > innerHeight || wide.some(part => part.scrollWidth > part.clientWidth + 1);
+        const out = part => part.scrollWidth > part.clientWidth + 1 || part.getBoundingClientRect().right > innerWidth;
+        return box.offsetHeight > innerHeight || wide.some(out);
     }).map(slide => slide.id)""")
     where = page.locator("#where")
     shown = [where.inner_text()]

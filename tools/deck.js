@@ -18,7 +18,8 @@ function fit() {
     for (let size = 1; size > 0.5; size -= 0.04) {
       box.style.setProperty("--size", size);
       box.querySelectorAll("figure img").forEach(image => image.style.setProperty("max-height", `${62 * size}vh`, "important"));
-      const wide = [...box.querySelectorAll('mjx-container[display], .wide')].some(part => part.scrollWidth > part.clientWidth + 1);
+      const wide = [...box.querySelectorAll('mjx-container[display], .wide')].some(part =>
+        part.scrollWidth > part.clientWidth + 1 || part.getBoundingClientRect().right > box.getBoundingClientRect().right + 1);
       if (box.offsetHeight <= room && !wide) break;
     }
   }
