@@ -111,7 +111,7 @@ pins: $(READY)
 	@mv $(VENV)/pins constraints.txt && touch $(READY)
 
 clean:
-	rm -rf _build/executed _build/failed _build/pages _build/book-src _build/html _build/shots
+	rm -rf _build/executed _build/failed _build/pages _build/book-src _build/html _build/shots _build/slides _build/teaching
 
 distclean: clean
 	rm -rf _build $(VENV) $(OLDEST) *.egg-info .pytest_cache .ruff_cache .hypothesis
