@@ -387,7 +387,7 @@ def _png(pixels: np.ndarray) -> str:
 
 
 # Looks up the row that the slider names, and shows it.  Every figure is wired once, by itself; without scripts the control stays hidden
-# and the table open.
+# and the table open.  A page with keys of its own, such as slides, does not get those that move the slider.
 _SCRIPT = """
 for (const figure of document.querySelectorAll("figure.eenotes-slider:not([data-ready])")) {
   const [range, value, output, state, table, control] =
@@ -400,6 +400,7 @@ for (const figure of document.querySelectorAll("figure.eenotes-slider:not([data-
     output.textContent = row.dataset.said;
     state.replaceChildren(row.content.cloneNode(true));
   });
+  range.addEventListener("keydown", event => event.stopPropagation());
   table.open = control.hidden = false;
   figure.dataset.ready = "";
 }

@@ -290,7 +290,8 @@ def test_two_sliders_on_one_page_do_not_interfere(chromium, site, tmp_path):
     two = [re.search(r'(?s)<figure class="eenotes-slider">.*?</figure>', (site / f"{name}.html").read_text(encoding="utf-8"))[0]
            for name in SLIDERS[:2]]  # fmt: skip
     both = tmp_path / "both.html"
-    both.write_text(f'<!doctype html><meta charset="utf-8">{"".join(two)}', encoding="utf-8")
+    greedy = "<script>addEventListener('keydown', event => event.preventDefault())</script>"  # as slides do, which have keys of their own
+    both.write_text(f'<!doctype html><meta charset="utf-8">{greedy}{"".join(two)}', encoding="utf-8")
     page = chromium.new_page()
     found = Visit()
     watch(page, found)
