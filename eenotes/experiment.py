@@ -12,7 +12,7 @@ import os
 import platform
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -241,10 +241,18 @@ def describe(*, data: dict[str, dict[str, int]], seeds: list[int]) -> str:
     return f"Scale {scale()}; {_sizes(data)}seeds {', '.join(map(str, seeds))}; {device_name()}"
 
 
-def describe_record(record: dict[str, Any]) -> str:
-    """One line on where a record's numbers come from, and whether the present code made them."""
+def describe_record(record: dict[str, Any], *, groups: Mapping[str, Sequence[dict]] | None = None) -> str:
+    """One line on where a record's numbers come from, and whether the present code made them.
+
+    Args:
+        record: from `load_record`.
+        groups: what is shown of it, if not all: data set → runs, one per seed, each with its ``"counts"``.
+    """
+    data, seeds = record["data"], len(record["seeds"])
+    if groups is not None:
+        data, seeds = {name: runs[0]["counts"] for name, runs in groups.items()}, max(map(len, groups.values()))
     age = "" if record["current"] else "; made by an EARLIER STATE of the code"
-    return f"{_sizes(record['data'])}{len(record['seeds'])} seeds; {record['device']}; {record['recorded']}{age}"
+    return f"{_sizes(data)}{seeds} seeds; {record['device']}; {record['recorded']}{age}"
 
 
 def write_json(path: Path, content: Any) -> Path:

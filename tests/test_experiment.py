@@ -74,6 +74,13 @@ def test_a_record_carries_its_provenance_and_is_current_until_the_code_changes(r
     assert "EARLIER STATE" in experiment.describe_record(experiment.load_record(CHAPTER, "tiny"))
 
 
+def test_a_record_is_described_by_what_is_shown_of_it():
+    whole = {"data": {"a": {"train": 5}, "b": {"train": 7}}, "seeds": [0, 1, 2], "device": "CPU", "recorded": "2026-01-01", "current": True}
+    assert experiment.describe_record(whole) == "a (5 train); b (7 train); 3 seeds; CPU; 2026-01-01"
+    part = {"b": [{"counts": {"train": 7}}, {"counts": {"train": 7}}]}
+    assert experiment.describe_record(whole, groups=part) == "b (7 train); 2 seeds; CPU; 2026-01-01"
+
+
 def test_a_record_that_is_missing_is_none_and_a_damaged_one_is_said(results):
     assert experiment.load_record(CHAPTER, "tiny") is None
     path = record().save()
