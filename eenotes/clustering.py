@@ -246,7 +246,7 @@ def soft_assignment(codes: Tensor, centroids: Tensor) -> Tensor:
 
 
 def target_distribution(q: Tensor) -> Tensor:
-    r"""The sharpened assignments (2.7), $p_{ik} \propto q_{ik}^2 / \sum_i q_{ik}$ (eq. 3 of the paper): ``(N, K)``, rows sum to 1.
+    r"""The sharpened assignments (2.7), $\hat q_{ik} \propto q_{ik}^2 / \sum_i q_{ik}$ (eq. 3 of the paper): ``(N, K)``, rows sum to 1.
 
     The square trusts the confident samples; the division keeps large clusters from swallowing small ones.
     """
