@@ -290,7 +290,7 @@ def clustering_panels(groups: dict[str, Sequence[dict]]) -> Figure:
         ax.set(xlabel="relative cost (MACs; 1 = whole encoder)", ylabel="clustering accuracy (test)", title=name, xlim=(0, 1.08))
         low, high = ax.get_ylim()
         ax.set_ylim(min(low, high - 0.05), high + 0.005)  # a tenth of a point shall not look like a cliff
-        ax.legend(loc="lower right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
