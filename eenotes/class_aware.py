@@ -313,8 +313,9 @@ def class_mean_head(
         n0: $N_0$; ``None``: `Statistics.plug_in_n0`.
         smoothing: of the prior.
         scale: multiply both by $2/N_0$ (6.10).  The decision stays; the logits become log posteriors, as a cross-entropy wants them.
-        unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's; their bias keeps the smoothed prior's part.
-            ``None``: weight 0.
+        unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's, whose logits are log probabilities up to a
+            constant; without ``scale`` they are multiplied by $N_0/2$ like everything else, so that the decision stays.  Their bias
+            keeps the smoothed prior's part.  ``None``: weight 0.
         whiten: use the covariance within the classes instead of $\frac{N_0}{2} I$ (6.14): linear discriminant analysis.  It is multiplied
             so that its mean eigenvalue is $N_0/2$, and the logits are log posteriors, whatever ``scale``.
 
@@ -336,7 +337,8 @@ def class_mean_head(
         weight, bias = map_detector(means, n0=n0, prior=prior)
         if scale:
             weight, bias = 2 / n0 * weight, 2 / n0 * bias
-        floor = prior.log() * (1 if scale else n0 / 2)
+        unit = 1 if scale else n0 / 2
+        floor, unseen = unit * prior.log(), None if unseen is None else unit * unseen
     missing = ~found.seen[:, None]
     if unseen is not None:
         weight = torch.where(missing, unseen.to(weight), weight)

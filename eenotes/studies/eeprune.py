@@ -557,7 +557,8 @@ def verdict(groups: dict[str, Sequence[dict]]) -> str:
         for ratio in runs[0]["runs"]:
             means = {method: mean([final(run, method, ratio) for run in runs]) for method in METHODS}
             gap = mean(lead(runs, "EEPrune", "Random", ratio))
-            parts.append(f"{float(ratio):.0%}: {max(means, key=means.get)} first, EEPrune {100 * gap:+.1f} points to random")
+            first = max(means, key=means.get)
+            parts.append(f"{float(ratio):.0%}: {first} first of the pruned, EEPrune {100 * gap:+.1f} points against random")
         sentences.append(f"{name}, {'; '.join(parts)}.")
     return " ".join(sentences)
 
