@@ -468,7 +468,7 @@ def effects(rows: Sequence[dict]) -> str:
     raw, norm = (table[table.features == kind].set_index("model") for kind in ("raw", "normalised"))
     base = raw[(raw.tied == 1) & (raw.width == raw.width.max())].sort_values("epochs")
     first, last = base.lead.iloc[0], base.lead.iloc[-1]
-    parts = [f"Training longer moves the lead of plain class means (raw features) from {first:+.1f} to {last:+.1f}"] if len(base) > 1 else []
+    parts = [f"Training longer moves the lead of class means (raw features) from {first:+.1f} to {last:+.1f}"] if len(base) > 1 else []
     for what, other in (("untying", raw[raw.tied == 0]), ("halving the width", raw[raw.width < raw.width.max()])):
         parts += [f"{what} from {last:+.1f} to {lead:+.1f}" for lead in other.lead]
     moves = norm.lead - raw.lead
