@@ -333,7 +333,7 @@ def judge(
     )
     middle = times[times.batch == times.batch.max()].iloc[len(TARGETS) // 2]
     record.claim(
-        f"saved MACs save time: time over the plain backbone's, below 1, at relative cost {middle.MACs:.2f}, batch {middle.batch}",
+        f"saved MACs are saved time: time relative to the plain backbone at relative cost {middle.MACs:.2f}, batch {middle.batch}",
         thesis="not stated",
         ours=float(middle.compacted),
         holds=bool(middle.compacted < 1),
