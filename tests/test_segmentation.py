@@ -249,10 +249,10 @@ def test_weights_of_classes_in_the_loss():
     torch.testing.assert_close(exits_loss(lambda x: [logits], batch, weights=torch.ones(3)), exits_loss(lambda x: [logits], batch))
 
 
-def test_class_weights_are_inverse_roots_of_shares():
-    """Shares 16/20 and 4/20: weights as 1 to 2, scaled so that the average pixel counts 1; class 2 never occurs."""
-    labels = torch.tensor([0] * 16 + [1] * 4 + [255] * 7, dtype=torch.uint8)
-    expected = torch.tensor([1.0, 2.0, 2.0]) / (0.8 * 1 + 0.2 * 2)
+def test_class_weights_are_inverse_fourth_roots_of_shares():
+    """Shares 16/17 and 1/17: weights as 1 to 2, scaled so that the average pixel counts 1; class 2 never occurs."""
+    labels = torch.tensor([0] * 16 + [1] + [255] * 7, dtype=torch.uint8)
+    expected = torch.tensor([1.0, 2.0, 2.0]) / (16 / 17 * 1 + 1 / 17 * 2)
     torch.testing.assert_close(class_weights([labels], num_classes=3), expected)
     torch.testing.assert_close(class_weights(labels.split(5), num_classes=3), expected)
     with pytest.raises(ValueError, match="no pixel has a label"):

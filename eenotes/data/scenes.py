@@ -4,7 +4,6 @@ import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +98,6 @@ def at_places(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Label maps ``(B, H, W)`` at a coarser grid ``(B, h, w)``: the label of the pixel nearest to the middle of each cell."""
     rows, columns = ((((torch.arange(n) + 0.5) * full / n).long()) for n, full in zip(size, labels.shape[1:], strict=True))
     return labels[:, rows[:, None].to(labels.device), columns.to(labels.device)]
-
-
-def relight(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Another light for each image ``(B, 3, H, W)``: contrast by up to a quarter, brightness and colour shifted; for training."""
-    draw = partial(torch.randn, generator=generator, device=images.device)
-    gain = 1 + 0.25 * (2 * torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) - 1)
-    return images * gain + 0.3 * draw(len(images), 1, 1, 1) + 0.1 * draw(len(images), 3, 1, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------- drawn
