@@ -233,7 +233,8 @@ def device_name() -> str:
     """The device in words: a GPU's name, or the processor's capability and threads."""
     if device().type == "cuda":
         return torch.cuda.get_device_name()
-    return f"CPU ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)})"
 
 
 def describe(*, data: dict[str, dict[str, int]], seeds: list[int]) -> str:

@@ -967,15 +967,15 @@ def dropped_by_class(panels: dict[tuple[str, str], pd.DataFrame], imbalances: di
         imbalances: (data set, ratio) → one number per method.
     """
     data, ratios = ([*dict.fromkeys(key[i] for key in panels)] for i in (0, 1))
-    heights = [part for _ in data for part in (3.2, 1)]
-    size = (4.4 * len(ratios) + 0.8, 5.6 * len(data))
-    figure, axes = plt.subplots(2 * len(data), len(ratios), figsize=size, height_ratios=heights, squeeze=False, sharex="col")
+    heights = [part for _ in ratios for part in (3.2, 1)]
+    size = (4.2 * len(data) + 1.2, 4.8 * len(ratios))
+    figure, axes = plt.subplots(2 * len(ratios), len(data), figsize=size, height_ratios=heights, squeeze=False, sharex="col")
     worst = max(series.max() for series in imbalances.values())
     for (name, ratio), table in panels.items():
-        row, column = 2 * data.index(name), ratios.index(ratio)
+        row, column = 2 * ratios.index(ratio), data.index(name)
         heat, bars = axes[row, column], axes[row + 1, column]
-        numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 7}}
-        sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, yticklabels=column == 0, **numbers)
+        numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 8}}
+        sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, **numbers)
         heat.set(title=f"{name}, {ratio} dropped", xlabel="", ylabel="")
         heat.tick_params(length=0, labelbottom=False)
         heat.tick_params(axis="y", rotation=0)
@@ -985,7 +985,7 @@ def dropped_by_class(panels: dict[tuple[str, str], pd.DataFrame], imbalances: di
         bars.tick_params(labelbottom=True)
         bars.set(ylim=(0, 1.25 * worst), ylabel="imbalance" if column == 0 else "")
         for i, value in enumerate(series):
-            bars.annotate(f"{value:.2f}", (i + 0.5, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
+            bars.annotate(f"{value:.2f}", (i + 0.5, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
         bars.grid(axis="x", visible=False)
     return figure
 
@@ -1083,7 +1083,8 @@ def error_rates(table: pd.DataFrame) -> Axes:
         shown = part[part.simulated > 0]
         ax.plot(shown.db, shown.simulated, marker, color=color, label=f"{case}: simulated")
         if (part.wrong != part.simulated).any():
-            ax.plot(part.db, part.wrong, "x", color=color, label=f"{case}: detector without the priors")
+            look = {"markersize": 11, "markeredgewidth": 2, "zorder": 4}  # to be seen on the markers of equal priors
+            ax.plot(part.db, part.wrong, "x", color=color, label=f"{case}: detector without the priors", **look)
     lowest = max(table.simulated[table.simulated > 0].min() / 3, 1e-6)
     ax.set(xlabel=r"$E / N_0$ in dB", ylabel="error probability", yscale="log", ylim=(lowest, 4))
     ax.legend(fontsize=8, loc="lower left")
@@ -1305,12 +1306,12 @@ def memory_against_accuracy(table: pd.DataFrame, *, y: str = "accuracy", label: 
         label: of the vertical axis.
     """
     _, ax = plt.subplots(figsize=(7.8, 4.0))
-    for (grid, part), (color, marker) in zip(table.groupby("grid", sort=False), GRIDS, strict=False):
+    for (grid, part), (color, marker), below in zip(table.groupby("grid", sort=False), GRIDS, (6, -13, 6), strict=False):
         found = part.groupby("bits", sort=False).agg(bytes=("bytes", "mean"), mean=(y, "mean"), std=(y, "std"))
         name = f"{grid} × {grid} averages ({part.macs.iloc[0] / 1000:.1f} kMAC)"
         ax.errorbar(found.bytes, found["mean"], found["std"].fillna(0), color=color, marker=marker, capsize=3, label=name)
         for bits, row in found.iterrows():
-            ax.annotate(f"{bits}", (row.bytes, row["mean"]), xytext=(4, 6), textcoords="offset points", fontsize=8, color=color)
+            ax.annotate(f"{bits}", (row.bytes, row["mean"]), xytext=(4, below), textcoords="offset points", fontsize=8, color=color)
     ax.set(xscale="log", xlabel="memory of all class-mean exits (bytes); numbers: bits per number", ylabel=label)
     ax.legend(fontsize=8, loc="lower right")
     return ax

@@ -84,6 +84,12 @@ def test_a_claim_stands_beside_the_thesis_once_and_beside_every_run():
     assert found.links.count("02-e2cm.html#claim-curve") == 2
 
 
+def test_a_number_smaller_than_its_spread_is_said_to_be():
+    ours = [(-0.03, 0.041), (0.03, 0.02), (0.03, None), ("two stages", None)]
+    rows = read(chapter(fresh=record(*(claim(name, ours=n, spread=s) for name, (n, s) in zip("abcd", ours, strict=True))))).tables["results-claims"][1:]
+    assert ["smaller than its spread" in row[3] for row in rows] == [True, False, False, False]
+
+
 def test_claims_that_differ_in_numbers_are_one_and_the_other_run_says_its_own():
     fresh, old = record(claim("fast: time at cost 0.54, batch 64")), record(claim("fast: time at cost 0.6, batch 256"))
     rows = read(chapter(fresh=fresh, committed={"reduced": old})).tables["results-claims"][1:]
@@ -108,7 +114,7 @@ def test_claims_with_other_words_or_another_number_of_the_thesis_stay_apart():
     [
         (0.5, None, "0.5"),
         (0.123456, 0.00789, "0.1235 ± 0.0079"),
-        (-4e-05, 5.47e-05, "-4e-05 ± 5.5e-05"),
+        (-4e-05, 5.47e-06, "-4e-05 ± 5.5e-06"),
         (1.0, float("nan"), "1"),
         ("two stages", None, "two stages"),
     ],
@@ -129,7 +135,7 @@ def test_a_verdict_for_each_answer():
     fresh = record(*(claim(f"{word} one", holds=holds) for word, holds in (("yes", True), ("no", False), ("open", None))))
     found = read(chapter(fresh=fresh))
     assert [row[-1] for row in found.tables["results-claims"][1:]] == ["✓ holds", "✗ does not hold", "– not testable here"]
-    assert found.tables["results-glance"][1] == ["2. Means", "1 hold, 1 do not, 1 not testable"]
+    assert found.tables["results-glance"][1] == ["2. Means", "1 holds, 1 does not, 1 not testable"]
 
 
 # -------------------------------------------------------------------------------------------- out of date, and not there
@@ -139,7 +145,7 @@ def test_a_record_of_other_code_is_marked_wherever_it_is_shown():
     found = read(chapter(fresh=record(), committed={"reduced": record(current=False)}, seconds=30))
     assert found.tables["results-runs"][2][-1] == "an earlier state of the code: out of date"
     assert found.tables["results-claims"][2][0] == "reduced / out of date"
-    told = "1 hold, 0 do not, 0 not testable"
+    told = "1 holds, 0 do not, 0 not testable"
     assert found.tables["results-glance"][1] == ["2. Means", told, f"{told} out of date"]
     assert found.tables["results-times"][1][2] == "61 s out of date / CPU (two threads)"
     assert sum(found.outdated) == 2  # its row among the runs, and its claim

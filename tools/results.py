@@ -105,7 +105,8 @@ def summary(scale: str, chapters: Sequence[Chapter]) -> str:
 def counts(record: Record) -> str:
     """``3 hold, 1 does not, 1 not testable``."""
     found = [claim["holds"] for claim in record["claims"]]
-    text = f"{found.count(True)} hold, {found.count(False)} do not, {found.count(None)} not testable"
+    good, bad, open_ = (found.count(verdict) for verdict in (True, False, None))
+    text = f"{good} hold{'s' * (good == 1)}, {bad} {'does' if bad == 1 else 'do'} not, {open_} not testable"
     return text if record["current"] else f"{text} {OUTDATED}"
 
 
@@ -169,6 +170,12 @@ def provenance(scale: str, found: Mapping[str, Record]) -> str:
     return table("results-runs", ["run", "data", "seeds", "device", "recorded", "made by"], [rows])
 
 
+def unsettled(claim: Mapping[str, Any]) -> str:
+    """A remark if other seeds could turn the sign: the spread is larger than the number."""
+    number, spread = claim["ours"], claim["spread"]
+    return "smaller than its spread" if spread is not None and not isinstance(number, str) and abs(number) < spread else ""
+
+
 def claims(scale: str, chapter: Chapter, found: Mapping[str, Record]) -> str:
     """Claim by claim: the thesis's number once, and below each other ours of every run that speaks of it."""
     groups = []
@@ -177,7 +184,7 @@ def claims(scale: str, chapter: Chapter, found: Mapping[str, Record]) -> str:
         rows = []
         for position, (name, claim, statement, measure) in enumerate(entries):
             record = found[name]
-            said = measure if statement == title else "; ".join(filter(None, [statement, measure]))
+            said = "; ".join(filter(None, ["" if statement == title else statement, measure, unsettled(claim)]))
             ours = f"<b>{text(with_spread(claim['ours'], claim['spread']))}</b>"
             place = where(chapter, claim, current=record["current"])
             note = f"<br><small>{text(said)}</small>" if said else ""

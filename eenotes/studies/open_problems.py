@@ -1287,7 +1287,8 @@ def stale_sentence(tuning: pd.DataFrame, reward: pd.DataFrame) -> str:
     first, last = (reward[reward["round"] == r].reward.mean() for r in (0, reward["round"].max()))
     moved = [table[table[x] == table[x].max()].moved.mean() for table, x in ((tuning, "samples"), (reward, "round"))]
     return (
-        f"Left: at the end the means from before are {plus_minus(end['new text, before'] - end[FRESH])} points from estimating anew, those "
+        f"Left: at the end the means of the new text from before are {plus_minus(end['new text, before'] - end[FRESH])} points from "
+        "estimating anew, those "
         f"carried along {plus_minus(end['carried along'] - end[FRESH])}, the copied head "
         f"{plus_minus(end['copied head'] - end[FRESH])}; the means "
         f"have moved by {moved[0]:.2f} of the spread within a class. Right: the reward rises from {first:.2f} to "
