@@ -86,7 +86,8 @@ def test_a_claim_stands_beside_the_thesis_once_and_beside_every_run():
 
 def test_a_number_smaller_than_its_spread_is_said_to_be():
     ours = [(-0.03, 0.041), (0.03, 0.02), (0.03, None), ("two stages", None)]
-    rows = read(chapter(fresh=record(*(claim(name, ours=n, spread=s) for name, (n, s) in zip("abcd", ours, strict=True))))).tables["results-claims"][1:]
+    made = record(*(claim(name, ours=number, spread=spread) for name, (number, spread) in zip("abcd", ours, strict=True)))
+    rows = read(chapter(fresh=made)).tables["results-claims"][1:]
     assert ["smaller than its spread" in row[3] for row in rows] == [True, False, False, False]
 
 
