@@ -252,7 +252,7 @@ def describe_record(record: dict[str, Any], *, groups: Mapping[str, Sequence[dic
     data, seeds = record["data"], len(record["seeds"])
     if groups is not None:
         data, seeds = {name: runs[0]["counts"] for name, runs in groups.items()}, max(map(len, groups.values()))
-    age = "" if record["current"] else "; made by an EARLIER STATE of the code"
+    age = "" if record["current"] else "; recorded with an earlier version of the code"
     return f"{_sizes(data)}{seeds} seeds; {record['device']}; {record['recorded']}{age}"
 
 

@@ -538,11 +538,12 @@ def difference_map(table: pd.DataFrame, *, label: str = "sparsity: together - se
     return ax
 
 
-def accuracy_of_exits(table: pd.DataFrame, *, thesis: dict[str, Sequence[float]] | None = None) -> Figure:
+def accuracy_of_exits(table: pd.DataFrame, *, title: str, thesis: dict[str, Sequence[float]] | None = None) -> Figure:
     """Accuracy of every exit, one line per approach, with the spread over runs; the thesis's numbers in a second panel.
 
     Args:
         table: ``exit`` (from 1), ``approach``, ``accuracy`` and ``spread`` (NaN for a single run).
+        title: what the first panel shows.
         thesis: approach → accuracy of each exit.
     """
     figure, axes = plt.subplots(1, 2 if thesis else 1, figsize=(10.6 if thesis else 6.4, 3.8), squeeze=False)
@@ -550,7 +551,7 @@ def accuracy_of_exits(table: pd.DataFrame, *, thesis: dict[str, Sequence[float]]
         color, marker = METHODS[name]
         spread = group.spread if group.spread.notna().all() else None
         axes[0, 0].errorbar(group.exit, group.accuracy, spread, color=color, marker=marker, capsize=3, label=name)
-    axes[0, 0].set(title="here")
+    axes[0, 0].set(title=title)
     for name, values in (thesis or {}).items():
         color, marker = METHODS[name]
         axes[0, 1].plot(range(1, len(values) + 1), values, color=color, marker=marker, label=name)

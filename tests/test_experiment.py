@@ -71,7 +71,7 @@ def test_a_record_carries_its_provenance_and_is_current_until_the_code_changes(r
     assert found["claims"][0]["ours"] == 0.9123  # four digits
     monkeypatch.setattr(experiment, "code_hash", lambda modules: "another")
     assert not experiment.load_record(CHAPTER, "tiny")["current"]
-    assert "EARLIER STATE" in experiment.describe_record(experiment.load_record(CHAPTER, "tiny"))
+    assert "an earlier version of the code" in experiment.describe_record(experiment.load_record(CHAPTER, "tiny"))
 
 
 def test_a_record_is_described_by_what_is_shown_of_it():

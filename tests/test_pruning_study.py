@@ -170,7 +170,7 @@ def test_a_run_and_the_figures_it_feeds(bench):
         plots.layer_sparsity(table),
         plots.layer_difference(table),
         plots.difference_map(study.difference_by_round([run])),
-        plots.accuracy_of_exits(study.accuracy_table([run]), thesis=study.THESIS),
+        plots.accuracy_of_exits(study.accuracy_table([run]), title="this run", thesis=study.THESIS),
         plots.pruned_trade(study.curves([run], list(run["accuracy"]))),
         plots.sweep_maps({"early": study.sweep_table([SWEEP], "early"), "last": study.sweep_table([SWEEP], "last")}),
     ):
