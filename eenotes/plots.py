@@ -1307,12 +1307,13 @@ def memory_against_accuracy(table: pd.DataFrame, *, y: str = "accuracy", label: 
         label: of the vertical axis.
     """
     _, ax = plt.subplots(figsize=(7.8, 4.0))
-    for (grid, part), (color, marker), below in zip(table.groupby("grid", sort=False), GRIDS, (6, -13, 6), strict=False):
+    for i, ((grid, part), (color, marker)) in enumerate(zip(table.groupby("grid", sort=False), GRIDS, strict=False)):
+        height = -13 if i % 2 else 6  # numbers of neighbouring lines on different sides
         found = part.groupby("bits", sort=False).agg(bytes=("bytes", "mean"), mean=(y, "mean"), std=(y, "std"))
         name = f"{grid} × {grid} averages ({part.macs.iloc[0] / 1000:.1f} kMAC)"
         ax.errorbar(found.bytes, found["mean"], found["std"].fillna(0), color=color, marker=marker, capsize=3, label=name)
         for bits, row in found.iterrows():
-            ax.annotate(f"{bits}", (row.bytes, row["mean"]), xytext=(4, below), textcoords="offset points", fontsize=8, color=color)
+            ax.annotate(f"{bits}", (row.bytes, row["mean"]), xytext=(4, height), textcoords="offset points", fontsize=8, color=color)
     ax.set(xscale="log", xlabel="memory of all class-mean exits (bytes); numbers: bits per number", ylabel=label)
     ax.legend(fontsize=8, loc="lower right")
     return ax

@@ -201,7 +201,7 @@ def singles(b: Bench, thresholds: Sequence[float]) -> pd.DataFrame:
 
 
 def as_much_saved(b: Bench, single: Score) -> dict:
-    """CBT with the largest α that on validation saves as much as the thesis reports, judged on test.
+    """CBT with the largest α that on validation saves as much as the thesis reports (0.5 if none does), judged on test.
 
     ``single`` is the one threshold's score on test.  Returns ``alpha``, ``saved`` (share of its MACs) and ``lost`` (points of mean IoU).
     """
