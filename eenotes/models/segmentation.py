@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Rule
 
-_AT_ONCE = 1024  # active places whose neighbourhoods are gathered in one go: 2.4 MB at 64 channels, a second-level cache
+_AT_ONCE = 2048  # active places whose neighbourhoods are gathered in one go: 4.7 MB at 64 channels, which stay in the caches
 _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
@@ -230,35 +230,34 @@ def _with_border(places: Tensor, h: int, w: int) -> Tensor:
 
 def _sparse_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours) -> Tensor:
     """A stage at the active places only: gather each neighbourhood, one matrix product, fill the halo."""
-    M = places.M
     for block in blocks:
         hidden = _sparse_conv(block.conv1, rows, places)
-        _finish(hidden, places)
-        out = _sparse_conv(block.conv2, hidden, places)
-        out[:M] += rows[:M]
-        _finish(out, places)
-        rows = out
+        rows = _sparse_conv(block.conv2, hidden, places, shortcut=rows)
     return rows
 
 
-def _sparse_conv(conv: ConvNorm, rows: Tensor, places: Neighbours) -> Tensor:
-    """Convolve at the active places; ``(M + halo + 1, C)`` with the first M rows written."""
+def _sparse_conv(conv: ConvNorm, rows: Tensor, places: Neighbours, *, shortcut: Tensor | None = None) -> Tensor:
+    """Convolve at the active places, add the shortcut, ReLU; then the halo from them and the row of zeros: ``(M + halo + 1, C)``.
+
+    The matrix product is written as a 1 × 1 convolution over the gathered neighbourhoods: on CPUs oneDNN's kernel for it is a quarter
+    faster than the BLAS product of the same matrices, which are tall and narrow.
+    """
     weight, bias = conv.folded()
-    matrix = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
-    out = rows.new_empty(len(rows), weight.shape[0])
+    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
+    out = rows.new_empty(len(rows), len(weight))
+    buffer = rows.new_empty(9 * min(places.M, _AT_ONCE), rows.shape[1])
     for start in range(0, places.M, _AT_ONCE):
         index = places.neighbours[start : start + _AT_ONCE]
-        patches = rows.index_select(0, index.reshape(-1)).view(len(index), -1)
-        torch.addmm(bias, patches, matrix, out=out[start : start + len(index)])
-    return out
-
-
-def _finish(out: Tensor, places: Neighbours) -> None:
-    """ReLU at the active places, then the halo and the row of zeros."""
-    out[: places.M].relu_()
+        here = slice(start, start + len(index))
+        patches = torch.index_select(rows, 0, index.reshape(-1), out=buffer[: index.numel()]).view(1, len(index), 1, -1)
+        value = _rows(F.conv2d(patches.permute(0, 3, 1, 2), kernel, bias))
+        if shortcut is not None:
+            value += shortcut[here]
+        torch.clamp_min(value, 0, out=out[here])
     if places.zero > places.M:
         out[places.M : places.zero] = places.filled(out[: places.M])
     out[places.zero] = 0
+    return out
 
 
 def _dense_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours, shape: tuple[int, int, int]) -> Tensor:
@@ -347,11 +346,13 @@ class Run:
     def _leave(self, j: int, logits: Tensor) -> Tensor:
         if self.plan is not None:
             return self.plan.flatten().to(logits.device)[self.active] <= j
-        decision = self.rule(j, logits, self.state)
-        if decision.confidence.isnan().any():
+        if j == self.net.num_exits - 1:  # everybody leaves, whatever the rule would say: it is not asked
+            leave, asked = torch.ones(len(logits), dtype=torch.bool, device=logits.device), logits
+        else:
+            _, asked, leave, self.state = self.rule(j, logits, self.state)
+        if asked.isnan().any():
             raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
-        self.state = decision.state
-        return decision.leave
+        return leave
 
     def _note(self) -> None:
         self.logits.append(self.known.view(self.B, self.h, self.w, -1).permute(0, 3, 1, 2).clone())

@@ -317,7 +317,7 @@ def crossing(table: pd.DataFrame) -> float:
     return 0.0
 
 
-def speed(b: Bench, rule: Rule, *, batch: int, repeats: int = 5) -> dict[str, float]:
+def speed(b: Bench, rule: Rule, *, batch: int, repeats: int = 15) -> dict[str, float]:
     """Plain backbone against masked inference on the same test images: ``speed_up`` in time, and ``macs`` saved as the same ratio."""
     x = _batch(b, batch)
     times = race({"backbone": partial(backbone, b.net, x), "masked": partial(b.net.segment, x, rule)}, repeats=repeats)
