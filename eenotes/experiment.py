@@ -12,7 +12,9 @@ import os
 import platform
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -95,9 +97,9 @@ def cached(name: str, *, seed: int, **facts) -> Path:
 def resumable(name: str, compute: Callable[[], dict], *, study: str, **facts) -> dict:
     """The numbers of ``compute()``, or those it gave before with the same facts and the same code: one step of a long study.
 
-    The code is that of the module ``study`` and of all it imports.  With the numbers goes ``"seconds"``, what the step took then.
+    The code is all that the module ``study`` can run.  With the numbers goes ``"seconds"``, what the step took then.
     """
-    key = hashlib.sha256(json.dumps([code_hash(imported_by(study)), facts], sort_keys=True, default=vars).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([study_hash(study), facts], sort_keys=True, default=vars).encode()).hexdigest()[:12]
     path = cache_dir() / "steps" / f"{name}-{key}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -134,12 +136,53 @@ def imported_by(module: str) -> list[str]:
     return sorted(found)
 
 
+@cache
+def study_hash(study: str) -> str:
+    """A hash of all the code that a study can run; like `code_hash` blind to comments, docstrings and layout."""
+    said = sorted(f"{module}: {_meaning(node)}" for module, _, node in reached_by(study))
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+
+
+def reached_by(study: str) -> list[tuple[str, list[str], ast.AST]]:
+    """What a study can run: its own module, and every definition of the package whose name occurs in what is reached already.
+
+    So a change elsewhere in a module leaves a study alone.  Names are compared without asking whose they are: something may be
+    counted that never runs, but nothing that runs is left out, unless it is looked up by a string.  A module among the studies that
+    names no ``CHAPTER`` is part of those that import it, and as a whole.
+
+    Returns:
+        Module, the names that the statement defines, and the statement.
+    """
+    statements, homes, loose, parts = {}, defaultdict(list), defaultdict(list), {study}
+    for module in imported_by(study):
+        for number, (names, node) in enumerate(_statements(module)):
+            statements[module, number] = module, names, node
+            for home in (homes[name] for name in names) if names else [loose[module]]:
+                home.append((module, number))
+        if module.startswith("eenotes.studies.") and module not in {owner for owner, _ in homes["CHAPTER"]}:
+            parts.add(module)
+
+    def leads_to(key: tuple[str, int]) -> Iterator[tuple[str, int]]:
+        yield from loose[key[0]]
+        for word in _words(statements[key][2]):
+            # what another module imports from elsewhere is its own affair
+            yield from (home for home in homes.get(word, ()) if home[0] == key[0] or not _foreign(statements[home][2]))
+
+    found, waiting = set(), [key for key in statements if key[0] in parts]
+    while waiting:
+        key = waiting.pop()
+        if key not in found:
+            found.add(key)
+            waiting += leads_to(key)
+    return [statements[key] for key in sorted(found)]
+
+
 class Record:
     """The numbers of one chapter's run, claim by claim beside the thesis's, with where they come from.
 
     Args:
         chapter: ``"02-e2cm"``.
-        study: the module with the chapter's experiment; its code, and all that it imports, is what the record is tied to.
+        study: the module with the chapter's experiment; its code, and all that it can run, is what the record is tied to.
         at: the scale, or ``"study"``; by default the present scale.
         data: data set name → ``{"train": n, "val": n, "test": n}``.
         seeds: the seeds of the runs behind the numbers.
@@ -224,8 +267,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def source_hash(chapter: str, at: str, study: str) -> str:
-    """What made a record: the code of a study with all that it imports, and the chapter's settings."""
-    parts = [code_hash(imported_by(study)), json.dumps(settings(chapter, at), sort_keys=True, default=vars)]
+    """What made a record: all the code that a study can run, and the chapter's settings."""
+    parts = [study_hash(study), json.dumps(settings(chapter, at), sort_keys=True, default=vars)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -284,6 +327,44 @@ def with_spread(value: float | str, spread: float | None) -> str:
 
 def _namespace(value: Any) -> Any:
     return SimpleNamespace(**{k: _namespace(v) for k, v in value.items()}) if isinstance(value, dict) else value
+
+
+def _statements(module: str) -> Iterator[tuple[list[str], ast.AST]]:
+    """The top-level statements of a module that run on import, each with the names that it defines; imports one name at a time."""
+    for node in ast.parse(_source(module).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                one = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], node.level)
+                yield [(alias.asname or alias.name).split(".")[0]], one
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield [node.name], node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            targets = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            # table["key"] = value defines nothing: it runs on import
+            yield [part.id for part in targets] if all(isinstance(part, ast.Name) for part in targets) else [], node
+        elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+            continue
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring
+            yield [], node
+
+
+def _foreign(node: ast.AST) -> bool:
+    """Whether a statement imports something that is not of this package."""
+    return isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] != "eenotes")
+
+
+def _words(node: ast.AST) -> set[str]:
+    """Every name that occurs in code."""
+    found: set[str] = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            found.add(part.id)
+        elif isinstance(part, ast.Attribute):
+            found.add(part.attr)
+        elif isinstance(part, ast.alias):
+            found.update(part.name.split("."))
+    return found
 
 
 def _meaning(node: Any) -> str:

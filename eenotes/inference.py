@@ -5,9 +5,9 @@ are one loop, `_cascade`, which differs only in where the logits of the samples 
 who stay of several batches wait for one another, so that late stages, too, see full batches.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,17 +51,17 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
 
 @torch.inference_mode()
 def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule, *, batch_size: int) -> Outcome:
-    """The `Outcome` of `predict` for a stream of batches, put together; a stage runs when ``batch_size`` samples wait before it.
+    """The `Outcome` of `predict` for a stream of batches, put together; a stage always runs on ``batch_size`` samples.
 
     A stage that sees the five survivors of one batch takes nearly as long as for twenty.  Here survivors wait for those of the next
-    batches (rebatching), and what still waits at the end of the stream runs as it is.  That buys throughput with latency: for
+    batches (rebatching), and only what still waits at the end of the stream runs as it is.  That buys throughput with latency: for
     answers at once, use `predict`.
 
     Args:
         net: in evaluation mode.
         batches: inputs ``(B, ...)``, B may vary, on the network's device.
         rule: see `eenotes.rules`.
-        batch_size: samples that a stage waits for, at least 1.
+        batch_size: samples that a stage waits for, and takes at once; at least 1.
 
     Raises:
         ValueError: a batch size below 1, a stream without samples, or what `predict` raises.
@@ -69,39 +69,43 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     rule.check(net.num_exits)
-    waiting: list[list[_Group]] = [[] for _ in range(net.num_exits)]
-    left: list[tuple[Tensor, ...]] = []
+    waiting = [_Queue(batch_size) for _ in range(net.num_exits)]
+    asked: list[tuple[Tensor, ...]] = []
+    exits: list[int] = []
     count = 0
 
     def run(j: int) -> None:
-        groups, waiting[j] = waiting[j], []
-        rows = torch.cat([group.rows for group in groups])
-        state = None if groups[0].state is None else torch.cat([group.state for group in groups])
-        features, logits = _step(net, j, _gather([(group.features, group.keep) for group in groups]))
+        features, rows, state = waiting[j].full.popleft()
+        features, logits = _step(net, j, features)
         decision, stay = _decide(rule, j, logits, state, last=j == net.num_exits - 1)
-        leave, keep = (~stay).nonzero().squeeze(1), stay.nonzero().squeeze(1)
-        left.append((rows[leave], decision.prediction[leave], torch.full_like(leave, j), decision.confidence[leave].float()))
+        # Who leaves is sorted out once, at the end: beside a small stage every small operation counts.
+        asked.append((rows, stay, decision.prediction, decision.confidence))
+        exits.append(j)
+        keep = stay.nonzero().squeeze(1)
         if len(keep):
-            waiting[j + 1].append(_Group(features, keep, rows[keep], None if decision.state is None else decision.state[keep]))
+            waiting[j + 1].add(features, keep, rows[keep], None if decision.state is None else decision.state[keep])
 
     for x in batches:
         if not count:
             _check(net, x)
         if len(x):
             everyone = torch.arange(len(x), device=x.device)
-            waiting[0].append(_Group(x, everyone, everyone + count, None))
+            waiting[0].add(x, everyone, everyone + count, None)
         count += len(x)
         for j in range(net.num_exits):
-            if sum(len(group.rows) for group in waiting[j]) >= batch_size:
+            while waiting[j].full:
                 run(j)
     if not count:
         raise ValueError("the stream gave no samples: there is nothing to predict")
     for j in range(net.num_exits):
-        if waiting[j]:
+        waiting[j].close()
+        while waiting[j].full:
             run(j)
-    rows, *columns = (torch.cat(column) for column in zip(*left, strict=True))
-    order = rows.argsort()
-    return Outcome(*(column[order] for column in columns))
+    rows, stay, prediction, confidence = (torch.cat(column) for column in zip(*asked, strict=True))
+    exit_index = torch.tensor(exits).repeat_interleave(torch.tensor([len(part[0]) for part in asked])).to(rows.device)
+    left = (~stay).nonzero().squeeze(1)
+    order = left[rows[left].argsort()]
+    return Outcome(prediction[order], exit_index[order], confidence[order].float())
 
 
 @torch.inference_mode()
@@ -178,13 +182,54 @@ def _decide(rule: Rule, j: int, logits: Tensor, state: Tensor | None, *, last: b
     return decision, torch.zeros_like(decision.leave) if last else ~decision.leave
 
 
-class _Group(NamedTuple):
-    """Samples that came together and wait together."""
+class _Queue:
+    """Who waits before a stage, in batches of one size.  Samples are copied when they come, so that nothing keeps the others' memory.
 
-    features: Tensor  # (B, ...), of all that were asked; copied only when the next stage runs
-    keep: Tensor  # (n,) int64, who of them stayed
-    rows: Tensor  # (n,) int64, their places in the stream
-    state: Tensor | None  # (n, ...)
+    Args:
+        size: of a batch.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self.full: deque[tuple[Tensor, Tensor, Tensor | None]] = deque()  # features, places in the stream, the rule's state
+        self._open()
+
+    def _open(self) -> None:
+        self.features: Tensor | None = None
+        self.rows: list[Tensor] = []
+        self.state: list[Tensor] = []
+        self.count = 0
+
+    def add(self, features: Tensor, keep: Tensor, rows: Tensor, state: Tensor | None) -> None:
+        """Add the rows ``keep`` ``(n,)`` of features ``(B, ...)``; ``rows`` and ``state`` ``(n, ...)`` are theirs already."""
+        if not self.count and len(keep) == len(features) == self.size:
+            self.full.append((features, rows, state))
+            return
+        for start in range(-self.count, len(keep), self.size):
+            part = slice(max(start, 0), start + self.size)
+            if self.features is None:
+                self.features = _like(features, self.size)
+            n = len(keep[part])
+            torch.index_select(features, 0, keep[part], out=self.features[self.count : self.count + n])
+            self.rows.append(rows[part])
+            self.state += [] if state is None else [state[part]]
+            self.count += n
+            if self.count == self.size:
+                self.close()
+
+    def close(self) -> None:
+        """Let what waits go as it is."""
+        if self.count:
+            state = torch.cat(self.state) if self.state else None
+            self.full.append((self.features[: self.count], torch.cat(self.rows), state))
+        self._open()
+
+
+def _like(features: Tensor, count: int) -> Tensor:
+    """Memory for so many samples, in the same layout."""
+    channels_last = features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((count, *features.shape[1:]), dtype=features.dtype, device=features.device, memory_format=layout)
 
 
 def _gather(groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

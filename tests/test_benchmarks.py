@@ -1,10 +1,12 @@
 """The benchmarks run and measure what they say, on networks too small to judge anything."""
 
+import time
+
 import pytest
 import torch
 
 from benchmarks import __main__ as benchmarks
-from eenotes import EarlyExitNetwork, collect, count_macs, linear_exits, simulate, split
+from eenotes import Confidence, EarlyExitNetwork, collect, count_macs, linear_exits, simulate, split
 from eenotes.models import CifarResNet
 
 
@@ -18,6 +20,35 @@ def test_rule_at_cost_comes_near_its_target(target):
     exit_index = simulate(logits, benchmarks.rule_at_cost(logits, costs, target)).exit_index
     assert costs.relative_cost(exit_index).mean().item() == pytest.approx(target, abs=0.03)
     assert len(exit_index.unique()) > 3  # spread over the exits, not all at one
+
+
+def test_speed_up_is_measured_over_what_stages_and_macs_promise(monkeypatch):
+    monkeypatch.setattr(benchmarks, "STREAM", 24)
+    torch.manual_seed(0)
+    backbone, x = CifarResNet(8, width=4).eval(), torch.randn(16, 3, 8, 8)
+    stages = split(backbone, at=backbone.exit_points)
+    net = EarlyExitNetwork(stages, linear_exits(stages, x[:2], num_classes=10)).eval()
+    costs = count_macs(net, x[:1])
+    table = benchmarks._at_batch_size(backbone, net, x, [Confidence(0.0), Confidence(1.0)], costs, size=8, rounds=1)
+    first, last = (costs.cumulative[[0, -1]] / costs.backbone).tolist()
+    assert table["relative cost"].tolist() == pytest.approx([first, last])  # everybody leaves at once, or nobody early
+    assert table["(b)"].tolist() == pytest.approx((table["speed-up"] * table["relative cost"]).tolist())
+    assert (table["(a)"] > 0).all() and (table["(a) rebatched"] < 10).all()
+
+
+def test_stage_seconds_count_every_batch():
+    class Sleep(torch.nn.Module):
+        def __init__(self, seconds):
+            super().__init__()
+            self.seconds = seconds
+
+        def forward(self, x):
+            time.sleep(self.seconds)
+            return x
+
+    net = EarlyExitNetwork([Sleep(0.01), Sleep(0.03)], [Sleep(0.002)])
+    measured = benchmarks.stage_seconds(net, [torch.zeros(1, 2)] * 3)
+    assert measured.stages == pytest.approx((0.03, 0.09), rel=0.3) and measured.exits == pytest.approx((0.006,), rel=0.6)
 
 
 def test_class_mean_fitting_gives_ratios():

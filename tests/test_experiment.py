@@ -2,6 +2,7 @@
 
 import ast
 import json
+import textwrap
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_a_record_carries_its_provenance_and_is_current_until_the_code_changes(r
     assert found["current"] and found["seeds"] == [0, 1] and found["data"]["digits"]["test"] == 2
     assert set(found["versions"]) == {"python", "torch", "torchvision", "numpy"} and found["device"]
     assert found["claims"][0]["ours"] == 0.9123  # four digits
-    monkeypatch.setattr(experiment, "code_hash", lambda modules: "another")
+    monkeypatch.setattr(experiment, "study_hash", lambda study: "another")
     assert not experiment.load_record(CHAPTER, "tiny")["current"]
     assert "an earlier version of the code" in experiment.describe_record(experiment.load_record(CHAPTER, "tiny"))
 
@@ -126,6 +127,73 @@ def test_imported_by_follows_imports_and_leaves_out_what_only_draws():
     assert not {"eenotes.plots", "eenotes.experiment"} & set(found)
 
 
+PACKAGE = {
+    "studies/mine.py": """
+        from eenotes import parts
+        from eenotes.studies import half, other
+        CHAPTER = "01-mine"
+        def study():
+            return parts.used() + half.also() + other.borrowed()
+    """,
+    "studies/half.py": "def also(): pass\ndef shown_in_the_notebook(): pass",
+    "studies/other.py": "CHAPTER = '02-other'\ndef borrowed(): pass\ndef its_own(): pass",
+    "parts.py": """
+        import math
+        from typing import TYPE_CHECKING
+        from eenotes.tools import help_out as helper
+        if TYPE_CHECKING:
+            from eenotes.tools import never
+        TABLE = {}
+        TABLE["set"] = "on import"
+        def used(): return helper() + math.pi
+        def idle(): return TABLE
+    """,
+    "tools.py": "import math\nLIMIT = 3\ndef help_out(): return LIMIT\ndef never(): pass",
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of one study, made of two modules, which borrows from another."""
+    for name, source in PACKAGE.items():
+        path = tmp_path / "eenotes" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source))
+    monkeypatch.setattr(experiment, "_PACKAGE", tmp_path / "eenotes")
+    return tmp_path / "eenotes"
+
+
+def test_a_study_reaches_what_its_code_names(package):
+    found = {name for _, names, _ in experiment.reached_by("eenotes.studies.mine") for name in names}
+    assert {"study", "used", "helper", "help_out", "LIMIT", "also", "shown_in_the_notebook", "borrowed", "TABLE"} <= found
+    assert not {"idle", "never", "its_own", "TYPE_CHECKING"} & found
+
+
+@pytest.mark.parametrize(
+    "file, before, after, changed",
+    [
+        ("tools.py", "LIMIT = 3", "LIMIT = 4", True),
+        ("parts.py", '"on import"', '"at once"', True),
+        ("studies/half.py", "notebook(): pass", "notebook(): return 1", True),
+        ("parts.py", "import math", "import cmath as math", True),
+        ("tools.py", "import math", "import cmath as math", False),
+        ("tools.py", "never(): pass", "never(): return 1", False),
+        ("parts.py", "idle(): return TABLE", "idle(): return 1", False),
+        ("studies/other.py", "its_own(): pass", "its_own(): return 1", False),
+        ("tools.py", "def help_out(): return LIMIT", "def help_out():\n    # why\n    return LIMIT", False),
+    ],
+)
+def test_a_record_is_out_of_date_only_by_what_its_study_reaches(package, file, before, after, changed):
+    def now():
+        experiment.study_hash.cache_clear()
+        return experiment.study_hash("eenotes.studies.mine")
+
+    earlier, path = now(), package / file
+    path.write_text(path.read_text().replace(before, after))
+    assert path.read_text().count(after) == 1
+    assert (now() != earlier) == changed
+
+
 def test_a_step_is_computed_once_per_state_of_code_and_facts(results, monkeypatch):
     calls = []
 
@@ -138,7 +206,7 @@ def test_a_step_is_computed_once_per_state_of_code_and_facts(results, monkeypatc
     assert len(calls) == 1
     experiment.resumable("step", step, study=STUDY, seed=1)
     assert len(calls) == 2
-    monkeypatch.setattr(experiment, "code_hash", lambda modules: "another")
+    monkeypatch.setattr(experiment, "study_hash", lambda study: "another")
     experiment.resumable("step", step, study=STUDY, seed=0)
     assert len(calls) == 3
 

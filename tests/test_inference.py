@@ -193,7 +193,8 @@ def test_predict_equals_simulate_on_networks_for_every_batch_size(data, seed, nu
     assert len(labels) == len(x)
     expected = simulate(logits, rule)
     outcomes_equal(predict(net, x, rule), expected)
-    outcomes_equal(predict_stream(net, x.split(size), rule, batch_size=size), expected)
+    for wait in (1, size, 2 * size + 1):
+        outcomes_equal(predict_stream(net, x.split(size), rule, batch_size=wait), expected)
     for part, start in zip(x.split(size), range(0, len(x), size), strict=True):
         outcome = predict(net, part, rule)
         assert torch.equal(outcome.exit_index, expected.exit_index[start : start + size])
@@ -295,6 +296,14 @@ def test_the_survivors_of_two_batches_share_a_stage(table_net, rows):
     outcome = predict_stream(net, rows(4).split(2), Confidence(0.9), batch_size=2)
     assert net.seen == [[2, 2], [2], [1]]
     assert outcome.exit_index.tolist() == [0, 1, 0, 2]
+
+
+def test_a_stage_takes_as_many_as_were_asked_for(table_net, rows):
+    """Two batches of three, two at a time; the first of each pair leaves at once, and only the end of the stream is smaller."""
+    net = table_net(torch.tensor([[SURE, UNSURE] * 3, [SURE] * 6]))
+    outcome = predict_stream(net, rows(6).split(3), Confidence(0.9), batch_size=2)
+    assert net.seen == [[2, 2, 2], [2, 1]]
+    assert outcome.exit_index.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_who_waits_at_the_end_is_served(table_net, rows):

@@ -167,7 +167,7 @@ def test_places_are_not_computed_when_they_are_finished(conv, monkeypatch):
     """Rows that go into the matrix products: the active places, and none else."""
     seen = []
     plain = segmentation._sparse_conv
-    monkeypatch.setattr(segmentation, "_sparse_conv", lambda c, rows, places, **more: seen.append(places.M) or plain(c, rows, places, **more))
+    monkeypatch.setattr(segmentation, "_sparse_conv", lambda c, rows, places, **kw: seen.append(places.M) or plain(c, rows, places, **kw))
     index = plan([0.5, 0.5, 0.5], count=2, size=(8, 11), exits=4)
     conv.segment(images(), None, exit_index=index, mode="sparse")
     left = [int((index > j).sum()) for j in range(3)]
