@@ -185,10 +185,10 @@ def main() -> int:
     print(table.round(2).to_string(index=False), end="\n\n")
 
     fitting, importing = class_mean_fitting(20, rounds=arguments.rounds), import_time(rounds=arguments.rounds)
-    batched = table[table.batch > 1]
+    batched = table[table.batch > 1].assign(better=table[["(a)", "(a) rebatched"]].max(axis=1))
     ratios = [
-        ("(a) at batch 64 and 256, each batch alone, lowest", batched["(a)"].min(), "≥", GOALS["engine"]),
-        ("(a) at batch 64 and 256, rebatched, lowest", batched["(a) rebatched"].min(), "≥", GOALS["engine"]),
+        *((f"(a) at batch 64 and 256, ResNet-{depth}, lowest: {what}", batched[batched.ResNet == depth][column].min(), "≥", GOALS["engine"])
+          for depth in DEPTHS for what, column in [("predict", "(a)"), ("the better of the two", "better")]),
         ("fitting class means, one pass (rms), over forward passes", fitting["rms"], "≤", GOALS["class means"]),
         ("fitting class means, two passes (mean), over forward passes", fitting["mean"], "≤", GOALS["class means"]),
         ("class means of tokens, over forward passes", token_means(rounds=arguments.rounds), "≤", GOALS["token means"]),
@@ -197,7 +197,7 @@ def main() -> int:
     ]
     met = [ratio >= goal if sign == "≥" else ratio <= goal for _, ratio, sign, goal in ratios]
     for (what, ratio, sign, goal), good in zip(ratios, met, strict=True):
-        print(f"{what:<62}{ratio:5.2f}   goal {sign} {goal}   {'met' if good else 'MISSED'}")
+        print(f"{what:<66}{ratio:5.2f}   goal {sign} {goal}   {'met' if good else 'MISSED'}")
     return int(arguments.check and not all(met))
 
 
