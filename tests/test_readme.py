@@ -21,5 +21,6 @@ def test_the_sixty_second_tour_runs_and_says_what_the_readme_says(tmp_path):
     assert done.returncode == 0, done.stderr
     printed = re.search(r"accuracy ([\d.]+) at ([\d.]+) of the computation", done.stdout)
     assert printed, done.stdout
-    assert float(printed[1]) == pytest.approx(accuracy, abs=0.02) and float(printed[2]) == pytest.approx(cost, abs=0.1)
+    # Eight seeds lie within .006 of what it says; another processor's kernels act like another seed, and a few images more.
+    assert float(printed[1]) == pytest.approx(accuracy, abs=0.03) and float(printed[2]) == pytest.approx(cost, abs=0.1)
     assert not list(tmp_path.iterdir()), "it leaves files behind"
