@@ -102,9 +102,9 @@ def test_budgets_that_cannot_be_kept_are_left_out(bench):
     assert study.affordable(bench, [0.01]) == [(least + max(1.0, least)) / 2]
 
 
-@pytest.mark.parametrize(("price", "alpha"), [(1.0, 0.535), (0.0, 0.5)])
-def test_alpha_is_the_largest_that_saves_as_much_as_the_thesis(monkeypatch, price, alpha):
-    """With the mean threshold as cost, (α + .998) / 2 ≤ .77 · .998 gives α ≤ .5389; where nothing saves, the smallest is tried."""
+@pytest.mark.parametrize(("price", "alpha"), [(2.0, 0.745), (0.0, 0.5)])
+def test_the_operating_point_is_the_largest_alpha_that_saves_a_quarter(monkeypatch, price, alpha):
+    """With twice the mean threshold less 1 as cost, α + .998 - 1 ≤ .75 · .996 gives α ≤ .749; if nothing saves, the smallest is tried."""
 
     def score(miou, cost):
         return study.Score(miou=[miou], cost=[cost], iou=[], recall=[], left=[])
@@ -113,7 +113,7 @@ def test_alpha_is_the_largest_that_saves_as_much_as_the_thesis(monkeypatch, pric
     b = SimpleNamespace(num_classes=2, statistics=made, validation=SimpleNamespace(cost=lambda t: 1 - price + price * t.mean().item()))
     seen = []
     monkeypatch.setattr(study, "evaluate", lambda bench, rule: seen.append(rule) or score(0.497, 0.7))
-    found = study.as_much_saved(b, score(0.5, 0.9))
+    found = study.operating_point(b, score(0.5, 0.9))
     assert seen == [(alpha, study.SINGLE)] and found["alpha"] == alpha
     assert found["saved"] == pytest.approx(1 - 0.7 / 0.9) and found["lost"] == pytest.approx(0.3)
 
