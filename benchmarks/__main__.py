@@ -8,6 +8,7 @@ thresholds chosen so that the relative cost comes near a target.  What is compar
 """
 
 import argparse
+import ctypes
 import os
 import statistics
 import subprocess
@@ -171,12 +172,29 @@ def import_time(*, rounds: int = 5) -> dict[str, float]:
     return {name: medians[name] / medians["torch"] for name in ("alone", "every name")}
 
 
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep what is freed; whether it took that.
+
+    Otherwise every run is a lottery: whether two freed feature maps of a batch of 256 (17 MB each) go back to the operating system, and are
+    fetched anew page by page, depends on what lies above them in the heap, and it can cost the plain backbone a third of its time, or
+    either kind of inference a fifth.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # no glibc
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # the second can be 32 MiB at most, enough for every feature map here
+    return bool(mallopt(trim_threshold, 2**30) and mallopt(mmap_threshold, 2**25))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is missed")
     parser.add_argument("--rounds", type=int, default=5, help="measurements per median")
     arguments = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}\n")
+    memory = "kept by the process" if keep_freed_memory() else "as the platform handles it"
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
+    print(f"freed memory: {memory}\n")
 
     tables = {depth: speed_up(depth, every, rounds=arguments.rounds) for depth, every in DEPTHS.items()}
     table = pd.concat(tables, names=["ResNet"]).reset_index("ResNet")

@@ -64,7 +64,7 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
         batch_size: samples that a stage waits for, and takes at once; at least 1.
 
     Raises:
-        ValueError: a batch size below 1, a stream without samples, or what `predict` raises.
+        ValueError: a batch size below 1, a stream without samples or with samples of different shapes or types, or what `predict` raises.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -209,6 +209,9 @@ class _Queue:
             part = slice(max(start, 0), start + self.size)
             if self.features is None:
                 self.features = _like(features, self.size)
+            known, new = ((tuple(f.shape[1:]), f.dtype) for f in (self.features, features))
+            if known != new:  # index_select would only warn, and leave the batch as it was
+                raise ValueError(f"the samples of a stream must have one shape and type: after {known} came {new}")
             n = len(keep[part])
             torch.index_select(features, 0, keep[part], out=self.features[self.count : self.count + n])
             self.rows.append(rows[part])

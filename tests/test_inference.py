@@ -335,3 +335,11 @@ def test_bad_streams(table_net, rows):
             predict_stream(net, empty, Confidence(0.5), batch_size=2)
     with pytest.raises(ValueError, match="thresholds"):
         predict_stream(net, [rows(4)], Confidence([0.5] * 5), batch_size=2)
+
+
+@pytest.mark.parametrize("other", [torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 2, 2, dtype=torch.float64)])
+def test_a_stream_of_different_samples(other):
+    anything = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = EarlyExitNetwork([nn.Identity(), anything], [anything]).eval()
+    with pytest.raises(ValueError, match="one shape and type"):
+        predict_stream(net, [torch.zeros(2, 1, 2, 2), other], Confidence(1.0), batch_size=3)
