@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eenotes.network import EarlyExitNetwork, in_mode
@@ -76,10 +77,15 @@ def _count(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
 @contextmanager
 def _visible_attention() -> Iterator[None]:
-    """The fused inference path of attention hides its matrix products from the counter."""
+    """Attention as two plain matrix products.
+
+    The counter does not see into the fast path of `torch.nn.MultiheadAttention`, and before torch 2.15 not into the kernel that a CPU
+    takes for `scaled_dot_product_attention` either: it counted nothing there (pytorch/pytorch#195460).
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
