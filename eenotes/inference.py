@@ -64,7 +64,8 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
         batch_size: samples that a stage waits for, and takes at once; at least 1.
 
     Raises:
-        ValueError: a batch size below 1, a stream without samples or with samples of different shapes or types, or what `predict` raises.
+        ValueError: a batch size below 1, a stream without samples or with samples of different shapes, types or devices, or what
+            `predict` raises.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -72,7 +73,7 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
     waiting = [_Queue(batch_size) for _ in range(net.num_exits)]
     asked: list[tuple[Tensor, ...]] = []
     exits: list[int] = []
-    count = 0
+    count, known = 0, None
 
     def run(j: int) -> None:
         features, rows, state = waiting[j].full.popleft()
@@ -86,8 +87,12 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
             waiting[j + 1].add(features, keep, rows[keep], None if decision.state is None else decision.state[keep])
 
     for x in batches:
-        if not count:
+        kind = (tuple(x.shape[1:]), x.dtype, x.device)
+        if known is None:
             _check(net, x)
+            known = kind
+        if kind != known:
+            raise ValueError(f"the samples of a stream must have one shape, type and device: after {known} came {kind}")
         if len(x):
             everyone = torch.arange(len(x), device=x.device)
             waiting[0].add(x, everyone, everyone + count, None)
@@ -209,9 +214,6 @@ class _Queue:
             part = slice(max(start, 0), start + self.size)
             if self.features is None:
                 self.features = _like(features, self.size)
-            known, new = ((tuple(f.shape[1:]), f.dtype) for f in (self.features, features))
-            if known != new:  # index_select would only warn, and leave the batch as it was
-                raise ValueError(f"the samples of a stream must have one shape and type: after {known} came {new}")
             n = len(keep[part])
             torch.index_select(features, 0, keep[part], out=self.features[self.count : self.count + n])
             self.rows.append(rows[part])

@@ -337,9 +337,12 @@ def test_bad_streams(table_net, rows):
         predict_stream(net, [rows(4)], Confidence([0.5] * 5), batch_size=2)
 
 
-@pytest.mark.parametrize("other", [torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 2, 2, dtype=torch.float64)])
-def test_a_stream_of_different_samples(other):
+@pytest.mark.parametrize("size", [2, 3])  # whole batches, and such as are put together
+@pytest.mark.parametrize(
+    "other", [torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 2, 2, dtype=torch.float64), torch.zeros(2, 1, 2, 2, device="meta")]
+)
+def test_a_stream_of_different_samples(other, size):
     anything = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net = EarlyExitNetwork([nn.Identity(), anything], [anything]).eval()
-    with pytest.raises(ValueError, match="one shape and type"):
-        predict_stream(net, [torch.zeros(2, 1, 2, 2), other], Confidence(1.0), batch_size=3)
+    with pytest.raises(ValueError, match="one shape, type and device"):
+        predict_stream(net, [torch.zeros(2, 1, 2, 2), other], Confidence(1.0), batch_size=size)
