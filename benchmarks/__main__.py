@@ -197,7 +197,7 @@ def main() -> int:
     print(f"freed memory: {memory}\n")
 
     tables = {depth: speed_up(depth, every, rounds=arguments.rounds) for depth, every in DEPTHS.items()}
-    table = pd.concat(tables, names=["ResNet"]).reset_index("ResNet")
+    table = pd.concat(tables, names=["ResNet"]).reset_index("ResNet").reset_index(drop=True)
     print("Speed-up over the plain backbone (in its faster memory format): of predict, each batch alone, and of predict_stream, rebatched;")
     print("(a) divided by the one that the times of the stages promise, (b) by the one that MACs promise")
     print(table.round(2).to_string(index=False), end="\n\n")

@@ -1,5 +1,6 @@
 """The benchmarks run and measure what they say, on networks too small to judge anything."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -61,3 +62,21 @@ def test_class_mean_fitting_gives_ratios():
 def test_token_means_give_a_ratio():
     pytest.importorskip("transformers")
     assert 0 < benchmarks.token_means(rounds=1, rows=4, vocabulary=50, width=16) < 100
+
+
+@pytest.mark.parametrize(("lowest", "met"), [(0.95, True), (0.85, False)])
+def test_the_summary_judges_each_network_by_its_lowest_ratio(monkeypatch, capsys, lowest, met):
+    def table(depth, every, *, rounds):
+        column = [0.1, 0.5, 0.97 if depth == 20 else lowest]  # batch 1 has no goal; where predict is slow, the stream is not
+        return pd.concat([pd.DataFrame({"batch": [1, 64], "(a)": column[:2], "(a) rebatched": [0.1, 0.99]}),
+                          pd.DataFrame({"batch": [256], "(a)": column[2:], "(a) rebatched": [0.2]})])  # fmt: skip
+
+    monkeypatch.setattr(benchmarks, "speed_up", table)
+    monkeypatch.setattr(benchmarks, "class_mean_fitting", lambda depth, *, rounds: {"rms": 1.1, "mean": 1.1})
+    monkeypatch.setattr(benchmarks, "token_means", lambda *, rounds: 1.1)
+    monkeypatch.setattr(benchmarks, "import_time", lambda *, rounds=5: {"alone": 1.1, "every name": 3.0})
+    monkeypatch.setattr(benchmarks.sys, "argv", ["benchmarks", "--check"])
+    assert benchmarks.main() == 1  # predict alone misses at batch 64
+    said = {line[:66].strip(): line[66:] for line in capsys.readouterr().out.splitlines()}
+    better = said["(a) at batch 64 and 256, ResNet-56, lowest: the better of the two"]
+    assert ("met" in better) is met and "MISSED" in said["(a) at batch 64 and 256, ResNet-56, lowest: predict"]
