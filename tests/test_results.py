@@ -192,8 +192,8 @@ NASTY = "a|b $x_1$ and $y$ <b>no</b> & *so* on `code` [link](to) {role} \\frac ~
 
 
 def test_no_text_of_a_record_means_anything_to_markdown_or_mathjax():
-    from markdown_it.renderer import RendererHTML
     pytest.importorskip("myst_parser", reason="the book's tools are not installed")
+    from markdown_it.renderer import RendererHTML
     from myst_parser.config.main import MdParserConfig
     from myst_parser.parsers.mdit import create_md_parser
 
