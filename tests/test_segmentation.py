@@ -252,7 +252,7 @@ def test_weights_of_classes_in_the_loss():
 
 def test_class_weights_are_inverse_fourth_roots_of_shares():
     """Shares 16/17 and 1/17: weights as 1 to 2, scaled so that the average pixel counts 1; class 2 never occurs."""
-    labels = torch.tensor([0] * 16 + [1] + [255] * 7, dtype=torch.uint8)
+    labels = torch.tensor([0] * 16 + [1] + [255] * 4 + [-1] * 3)
     expected = torch.tensor([1.0, 2.0, 2.0]) / (16 / 17 * 1 + 1 / 17 * 2)
     torch.testing.assert_close(class_weights([labels], num_classes=3), expected)
     torch.testing.assert_close(class_weights(labels.split(5), num_classes=3), expected)
@@ -272,6 +272,15 @@ def test_bad_input(name, request):
         net.segment(x, None)
     with pytest.raises(ValueError, match="one number per place"):
         net.segment(x, None, exit_index=torch.zeros(1, 2, 2))
+    places = net(x)[0].shape[2:]
+    for bad in (torch.full((1, *places), 4), torch.full((1, *places), -1), torch.zeros(1, *places)):
+        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.[23]"):
+            net.segment(x, None, exit_index=bad)
+    with pytest.raises(ValueError, match="NaN"):
+        net.segment(x * torch.nan, None, exit_index=torch.zeros(1, *places, dtype=torch.int64))
+    for other in (x[0], x[:, :1]):
+        with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+            net.segment(other, Confidence(0.5))
     with pytest.raises(ValueError, match="7 classes"):
         net.segment(x, PerClass(torch.full((7,), 0.6)))
     with pytest.raises(ValueError, match="5 thresholds"):
@@ -288,8 +297,11 @@ def test_bad_networks():
     for options in ({"blocks": (2,)}, {"blocks": (1, 0)}, {"channels": 7}):
         with pytest.raises(ValueError, match="two stages"):
             SegmentationNetwork(3, **options)
-    for options in ({"layers": (2,)}, {"layers": (1, 0)}, {"channels": 10}, {"context": -1}):
+    for options in ({"layers": (2,)}, {"layers": (1, 0)}, {"channels": 10}, {"context": -1}, {"heads": 0}):
         with pytest.raises(ValueError, match="two stages"):
             TokenViT(3, size=(16, 16), **options)
+    for sharpness in (-1.0, 20.0, torch.nan):
+        with pytest.raises(ValueError, match="sharpness"):
+            SegmentationNetwork(3, sharpness=sharpness)
     with pytest.raises(ValueError, match="mode="):
         SegmentationNetwork(3, channels=4, blocks=(1, 1)).eval().segment(images(), Confidence(0.5), mode="fast")

@@ -15,16 +15,20 @@ same logits without the work.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eenotes.inference import check_answers
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Rule
 
-_AT_ONCE = 2048  # active places whose neighbourhoods are gathered in one go: 4.7 MB at 64 channels, which stay in the caches
+# Active places whose neighbourhoods a CPU gathers in one go, for each of its threads: 2.9 MB at 64 channels.  Much fewer, and the calls
+# cost more than the work; many more, and they leave the caches before the product reads them.
+_AT_ONCE = 1280
 _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
@@ -33,16 +37,27 @@ class Segmentation:
     """What became of a batch of images.
 
     Args:
-        logits: one map ``(B, K, h, w)`` per exit: what is known after it, finished places with the logits of their own exit.
+        final: ``(B·h·w, K)``, the logits of each place at the exit where it finished.
+        asked: for each exit which places were asked there, ``(M,)``, and what it said of them, ``(M, K)``.
         exit_index: ``(B, h, w)`` where each place finished, from 0.
         macs: ``(J,)`` float64, MACs per image that are needed up to each exit, fillings and exit tests included.
         spent: MACs per image that were really computed up to the last exit; more than needed where the dense path was faster.
     """
 
-    logits: list[Tensor]
+    final: Tensor
+    asked: list[tuple[Tensor, Tensor]]
     exit_index: Tensor
     macs: Tensor
     spent: float
+
+    @cached_property
+    def logits(self) -> list[Tensor]:
+        """One map ``(B, K, h, w)`` per exit: what is known after it, finished places with the logits of their own exit."""
+        B, h, w = self.exit_index.shape
+        # Whoever finished before an exit has its final logits already; the others have what that exit says.
+        maps = [self.final.clone().index_copy_(0, places, logits) for places, logits in self.asked[:-1]]
+        maps += [self.final] * (len(self.macs) - len(maps))
+        return [rows.view(B, h, w, -1).permute(0, 3, 1, 2) for rows in maps]
 
     def labels(self, size: tuple[int, int], *, exit_index: int = -1) -> Tensor:
         """The class of every pixel ``(B, H, W)`` after an exit (the last by default): the logits, resized, and their argmax."""
@@ -104,18 +119,20 @@ class SegmentationNetwork(EarlyExitNetwork):
         num_classes: K.
         channels: width of every stage, an even number.
         blocks: residual blocks in each stage; as many exits as numbers.
-        sharpness: κ of the filling, per place of distance.
+        sharpness: κ of the filling, per place of distance; in [0, 5].
 
     ``crossover`` is the share of active places above which ``segment`` computes a stage densely; it depends on the machine, and the
     chapter measures it.
 
     Raises:
-        ValueError: fewer than two stages, an empty stage, or an odd width.
+        ValueError: fewer than two stages, an empty stage, an odd width, or another sharpness.
     """
 
     def __init__(self, num_classes: int, *, channels: int = 64, blocks: Sequence[int] = (2, 2, 2, 2), sharpness: float = 1.0):
         if len(blocks) < 2 or min(blocks) < 1 or channels % 2 or channels < 2:
             raise ValueError(f"need an even width and at least two stages of at least one block, got {channels}, {tuple(blocks)}")
+        if not 0 <= sharpness <= 5:  # beyond that the weight of a diagonal neighbour, exp(-2 κ²), is hardly a float32 any more
+            raise ValueError(f"sharpness={sharpness} must be in [0, 5]")
         stages = [nn.Sequential(*(Block(channels) for _ in range(count))) for count in blocks]
         heads = [nn.Conv2d(channels, num_classes, 1) for _ in blocks]
         super().__init__([nn.Sequential(Stem(channels), stages[0]), *stages[1:-1], nn.Sequential(stages[-1], heads[-1])], heads[:-1])
@@ -159,7 +176,7 @@ class SegmentationNetwork(EarlyExitNetwork):
         rows, layout = _rows(features), None
         for j in range(self.num_exits):
             head = self.parts(j)[1]
-            held = rows[: len(run.active)] if layout else _take(rows, run.active)
+            held = rows[: len(run.active)] if layout or len(run.active) == len(rows) else _take(rows, run.active)
             run.test(j, _affine(held, head.weight, head.bias))
             if run.finished:
                 break
@@ -255,9 +272,10 @@ def _sparse_conv(conv: ConvNorm, rows: Tensor, places: Neighbours, *, shortcut: 
     weight, bias = conv.folded()
     kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
     out = rows.new_empty(len(rows), len(weight))
-    buffer = rows.new_empty(9 * min(places.M, _AT_ONCE), rows.shape[1])
-    for start in range(0, places.M, _AT_ONCE):
-        index = places.neighbours[start : start + _AT_ONCE]
+    at_once = places.M if rows.is_cuda else min(places.M, _AT_ONCE * torch.get_num_threads())
+    buffer = rows.new_empty(9 * at_once, rows.shape[1])
+    for start in range(0, places.M, at_once):
+        index = places.neighbours[start : start + at_once]
         here = slice(start, start + len(index))
         patches = torch.index_select(rows, 0, index.reshape(-1), out=buffer[: index.numel()]).view(len(index), -1)
         value = _affine(patches, kernel, bias)
@@ -301,14 +319,15 @@ class Run:
         exit_index: ``(B, h, w)``: instead of a rule, where each place finishes.
 
     Raises:
-        ValueError: a network in training mode, no image, both or none of rule and exit_index, or one that does not fit; NaN logits.
+        ValueError: a network in training mode, something else than a batch of colour images, both or none of rule and exit_index, or one
+            that does not fit; NaN logits.
     """
 
     def __init__(self, net: EarlyExitNetwork, x: Tensor, rule: Rule | None, exit_index: Tensor | None):
         if any(module.training for module in net.modules()):
             raise ValueError("the network is in training mode: call net.eval() before segment")
-        if len(x) == 0:
-            raise ValueError("the batch is empty: there is nothing to segment")
+        if x.ndim != 4 or x.shape[1] != 3 or len(x) == 0:
+            raise ValueError(f"need a batch of at least one image, (B, 3, H, W), got {tuple(x.shape)}{' (empty)' * (not len(x))}")
         if (rule is None) == (exit_index is None):
             raise ValueError("give either a rule or an exit_index, which says where each place finishes")
         if rule is not None:
@@ -318,10 +337,13 @@ class Run:
     def begin(self, B: int, h: int, w: int) -> None:
         if self.plan is not None and self.plan.shape != (B, h, w):
             raise ValueError(f"exit_index must be {(B, h, w)}, one number per place, got {tuple(self.plan.shape)}")
+        last = self.net.num_exits - 1
+        if self.plan is not None and (self.plan.is_floating_point() or not 0 <= int(self.plan.min()) <= int(self.plan.max()) <= last):
+            raise ValueError(f"exit_index must hold whole numbers in 0..{last}, got {self.plan.dtype} {self.plan.unique().tolist()}")
         self.B, self.h, self.w, self.places = B, h, w, h * w
         device = next(self.net.parameters()).device
         self.active = torch.arange(B * h * w, device=device)
-        self.known, self.logits, self.finished = None, [], False
+        self.known, self.asked, self.finished = None, [], False
         self.exit_index = torch.zeros(B * h * w, dtype=torch.int64, device=device)
         self.needed, self.wasted, self.macs = 0.0, 0.0, []
         self.left = None  # (M,) bool: who left at the last exit, among those asked there
@@ -342,10 +364,11 @@ class Run:
         self.spend(len(self.active) / self.B * weights(self.net.parts(j)[1]), needed=True)
         if self.known is None:
             self.known = logits.new_empty(self.B * self.places, logits.shape[1])
-        self.known.index_copy_(0, self.active, logits.to(self.known.dtype))
+        self.known.index_copy_(0, self.active, logits)
         leave = self._leave(j, logits)
         self.exit_index.index_fill_(0, self.active, j)
-        self._note()
+        self.asked.append((self.active, logits))
+        self.macs.append(self.needed)
         if j == self.net.num_exits - 1 or bool(leave.all()):
             self.finished = True
             return
@@ -354,25 +377,20 @@ class Run:
         self.state = None if self.state is None else self.state[stay]
 
     def _leave(self, j: int, logits: Tensor) -> Tensor:
+        said = logits
         if self.plan is not None:
-            return self.plan.flatten().to(logits.device)[self.active] <= j
-        if j == self.net.num_exits - 1:  # everybody leaves, whatever the rule would say: it is not asked
-            leave, asked = torch.ones(len(logits), dtype=torch.bool, device=logits.device), logits
+            leave = self.plan.flatten().to(logits.device)[self.active] <= j
+        elif j == self.net.num_exits - 1:  # everybody leaves, whatever the rule would say: it is not asked
+            leave = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         else:
-            _, asked, leave, self.state = self.rule(j, logits, self.state)
-        if asked.isnan().any():
-            raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
+            _, said, leave, self.state = self.rule(j, logits, self.state)
+        check_answers(j, said)
         return leave
 
-    def _note(self) -> None:
-        self.logits.append(self.known.view(self.B, self.h, self.w, -1).permute(0, 3, 1, 2).clone())
-        self.macs.append(self.needed)
-
     def result(self) -> Segmentation:
-        while len(self.logits) < self.net.num_exits:  # everybody left early: later exits know nothing more and cost nothing more
-            self._note()
-        exit_index = self.exit_index.view(self.B, self.h, self.w)
-        return Segmentation(self.logits, exit_index, torch.tensor(self.macs, dtype=torch.float64), self.needed + self.wasted)
+        missing = self.net.num_exits - len(self.macs)  # where everybody has left, later exits know nothing more and cost nothing more
+        macs = torch.tensor(self.macs + [self.needed] * missing, dtype=torch.float64)
+        return Segmentation(self.known, self.asked, self.exit_index.view(self.B, self.h, self.w), macs, self.needed + self.wasted)
 
 
 def weights(module: nn.Module) -> int:
@@ -474,7 +492,7 @@ def class_weights(labels: Iterable[Tensor], *, num_classes: int) -> Tensor:
     """
     counts = torch.zeros(num_classes, dtype=torch.float64)
     for part in labels:
-        counts += part[part < num_classes].flatten().long().bincount(minlength=num_classes).cpu()
+        counts += part[(part >= 0) & (part < num_classes)].flatten().long().bincount(minlength=num_classes).cpu()
     if not counts.any():
         raise ValueError(f"no pixel has a label in 0..{num_classes - 1}: there is nothing to weigh")
     share = counts / counts.sum()

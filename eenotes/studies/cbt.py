@@ -1,6 +1,7 @@
 """Chapter 4: one threshold for all classes, or one for each; a convolutional network and a transformer that skip what is finished."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,7 +28,7 @@ SINGLE = 0.998  # ADP-C's one threshold
 PAIRS = ((0.9, 0.998), (0.8, 0.998), (0.7, 0.998))  # the thesis's [alpha, beta]
 NEAR = 0.005  # half a point of mean IoU
 SAVING = 0.23  # of the one threshold's MACs: what the thesis reports for [.99, .998] on Cityscapes
-AIM = 0.25  # what the operating point saves on validation, so that SAVING is kept on images that did not choose it
+AIM = 0.26  # what the operating point saves on validation: on test it may be three points less (one seed told; the chapter says so)
 BUDGET_METHODS = ("one threshold", "one per exit", "CBT", "one per exit and class")
 
 Net = SegmentationNetwork | TokenViT
@@ -202,13 +203,15 @@ def singles(b: Bench, thresholds: Sequence[float]) -> pd.DataFrame:
 
 
 def operating_point(b: Bench, single: Score) -> dict:
-    """CBT with the largest α that saves a quarter of the one threshold's MACs on validation (0.5 if none does), judged on test.
+    """CBT with the largest α, in thousandths, that saves `AIM` of the one threshold's MACs on validation (.5 if none does), judged on test.
 
     ``single`` is the one threshold's score on test.  Returns ``alpha``, ``saved`` (share of its MACs) and ``lost`` (points of mean IoU).
     """
     beta, budget = SINGLE, (1 - AIM) * b.validation.cost(torch.full((b.num_classes,), SINGLE))
-    tried = [i / 200 for i in range(100, 200) if i / 200 < beta]
-    alpha = max((a for a in tried if b.validation.cost(b.statistics.thresholds(alpha=a, beta=beta)) <= budget), default=tried[0])
+    tried = [i / 1000 for i in range(500, 1000) if i / 1000 < beta]
+    # The cost grows with alpha: bisection finds the first that is too much.
+    dear = bisect_right(tried, budget, key=lambda a: b.validation.cost(b.statistics.thresholds(alpha=a, beta=beta)))
+    alpha = tried[max(dear - 1, 0)]
     ours = evaluate(b, b.statistics.rule(alpha=alpha, beta=beta))
     return {"alpha": alpha, "saved": 1 - ours.cost[-1] / single.cost[-1], "lost": 100 * (single.miou[-1] - ours.miou[-1])}
 
