@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eenotes.costs import Costs
-from eenotes.inference import Outcome, simulate
+from eenotes.inference import Outcome, check_answers, simulate
 from eenotes.rules import Confidence, Entropy, Rule
 
 if TYPE_CHECKING:
@@ -27,12 +27,21 @@ def evaluate(logits: Tensor, labels: Tensor, rule: Rule, costs: Costs) -> dict[s
     Returns:
         ``accuracy``, ``relative_cost`` and ``overhead`` (both in units of the backbone without exits) and ``left``, the share of the
         samples that leaves at each exit.
+
+    Raises:
+        ValueError: what `eenotes.simulate` raises, labels that are not ``(N,)``, or the costs of another number of exits.
     """
+    _check_costs(costs, num_exits=len(logits))
     return summarise(simulate(logits, rule), labels, costs)
 
 
 def summarise(outcome: Outcome, labels: Tensor, costs: Costs) -> dict[str, float | list[float]]:
-    """The numbers of `evaluate` for the outcome of any run, given its labels ``(N,)``."""
+    """The numbers of `evaluate` for the outcome of any run, given its labels ``(N,)``.
+
+    Raises:
+        ValueError: labels that are not ``(N,)``, or an exit that the costs do not have.
+    """
+    _check_labels(labels, len(outcome.prediction))
     left = torch.bincount(outcome.exit_index, minlength=len(costs.stages)) / len(labels)
     return {
         "accuracy": (outcome.prediction == labels).double().mean().item(),
@@ -96,7 +105,8 @@ def sweep(
         A table with the columns ``thresholds`` (a tuple), ``accuracy``, ``relative_cost``, ``overhead``.
 
     Raises:
-        ValueError: no samples, no threshold vector, or vectors of another length than J-1.
+        ValueError: no samples, NaN logits, labels that are not ``(N,)``, no threshold vector, vectors of another length than J-1 or with
+            values that the rule does not take, or the costs of another number of exits.
     """
     import pandas as pd
 
@@ -104,8 +114,15 @@ def sweep(
     num_exits = len(logits)
     if len(labels) == 0 or not len(thresholds):
         raise ValueError("a sweep needs at least one sample and one threshold vector")
-    replace(rule, thresholds=thresholds[0].tolist()).check(num_exits)
+    _check_labels(labels, len(logits[0]))
+    _check_costs(costs, num_exits=num_exits)
+    if thresholds.shape != (len(thresholds), num_exits - 1):
+        raise ValueError(f"threshold vectors for {num_exits - 1} early exits must be (M, {num_exits - 1}), got {tuple(thresholds.shape)}")
+    for extreme in (thresholds.amin(0), thresholds.amax(0)):  # NaN wins both
+        replace(rule, thresholds=extreme.tolist()).check(num_exits)
     seen = [rule.observe(j, z) for j, z in enumerate(logits)]
+    for j, (_, _, values) in enumerate(seen):
+        check_answers(j, values)
     correct = torch.stack([prediction == labels for prediction, _, _ in seen])
     statistic = torch.stack([values for _, _, values in seen[:-1]])
     relative, overhead = (costs.cumulative / costs.backbone).tolist(), costs.overhead(torch.arange(num_exits)).tolist()
@@ -195,6 +212,17 @@ def for_accuracy(table: "pd.DataFrame", *, min_accuracy: float) -> "pd.Series":
     if good.empty:
         raise ValueError(f"no row reaches an accuracy of {min_accuracy}; the best reaches {table.accuracy.max():.3f}")
     return good.sort_values(["relative_cost", "accuracy"], ascending=[True, False]).iloc[0]
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    """Raise a ValueError unless there is one label per sample, ``(N,)``: any other shape would broadcast."""
+    if labels.shape != (count,):
+        raise ValueError(f"need one label for each of {count} samples, labels of shape ({count},), got {tuple(labels.shape)}")
+
+
+def _check_costs(costs: Costs, *, num_exits: int) -> None:
+    if len(costs.stages) != num_exits:
+        raise ValueError(f"the costs are of {len(costs.stages)} stages, the logits of {num_exits} exits")
 
 
 def _below(a: int, b: int, c: int, cost, accuracy) -> bool:

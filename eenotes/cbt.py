@@ -100,6 +100,7 @@ def statistics(
     Raises:
         ValueError: no batch, no sample with a class, labels outside 0..K-1 that are not ``ignore_index``, logits whose sizes fit
             neither each other nor the labels, another number of exits than before, logits that are not finite.
+        TypeError: labels that are not whole numbers.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, for a largest and a second largest probability, got {num_classes}")
@@ -184,11 +185,13 @@ class Validation:
         costs: of one sample.
 
     Raises:
-        ValueError: sizes that do not fit, or labels outside 0..K-1.
+        ValueError: sizes that do not fit, NaN logits, or labels outside 0..K-1.
+        TypeError: labels that are not whole numbers.
     """
 
     def __init__(self, logits: Tensor, labels: Tensor, costs: Costs):
         self.J, N, self.K = logits.shape
+        _check_whole(labels)
         if labels.shape != (N,) or not N or labels.min() < 0 or labels.max() >= self.K:
             raise ValueError(f"labels must be {N} whole numbers in 0..{self.K - 1}; leave out the ignored ones")
         if len(costs.stages) != self.J:
@@ -196,6 +199,8 @@ class Validation:
         self.labels, self.costs = labels.long(), costs
         seen = [z.float().softmax(-1).max(-1) for z in logits]
         self.confidence, self.called = (torch.stack(parts) for parts in zip(*seen, strict=True))
+        if self.confidence.isnan().any():
+            raise ValueError("some logits are NaN: look at the features or at the heads' weights")
         self.relative = (costs.cumulative / costs.backbone).to(labels.device)
 
     def exit_index(self, thresholds: Tensor) -> Tensor:
@@ -236,8 +241,10 @@ def for_budget(
         betas: which to try.
 
     Raises:
-        ValueError: if even the smallest thresholds cost more; it says how much.
+        ValueError: if even the smallest thresholds cost more; it says how much.  If there is no beta to try.
     """
+    if not len(betas):
+        raise ValueError("betas is empty: there is nothing to choose from")
     choices = []
     for beta in betas:
 
@@ -293,7 +300,7 @@ def priced(v: Validation, *, price: float, per_class: bool = True, loss: Tensor 
         ValueError: a negative price, or a loss of another size.
     """
     loss = iou_loss(v) if loss is None else loss.double()
-    if price < 0 or loss.shape != v.called.shape:
+    if not price >= 0 or loss.shape != v.called.shape:
         raise ValueError(f"need a price of at least 0 and a loss of shape {tuple(v.called.shape)}, got {price}, {tuple(loss.shape)}")
     pay = loss + (price * v.relative / len(v.labels))[:, None]
     thresholds, go = torch.ones(v.J - 1, v.K), pay[-1]
@@ -368,7 +375,13 @@ def _summed(mean: ClassMeans) -> tuple[Tensor, Tensor]:
         return mean.sums.clone(), mean.counts.clone()
 
 
+def _check_whole(labels: Tensor) -> None:
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be whole numbers, got {labels.dtype}")
+
+
 def _check(logits: list[Tensor], labels: Tensor, num_classes: int, *, exits: int | None) -> None:
+    _check_whole(labels)
     if not logits or (exits is not None and len(logits) != exits):
         raise ValueError(f"every batch must have the logits of the same exits, got {len(logits)} after {exits}")
     for j, z in enumerate(logits):

@@ -200,9 +200,11 @@ def refine(
         seed: of the order of the samples.
 
     Raises:
-        ValueError: samples that are not finite or do not fit the encoder, or a refinement that diverges.
+        ValueError: samples that are not finite or do not fit the encoder, no steps, or a refinement that diverges.
     """
     _check(x, len(centroids))
+    if update_interval < 1 or steps < 1:
+        raise ValueError(f"need at least one step, and one from target to target, got steps={steps}, update_interval={update_interval}")
     encoder, centroids = copy.deepcopy(encoder).eval(), nn.Parameter(centroids.clone())
     optimizer = torch.optim.Adam([*encoder.parameters(), centroids], learning_rate, fused=True)
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -211,8 +213,7 @@ def refine(
         if step % update_interval == 0:
             with torch.no_grad(), _autocast(x.device):
                 q = soft_assignment(embed(encoder, clean), centroids)
-            if not q.isfinite().all():
-                raise ValueError(f"refinement diverged before step {step}; lower the learning rate from {learning_rate}")
+            _check_converging(q, step, learning_rate)
             target, previous, assignments = target_distribution(q), assignments, q.argmax(1)
             if previous is not None:
                 changed.append((assignments != previous).float().mean().item())
@@ -227,7 +228,9 @@ def refine(
         optimizer.step()
         optimizer.zero_grad()
     centroids = centroids.detach()
-    assignments = soft_assignment(embed(encoder, x), centroids).argmax(1)
+    q = soft_assignment(embed(encoder, x), centroids)
+    _check_converging(q, steps, learning_rate)
+    assignments = q.argmax(1)
     return Clustering(encoder.requires_grad_(True), centroids, assignments, tuple(changed))
 
 
@@ -328,6 +331,11 @@ def _restoration_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 def _autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=training.precision() == "bf16")
+
+
+def _check_converging(q: Tensor, step: int, learning_rate: float) -> None:
+    if not q.isfinite().all():
+        raise ValueError(f"refinement diverged before step {step}; lower the learning rate from {learning_rate}")
 
 
 def _bar(iterable, title: str):

@@ -1,5 +1,6 @@
 """Pays: multiply-accumulate operations (MACs) per stage and per exit test, from PyTorch's own counter."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +20,26 @@ class Costs:
     Args:
         stages: J numbers, one per stage; together they are the backbone without exits.
         exits: J-1 numbers, one per exit test.
+
+    Raises:
+        ValueError: another number of exit tests than stages that have one, or a negative number.  In `backbone` and what is relative to
+            it: stages that together cost nothing.  In `relative_cost` and `overhead`: exit indices that are no whole numbers in 0..J-1.
     """
 
     stages: tuple[int, ...]
     exits: tuple[int, ...]
 
+    def __post_init__(self):
+        if len(self.exits) != len(self.stages) - 1:
+            raise ValueError(f"{len(self.stages)} stages have {len(self.stages) - 1} exit tests between them, got {len(self.exits)}")
+        if not all(0 <= macs < math.inf for macs in (*self.stages, *self.exits)):
+            raise ValueError(f"costs must be finite and not negative, got {self.stages} and {self.exits}")
+
     @property
     def backbone(self) -> int:
         """The whole backbone without exits: the unit of relative cost."""
+        if not sum(self.stages):
+            raise ValueError("the stages cost nothing: relative to that, no cost is defined")
         return sum(self.stages)
 
     @property
@@ -36,11 +49,17 @@ class Costs:
 
     def relative_cost(self, exit_index: Tensor) -> Tensor:
         """``(N,)`` exit indices → ``(N,)`` costs of stages and exit tests (1.3); 1.0 is the backbone without exits."""
-        return (self.cumulative / self.backbone).to(exit_index.device)[exit_index]
+        return self._at(self.cumulative, exit_index)
 
     def overhead(self, exit_index: Tensor) -> Tensor:
         """The part of `relative_cost` that the exit tests alone take, ``(N,)`` → ``(N,)``."""
-        return (self._up_to((*self.exits, 0)) / self.backbone).to(exit_index.device)[exit_index]
+        return self._at(self._up_to((*self.exits, 0)), exit_index)
+
+    def _at(self, macs: Tensor, exit_index: Tensor) -> Tensor:
+        whole = not (exit_index.is_floating_point() or exit_index.dtype == torch.bool)
+        if not whole or (len(exit_index) and not 0 <= int(exit_index.min()) <= int(exit_index.max()) < len(self.stages)):
+            raise ValueError(f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, got {exit_index.dtype} {exit_index}")
+        return (macs / self.backbone).to(exit_index.device)[exit_index.long()]
 
     @staticmethod
     def _up_to(macs: tuple[int, ...]) -> Tensor:

@@ -27,10 +27,11 @@ def awgn(signals: Tensor, messages: Tensor, *, n0: float, generator: torch.Gener
     """
     _check_signals(signals)
     _check_n0(n0)
-    if messages.ndim != 1 or messages.is_floating_point() or (len(messages) and not 0 <= messages.min() <= messages.max() < len(signals)):
+    whole = not (messages.is_floating_point() or messages.dtype == torch.bool)
+    if messages.ndim != 1 or not whole or (len(messages) and not 0 <= messages.min() <= messages.max() < len(signals)):
         raise ValueError(f"messages must be a vector of whole numbers in 0..{len(signals) - 1}")
     noise = torch.randn(len(messages), signals.shape[1], generator=generator, dtype=signals.dtype, device=signals.device)
-    return signals[messages] + math.sqrt(n0 / 2) * noise
+    return signals[messages.long()] + math.sqrt(n0 / 2) * noise
 
 
 def log_density(received: Tensor, signals: Tensor, *, n0: float) -> Tensor:
@@ -39,10 +40,11 @@ def log_density(received: Tensor, signals: Tensor, *, n0: float) -> Tensor:
     With the logarithm of the prior added, its largest entry is the decision of (6.3), which errs least (6.2), and so that of (6.5).
 
     Raises:
-        ValueError: signals that are no finite matrix, or ``n0`` that is not positive.
+        ValueError: signals that are no finite matrix, ``n0`` that is not positive, or received vectors of another width or with NaN.
     """
     _check_signals(signals)
     _check_n0(n0)
+    _check_received(received, signals.shape[1])
     squared = (received[:, None] - signals).square().sum(-1)
     return -0.5 * signals.shape[1] * math.log(math.pi * n0) - squared / n0
 
@@ -100,11 +102,13 @@ def linear_discriminant(means: Tensor, covariance: Tensor, *, prior: Tensor | No
         prior: as in `map_detector`.
 
     Raises:
-        ValueError: shapes that do not fit, or a covariance that is not positive definite.
+        ValueError: shapes that do not fit, or a covariance that is not symmetric and positive definite.
     """
     _check_signals(means)
     if covariance.shape != (means.shape[1], means.shape[1]):
         raise ValueError(f"the covariance must be {means.shape[1]} × {means.shape[1]}, got {tuple(covariance.shape)}")
+    if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
+        raise ValueError("the covariance is not symmetric, or holds NaN: the factorisation would read one half of it only")
     factor, info = torch.linalg.cholesky_ex(covariance)
     if info:
         raise ValueError("the covariance is not positive definite: add a small multiple of the identity to it")
@@ -116,7 +120,12 @@ def linear_discriminant(means: Tensor, covariance: Tensor, *, prior: Tensor | No
 
 
 def detect(received: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Which message a linear detector decides for, by its largest logit (6.8): ``(N, D)`` → ``(N,)``."""
+    """Which message a linear detector decides for, by its largest logit (6.8): ``(N, D)`` → ``(N,)``.
+
+    Raises:
+        ValueError: received vectors of another width than the weights, or with NaN.
+    """
+    _check_received(received, weight.shape[1])
     return torch.addmm(bias, received, weight.T).argmax(1)
 
 
@@ -137,10 +146,12 @@ def pairwise_error(distance: float | Tensor, *, n0: float, prior_ratio: float | 
         In double precision, of the arguments' shape: numbers, or ``(...)`` tensors that broadcast.
 
     Raises:
-        ValueError: ``n0`` that is not positive.
+        ValueError: a distance, ``n0`` or a ratio that is not positive.
     """
     _check_n0(n0)
     distance, ratio = (torch.as_tensor(value, dtype=torch.float64) for value in (distance, prior_ratio))
+    if not ((distance > 0).all() and (ratio > 0).all()):
+        raise ValueError(f"distances and ratios of priors must be positive, got {distance} and {ratio}")
     return q((distance.square() + n0 * ratio.log()) / (distance * math.sqrt(2 * n0)))
 
 
@@ -170,6 +181,11 @@ def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> f
 def _check_signals(signals: Tensor) -> None:
     if signals.ndim != 2 or not signals.is_floating_point() or not len(signals) or not signals.isfinite().all():
         raise ValueError(f"signals must be a finite matrix (M, D) of floats, got {signals.dtype} {tuple(signals.shape)}")
+
+
+def _check_received(received: Tensor, width: int) -> None:
+    if received.ndim != 2 or received.shape[1] != width or received.isnan().any():
+        raise ValueError(f"what arrives must be (N, {width}), without NaN, got {tuple(received.shape)}")
 
 
 def _check_n0(n0: float) -> None:

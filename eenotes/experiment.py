@@ -88,9 +88,14 @@ def cache_dir() -> Path:
 
 
 def cached(name: str, *, seed: int, **facts) -> Path:
-    """A file for the network ``name``, trained with these facts by the present code; any change of either gives another file."""
+    """A file for the network ``name``, trained with these facts by the present code; any change of either gives another file.
+
+    Raises:
+        TypeError: facts that are not numbers, words, lists, dictionaries or namespaces of them: two tensors or functions could not be told
+            apart.
+    """
     code = code_hash(["eenotes.training", "eenotes.models.resnet", "eenotes.data.vision"])
-    key = hashlib.sha256(json.dumps([code, seed, facts], sort_keys=True, default=vars).encode()).hexdigest()[:12]
+    key = hashlib.sha256(_facts([code, seed, facts]).encode()).hexdigest()[:12]
     return cache_dir() / f"{name}-seed{seed}-{key}.safetensors"
 
 
@@ -98,8 +103,11 @@ def resumable(name: str, compute: Callable[[], dict], *, study: str, **facts) ->
     """The numbers of ``compute()``, or those it gave before with the same facts and the same code: one step of a long study.
 
     The code is all that the module ``study`` can run.  With the numbers goes ``"seconds"``, what the step took then.
+
+    Raises:
+        TypeError: facts as in `cached`.
     """
-    key = hashlib.sha256(json.dumps([study_hash(study), facts], sort_keys=True, default=vars).encode()).hexdigest()[:12]
+    key = hashlib.sha256(_facts([study_hash(study), facts]).encode()).hexdigest()[:12]
     path = cache_dir() / "steps" / f"{name}-{key}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -268,7 +276,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def source_hash(chapter: str, at: str, study: str) -> str:
     """What made a record: all the code that a study can run, and the chapter's settings."""
-    parts = [study_hash(study), json.dumps(settings(chapter, at), sort_keys=True, default=vars)]
+    parts = [study_hash(study), _facts(settings(chapter, at))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -306,6 +314,17 @@ def write_json(path: Path, content: Any) -> Path:
     partial_file.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial_file, path)
     return path
+
+
+def _facts(value: Any) -> str:
+    """JSON that is the same for equal facts."""
+
+    def plain(fact: Any) -> dict:
+        if isinstance(fact, SimpleNamespace):
+            return vars(fact)
+        raise TypeError(f"a fact must be a number, a word, a list, a dictionary or a namespace, got {type(fact).__name__}: {fact!r}")
+
+    return json.dumps(value, sort_keys=True, default=plain)
 
 
 def _source(module: str) -> Path | None:

@@ -85,7 +85,7 @@ class ClassMeanExit(nn.Module):
         return self.centre + self.offsets
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, *shape)`` → ``(B, K)``.
+        """``(B, *shape)`` → ``(B, K)``, float32, whatever the precision of features and network.
 
         Raises:
             ValueError: features of another size than the class means.
@@ -95,8 +95,9 @@ class ClassMeanExit(nn.Module):
             raise ValueError(f"the class means have {len(self.centre)} numbers each, the features {features.shape[1]}")
         # Squares of thousands of numbers are subtracted from each other: too much for half precision.
         with torch.autocast(features.device.type, enabled=False):
-            x = features.float() - self.centre
-            squared = torch.addmm(self.squared_norms, x, self.offsets.T, alpha=-2) + x.square().sum(1, keepdim=True)
+            x, offsets = features.float() - self.centre.float(), self.offsets.float()
+            norms = self.squared_norms if offsets is self.offsets else offsets.square().sum(1)
+            squared = torch.addmm(norms, x, offsets.T, alpha=-2) + x.square().sum(1, keepdim=True)
         return -squared.clamp_min(0).sqrt()
 
 

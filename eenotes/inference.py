@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eenotes.network import EarlyExitNetwork
+from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Decision, Rule
 
 
@@ -35,15 +35,15 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
         rule: see `eenotes.rules`.
 
     Raises:
-        ValueError: a network in training mode, an empty batch, mixed devices, NaN logits, a rule that does not fit, or a stage
-            that does not keep the batch first.
+        ValueError: a network in training mode, an empty batch, mixed devices, NaN logits, a rule that does not fit, a stage that does
+            not keep the batch first, or an exit that gives something else than ``(B, K)``.
     """
     _check(net, x)
     features = x
 
     def observe(j: int, keep: Tensor | None) -> Tensor:
         nonlocal features
-        features, logits = _step(net, j, features if keep is None else _gather([(features, keep)]))
+        features, logits = _step(net, j, features if keep is None else _gather(features, keep))
         return logits
 
     return _cascade(observe, count=len(x), num_exits=net.num_exits, rule=rule, device=x.device)
@@ -66,6 +66,7 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
     Raises:
         ValueError: a batch size below 1, a stream without samples or with samples of different shapes, types or devices, or what
             `predict` raises.
+        TypeError: a stream of something else than tensors.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -78,15 +79,17 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
     def run(j: int) -> None:
         features, rows, state = waiting[j].full.popleft()
         features, logits = _step(net, j, features)
-        decision, stay = _decide(rule, j, logits, state, last=j == net.num_exits - 1)
-        # Who leaves is sorted out once, at the end: beside a small stage every small operation counts.
-        asked.append((rows, stay, decision.prediction, decision.confidence))
+        decision = rule(j, full_precision(logits), state)
+        # Who leaves, and whether an answer is NaN, is sorted out once, at the end: beside a small stage every small operation counts.
+        asked.append((rows, decision.leave, decision.prediction, decision.confidence))
         exits.append(j)
-        keep = stay.nonzero().squeeze(1)
+        keep = (~decision.leave).nonzero().squeeze(1) if j < net.num_exits - 1 else ()
         if len(keep):
-            waiting[j + 1].add(features, keep, rows[keep], None if decision.state is None else decision.state[keep])
+            waiting[j + 1].add(features, keep, rows.index_select(0, keep), None if decision.state is None else decision.state[keep])
 
     for x in batches:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"a stream is made of tensors (B, ...), without labels; got {type(x).__name__}")
         kind = (tuple(x.shape[1:]), x.dtype, x.device)
         if known is None:
             _check(net, x)
@@ -106,11 +109,23 @@ def predict_stream(net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule,
         waiting[j].close()
         while waiting[j].full:
             run(j)
-    rows, stay, prediction, confidence = (torch.cat(column) for column in zip(*asked, strict=True))
+    rows, leave, prediction, confidence = (torch.cat(column) for column in zip(*asked, strict=True))
     exit_index = torch.tensor(exits).repeat_interleave(torch.tensor([len(part[0]) for part in asked])).to(rows.device)
-    left = (~stay).nonzero().squeeze(1)
+    for j in range(net.num_exits):
+        check_answers(j, confidence[exit_index == j])
+    left = (leave | (exit_index == net.num_exits - 1)).nonzero().squeeze(1)
     order = left[rows[left].argsort()]
     return Outcome(prediction[order], exit_index[order], confidence[order].float())
+
+
+def check_answers(j: int, values: Tensor) -> None:
+    """Nothing in the logits of exit ``j``, or in what follows from them, ``(...)``, may be NaN.
+
+    Raises:
+        ValueError: if something is.
+    """
+    if values.isnan().any():
+        raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
 
 
 @torch.inference_mode()
@@ -139,13 +154,15 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     """The logits of every exit, ``(J, N, K)``, and the labels ``(N,)``, over batches ``(x, y)``; both on the network's device.
 
     Raises:
-        ValueError: a network in training mode or no batches.
+        ValueError: a network in training mode, no batches, or labels that are not ``(B,)``.
     """
     if any(module.training for module in net.modules()):
         raise ValueError("the network is in training mode: call net.eval() before collect")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     logits, labels = [], []
     for x, y in batches:
+        if y.shape != (len(x),):
+            raise ValueError(f"need one label per sample, (B,), got inputs {tuple(x.shape)} with labels {tuple(y.shape)}")
         logits.append(torch.stack([z.float() for z in net(x.to(device))]))
         labels.append(y.to(device))
     if not logits:
@@ -181,9 +198,8 @@ def _cascade(
 
 def _decide(rule: Rule, j: int, logits: Tensor, state: Tensor | None, *, last: bool) -> tuple[Decision, Tensor]:
     """What the rule says at exit ``j``, and who stays, ``(B,)`` bool: at the last exit nobody."""
-    decision = rule(j, logits, state)
-    if decision.confidence.isnan().any():
-        raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
+    decision = rule(j, full_precision(logits), state)
+    check_answers(j, decision.confidence)
     return decision, torch.zeros_like(decision.leave) if last else ~decision.leave
 
 
@@ -237,17 +253,9 @@ def _like(features: Tensor, count: int) -> Tensor:
     return torch.empty((count, *features.shape[1:]), dtype=features.dtype, device=features.device, memory_format=layout)
 
 
-def _gather(groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The kept rows of every group in one batch, copied once; on a CPU several times faster than indexing and concatenating."""
-    if len(groups) == 1 and len(groups[0][0]) == len(groups[0][1]):
-        return groups[0][0]
-    sizes = [len(keep) for _, keep in groups]
-    first = groups[0][0]
-    layout = torch.channels_last if first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    out = torch.empty((sum(sizes), *first.shape[1:]), dtype=first.dtype, device=first.device, memory_format=layout)
-    for (features, keep), rows in zip(groups, out.split(sizes), strict=True):
-        torch.index_select(features, 0, keep, out=rows)
-    return out
+def _gather(features: Tensor, keep: Tensor) -> Tensor:
+    """The rows ``keep`` ``(n,)`` of features ``(B, ...)``, in the same layout; on a CPU several times faster than indexing."""
+    return features if len(keep) == len(features) else torch.index_select(features, 0, keep, out=_like(features, len(keep)))
 
 
 def _step(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,6 +263,10 @@ def _step(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, Tens
     features, logits = net.step(j, features)
     if len(features) != expected or len(logits) != expected:
         raise ValueError(f"stage {j} turned a batch of {expected} into {len(features)}: the batch must stay first")
+    if logits.ndim != 2:
+        raise ValueError(
+            f"exit {j} gave logits {tuple(logits.shape)}: one vector (B, K) per sample is needed; a segmentation network has segment()"
+        )
     return features, logits
 
 

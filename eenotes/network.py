@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, fx, nn
 
 # What may hand on its input, or a view of it, instead of a new tensor.
@@ -81,6 +82,14 @@ def in_mode(*modules: nn.Module, training: bool = False) -> Iterator[None]:
         yield
     finally:
         _put_back(before)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half-precision numbers ``(...)`` in float32; others as they are.
+
+    Whether a sample leaves must not depend on whether its logits were stored in between, which this book does in float32.
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _modes(*modules: nn.Module) -> list[tuple[nn.Module, bool]]:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 
 from eenotes import training
 from eenotes.costs import Costs, count_macs
-from eenotes.inference import collect
+from eenotes.inference import check_answers, collect
 from eenotes.network import EarlyExitNetwork, in_mode
 
 if TYPE_CHECKING:
@@ -208,15 +208,18 @@ def fine_tune(
         The mean training loss.
 
     Raises:
-        ValueError: fewer than one sample, or what `training.fit` raises.
+        ValueError: an unknown part, no data, fewer than one sample, or what `training.fit` raises.
     """
-    if samples < 1:
-        raise ValueError(f"samples={samples}: fine-tuning needs at least one")
-    whole, loss = {
+    if samples < 1 or not len(dataset):
+        raise ValueError(f"samples={samples} of {len(dataset)}: fine-tuning needs at least one")
+    tunable = {
         "all": (net, training.joint_loss),
         "backbone": (net.stages, backbone_loss or last_exit_loss),
         "exits": (net.exits, training.exits_loss),
-    }[part]
+    }
+    if part not in tunable:
+        raise ValueError(f"part={part!r} must be 'all', 'backbone' or 'exits'")
+    whole, loss = tunable[part]
     generator = torch.Generator().manual_seed(seed * 10_007 + number)
     passes = -(-samples // len(dataset))
     drawn = torch.cat([torch.randperm(len(dataset), generator=generator) for _ in range(passes)])[:samples]
@@ -242,8 +245,14 @@ def last_exit_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def accuracies(net: EarlyExitNetwork, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
-    """The share of right answers of every exit, first to last, each judged on all samples, in batches ``(x, y)``: J numbers."""
+    """The share of right answers of every exit, first to last, each judged on all samples, in batches ``(x, y)``: J numbers.
+
+    Raises:
+        ValueError: what `eenotes.inference.collect` raises, or NaN logits.
+    """
     logits, labels = collect(net, batches)
+    for j, z in enumerate(logits):
+        check_answers(j, z)  # the argmax of NaN would be class 0
     return tuple((logits.argmax(2) == labels).double().mean(1).tolist())
 
 

@@ -68,13 +68,13 @@ class Confidence(_ThresholdRule):
     Args:
         thresholds: $T_j \in [0, 1]$; one number for all exits, or J-1.
         normaliser: for E²CM, one entry per exit: $\mu$ ``(K,)``, which divides the logits before the softmax, or ``None`` (no
-            division).  It may be shorter than J: what is missing is ``None``.
+            division).  It may be shorter than J, not longer: what is missing is ``None``.
         predict: the class with the largest logit as it is (``"raw"``: for a class-mean head the nearest mean) or after the
             division (``"normalised"``).
 
     Raises:
-        ValueError: thresholds outside [0, 1] or in more than one dimension, or another ``predict``; in ``check``, another number of
-            thresholds than the network has early exits.
+        ValueError: thresholds outside [0, 1] or in more than one dimension, a normaliser that is no sequence of positive vectors, or
+            another ``predict``; in ``check``, another number of thresholds than the network has early exits, or too many normalisers.
     """
 
     thresholds: float | Sequence[float]
@@ -87,6 +87,14 @@ class Confidence(_ThresholdRule):
         super().__post_init__()
         if self.predict not in ("raw", "normalised"):
             raise ValueError(f"predict={self.predict!r} must be 'raw' or 'normalised'")
+        given = [] if isinstance(self.normaliser, Tensor) else [scale for scale in self.normaliser if scale is not None]
+        if isinstance(self.normaliser, Tensor) or not all(_is_positive_vector(scale) for scale in given):
+            raise ValueError(f"normaliser must hold one entry per exit, None or a vector (K,) of positive numbers, got {self.normaliser}")
+
+    def check(self, num_exits: int) -> None:
+        super().check(num_exits)
+        if len(self.normaliser) > num_exits:
+            raise ValueError(f"Confidence has {len(self.normaliser)} normalisers for a network with {num_exits} exits")
 
     def observe(self, j: int, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scale = self.normaliser[j] if j < len(self.normaliser) else None
@@ -97,6 +105,10 @@ class Confidence(_ThresholdRule):
 
     def leaves(self, statistic: Tensor, threshold: Tensor | float) -> Tensor:
         return statistic > threshold
+
+
+def _is_positive_vector(scale: object) -> bool:
+    return isinstance(scale, Tensor) and scale.ndim == 1 and bool((scale > 0).all() and scale.isfinite().all())
 
 
 @dataclass(frozen=True)
@@ -118,8 +130,7 @@ class Entropy(_ThresholdRule):
     _largest = math.inf
 
     def observe(self, j: int, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        log_p = logits.log_softmax(1)
-        entropy = -(log_p.exp() * log_p).sum(1)
+        entropy = torch.special.entr(logits.softmax(1)).sum(1)  # 0 for a class of probability 0, as it should be
         return logits.argmax(1), 1 - entropy / math.log(max(logits.shape[1], 2)), entropy
 
     def leaves(self, statistic: Tensor, threshold: Tensor | float) -> Tensor:

@@ -107,7 +107,7 @@ def select(scores: Scores, ratio: float, balanced: bool = False, *, seed: int = 
         seed: equal scores come in a random order, drawn from it: in the order of the data set they could favour a class.
 
     Raises:
-        ValueError: a ratio outside [0, 1).
+        ValueError: a ratio outside [0, 1), or one that leaves nothing of so few samples.
 
     Warns:
         SelectionWarning: if fewer samples could be dropped (a value of ``inf`` is never dropped); those that can are.
@@ -115,6 +115,8 @@ def select(scores: Scores, ratio: float, balanced: bool = False, *, seed: int = 
     check_ratio(ratio)
     count = len(scores.values)
     wanted = round(ratio * count)
+    if wanted == count:
+        raise ValueError(f"ratio={ratio} of {count} samples would leave none")
     shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     order = shuffled[scores.values[shuffled].sort(stable=True).indices]
     droppable = order[scores.values[order] < math.inf]
@@ -272,7 +274,7 @@ def complexity_gap(
 
 def error_norm(probabilities: Tensor, labels: Tensor) -> Tensor:
     r"""$\lVert p - y \rVert_2$ with y one-hot: ``(N, K)`` and ``(N,)`` → ``(N,)``, from 0 (sure and right) to √2 (sure and wrong)."""
-    return (probabilities - nn.functional.one_hot(labels, probabilities.shape[1])).norm(dim=1)
+    return (probabilities - nn.functional.one_hot(labels.long(), probabilities.shape[1])).norm(dim=1)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -341,13 +343,17 @@ def stable_labels(dataset: Dataset) -> Tensor:
 
     Raises:
         TypeError: a loader or an iterable data set, which have no rows.
-        ValueError: no samples, labels that are no whole numbers, or samples that differ between the two readings.
+        ValueError: no samples, samples that are not finite, labels that are no whole numbers, or samples that differ between the two
+            readings.
     """
     if isinstance(dataset, DataLoader | IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise TypeError(f"need a data set with rows, dataset[i] and len(dataset), got {type(dataset).__name__}; a loader's order changes")
     if not len(dataset):
         raise ValueError("the data set is empty: there is nothing to score")
     (labels, sums), again = _fingerprint(dataset), None
+    bad = (~sums.isfinite()).nonzero().flatten()
+    if len(bad):
+        raise ValueError(f"{len(bad)} samples hold NaN or infinite values (first: row {int(bad[0])}): there is nothing to score them by")
     if not isinstance(dataset, TensorDataset):
         again = _fingerprint(dataset)
         changed = (labels != again[0]) | (sums != again[1])

@@ -81,12 +81,43 @@ def test_a_drawn_threshold_means_the_same_later(name, seed):
 
 
 def test_a_sweep_needs_samples_thresholds_and_one_per_exit():
-    with pytest.raises(ValueError, match="3 thresholds for a network with 2 early exits"):
+    with pytest.raises(ValueError, match=r"2 early exits must be \(M, 2\), got \(1, 3\)"):
         sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=torch.zeros(1, 3))
     with pytest.raises(ValueError, match="at least one"):
         sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=torch.zeros(0, 2))
     with pytest.raises(ValueError, match="at least one"):
         sweep(LOGITS[:, :0], LABELS[:0], Confidence(0.0), COSTS, thresholds=torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("labels", [LABELS[:, None], LABELS[:1], LABELS[:3]])
+def test_labels_that_would_broadcast_are_refused(labels):
+    with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
+        evaluate(LOGITS, labels, Confidence(0.5), COSTS)
+    with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
+        sweep(LOGITS, labels, Confidence(0.0), COSTS, thresholds=torch.zeros(1, 2))
+
+
+def test_costs_of_another_network_are_refused():
+    other = Costs(stages=(10, 30, 30, 30), exits=(5, 15, 15))
+    with pytest.raises(ValueError, match="costs are of 4 stages, the logits of 3 exits"):
+        evaluate(LOGITS, LABELS, Confidence(0.5), other)
+    with pytest.raises(ValueError, match="costs are of 4 stages, the logits of 3 exits"):
+        sweep(LOGITS, LABELS, Confidence(0.0), other, thresholds=torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("exit_index", [0, 1, 2])
+def test_a_sweep_refuses_nan_logits(exit_index):
+    logits = LOGITS.clone()
+    logits[exit_index, 2] = torch.nan
+    with pytest.raises(ValueError, match=f"exit {exit_index} gave NaN"):
+        sweep(logits, LABELS, Confidence(0.0), COSTS, thresholds=torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, 7.0, -0.1])
+def test_every_row_of_thresholds_is_looked_at(bad):
+    thresholds = torch.tensor([[0.5, 0.5], [0.5, bad], [0.5, 0.5]])
+    with pytest.raises(ValueError, match="must be one number, or one per early exit"):
+        sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=thresholds)
 
 
 # ---------------------------------------------------------------------------------------------------------------- drawing

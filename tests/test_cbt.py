@@ -271,9 +271,20 @@ def test_other_bad_input():
         cbt.Validation(torch.zeros(2, 1, 3), torch.tensor([3]), Costs((1, 1), (0,)))
     with pytest.raises(ValueError, match="3 stages"):
         cbt.Validation(torch.zeros(2, 1, 3), torch.tensor([2]), COSTS)
+    with pytest.raises(ValueError, match="NaN"):
+        cbt.Validation(torch.full((2, 1, 3), torch.nan), torch.tensor([2]), Costs((1, 1), (0,)))
+    for kind in (torch.float32, torch.bool):
+        with pytest.raises(TypeError, match="whole numbers"):
+            cbt.Validation(torch.zeros(2, 1, 3), torch.ones(1, dtype=kind), Costs((1, 1), (0,)))
+        with pytest.raises(TypeError, match="whole numbers"):
+            cbt.statistics([([FIRST], LABELS.to(kind))], num_classes=3)
     v = cbt.Validation(*validation(), COSTS)
     with pytest.raises(ValueError, match="at least 0.5"):
         v.cost(torch.tensor([0.4, 0.6, 0.6]))
+    with pytest.raises(ValueError, match="betas is empty"):
+        cbt.for_budget(found(), v, budget=0.5, betas=())
+    with pytest.raises(ValueError, match="price"):
+        cbt.priced(v, price=torch.nan)
     with pytest.raises(ValueError, match="price"):
         cbt.priced(v, price=-1.0)
     with pytest.raises(ValueError, match="3 classes|2 classes"):

@@ -134,6 +134,9 @@ def test_digits_are_found_without_labels():
         (samples(), {"distortion": 1.5}, ValueError, "amount"),
         (samples(), {"widths": [6, 0]}, ValueError, "at least one unit"),
         (samples(), {"epochs": 0}, ValueError, "epochs"),
+        (samples(), {"update_interval": 0}, ValueError, "update_interval=0"),
+        (samples(), {"steps": 0}, ValueError, "steps=0"),
+        (samples(), {"refine_rate": 1e30, "steps": 3, "update_interval": 3}, ValueError, "diverged before step 3"),
     ],
 )
 def test_bad_samples_and_options(x, options, error, message):

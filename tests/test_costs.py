@@ -1,5 +1,7 @@
 """MACs against numbers computed by hand; nothing is hidden, nothing stays changed."""
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -115,6 +117,29 @@ def test_modes_statistics_and_the_fast_path_stay_as_they_were(unchanged, fast, f
         assert torch.backends.mha.get_fastpath_enabled() == fast
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_costs_that_are_none():
+    with pytest.raises(ValueError, match="3 stages have 2 exit tests between them, got 3"):
+        Costs((1, 1, 1), (1, 1, 1))
+    for stages in ((1, -1), (1, math.inf), (1, math.nan)):
+        with pytest.raises(ValueError, match="finite and not negative"):
+            Costs(stages, (0,))
+    with pytest.raises(ValueError, match="cost nothing"):
+        Costs((0, 0), (1,)).relative_cost(torch.tensor([0]))
+
+
+def test_exit_indices_of_every_whole_type_and_no_others():
+    costs = Costs((10, 30, 60), (5, 15))
+    for kind in (torch.uint8, torch.int32, torch.int64):
+        assert costs.relative_cost(torch.tensor([0, 1, 2], dtype=kind)).tolist() == pytest.approx([0.15, 0.6, 1.2])
+        assert costs.overhead(torch.tensor([2, 0], dtype=kind)).tolist() == pytest.approx([0.2, 0.05])
+    assert costs.relative_cost(torch.zeros(0, dtype=torch.int64)).tolist() == []
+    for bad in (torch.tensor([-1]), torch.tensor([3]), torch.tensor([0.0]), torch.tensor([True])):
+        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.2"):
+            costs.relative_cost(bad)
+        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.2"):
+            costs.overhead(bad)
 
 
 def test_an_empty_batch():

@@ -220,5 +220,18 @@ def test_other_bad_input():
         union_bound(torch.zeros(2, 2), n0=1.0)
     with pytest.raises(ValueError, match="not positive definite"):
         linear_discriminant(torch.eye(2), torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="not symmetric"):
+        linear_discriminant(torch.eye(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
+    with pytest.raises(ValueError, match="whole numbers in 0..1"):
+        awgn(torch.eye(2), torch.tensor([True]), n0=1.0)
+    assert awgn(torch.eye(2), torch.tensor([1, 0, 1], dtype=torch.uint8), n0=1e-12).round().tolist() == [[0, 1], [1, 0], [0, 1]]
+    for received in (torch.zeros(4, 1), torch.zeros(2), torch.full((1, 2), math.nan)):
+        with pytest.raises(ValueError, match=r"\(N, 2\), without NaN"):
+            log_density(received, torch.eye(2), n0=1.0)
+        with pytest.raises(ValueError, match=r"\(N, 2\), without NaN"):
+            detect(received, torch.eye(2), torch.zeros(2))
+    for bad in ({"distance": 0.0}, {"distance": -1.0}, {"distance": 1.0, "prior_ratio": -1.0}, {"distance": math.nan}):
+        with pytest.raises(ValueError, match="must be positive"):
+            pairwise_error(**bad, n0=1.0)
     with pytest.raises(ValueError, match="must be 2 × 2"):
         linear_discriminant(torch.eye(2), torch.eye(3))

@@ -102,19 +102,19 @@ def pair():
     heads = [LinearExit(4, 2), LinearExit(4, 2)]
     for head in heads:
         nn.init.normal_(head.linear.weight, std=2.0)
-    return fit(stages, [(x, y)]), EarlyExitNetwork(stages, heads).eval(), x
+    return fit(stages, [(x, y)]), EarlyExitNetwork(stages, heads).eval(), x, y
 
 
 def test_a_sample_leaves_when_either_exit_lets_it_go():
-    means, trained, x = pair()
+    means, trained, x, labels = pair()
     both = e2cm.combine(means, trained)
-    rule, logits = e2cm.rule(both), collect(both, [(x, Y)])[0]
+    rule, logits = e2cm.rule(both), collect(both, [(x, labels)])[0]
     # class means, trained, class means, trained: each lets about a third go
     thresholds = [rule.observe(j, logits[j])[2].quantile(0.7).item() + 1e-4 for j in range(4)]
     outcome = predict(both, x, e2cm.rule(both, thresholds))
 
     mean_rule, trained_rule = e2cm.rule(means, thresholds[::2]), Confidence(thresholds[1::2])
-    a, b = collect(means, [(x, Y)])[0], collect(trained, [(x, Y)])[0]
+    a, b = collect(means, [(x, labels)])[0], collect(trained, [(x, labels)])[0]
     left = set()
     for i in range(len(x)):
         expected = (4, b[2, i].argmax().item())
@@ -128,7 +128,7 @@ def test_a_sample_leaves_when_either_exit_lets_it_go():
 
 
 def test_between_two_exits_of_a_stage_nothing_is_computed():
-    means, trained, x = pair()
+    means, trained, x, _ = pair()
     both, apart = e2cm.combine(means, trained), count_macs(trained, x)
     costs = count_macs(both, x)
     assert costs.stages == (apart.stages[0], 0, apart.stages[1], 0, apart.stages[2])
@@ -137,9 +137,9 @@ def test_between_two_exits_of_a_stage_nothing_is_computed():
 
 
 def test_closing_one_kind_leaves_the_other():
-    means, trained, x = pair()
+    means, trained, x, labels = pair()
     both = e2cm.combine(means, trained)
-    logits = collect(both, [(x, Y)])[0]
+    logits = collect(both, [(x, labels)])[0]
     only_trained = simulate(logits, e2cm.rule(both, [1.0, 0.9, 1.0, 0.9]))
     alone = predict(trained, x, Confidence(0.9))
     assert torch.equal(only_trained.prediction, alone.prediction)
@@ -147,7 +147,7 @@ def test_closing_one_kind_leaves_the_other():
 
 
 def test_only_networks_over_the_same_stages_combine():
-    means, trained, _ = pair()
+    means, trained, *_ = pair()
     other = EarlyExitNetwork([nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)], trained.exits)
     fewer = EarlyExitNetwork(trained.stages[:2], trained.exits[:1])
     for network in (other, fewer):

@@ -3,8 +3,11 @@
 import ast
 import json
 import textwrap
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from eenotes import experiment
 
@@ -209,6 +212,14 @@ def test_a_step_is_computed_once_per_state_of_code_and_facts(results, monkeypatc
     monkeypatch.setattr(experiment, "study_hash", lambda study: "another")
     experiment.resumable("step", step, study=STUDY, seed=0)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("fact", [torch.zeros(2), lambda: 1, partial(max, 1), {1, 2}])
+def test_facts_that_cannot_be_told_apart_are_refused(results, fact):
+    with pytest.raises(TypeError, match="a fact must be a number"):
+        experiment.cached("net", seed=0, data=fact)
+    with pytest.raises(TypeError, match="a fact must be a number"):
+        experiment.resumable("step", dict, study="eenotes.studies.e2cm", recipe=SimpleNamespace(data=fact))
 
 
 def test_a_step_that_was_cut_off_while_writing_is_computed_again(results):

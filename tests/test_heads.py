@@ -124,6 +124,15 @@ def test_bad_means(means, normaliser, words):
         ClassMeanExit(torch.tensor(means), normaliser)
 
 
+@pytest.mark.parametrize(("kind", "close"), [(torch.bfloat16, 0.05), (torch.float16, 0.01), (torch.float64, 1e-6)])
+def test_a_network_in_another_precision_keeps_its_class_means(kind, close):
+    """In half precision the squares of 100 numbers around 30 would overflow or lose every digit; the head computes them in float32."""
+    generator = torch.Generator().manual_seed(0)
+    means, x = (30 + 3 * torch.randn(count, 100, generator=generator) for count in (3, 5))
+    full, other = ClassMeanExit(means)(x), ClassMeanExit(means).to(kind)(x.to(kind))
+    torch.testing.assert_close(other, full, rtol=close, atol=0)
+
+
 def test_features_of_another_width():
     with pytest.raises(ValueError, match="6 numbers each, the features 8"):
         ClassMeanExit(torch.zeros(2, 3, 2))(torch.zeros(1, 2, 4))

@@ -253,9 +253,33 @@ def test_exits_of_different_lengths():
 def test_nan_logits(table_net, rows, rule):
     logits = LOGITS.clone()
     logits[1, 3] = float("nan")
-    for ask in (lambda: predict(table_net(logits), rows(4), rule), lambda: simulate(logits, rule)):
+    streams = (lambda size=size: predict_stream(table_net(logits), [rows(4)], rule, batch_size=size) for size in (1, 3, 4))
+    for ask in (lambda: predict(table_net(logits), rows(4), rule), lambda: simulate(logits, rule), *streams):
         with pytest.raises(ValueError, match="exit 1 gave NaN"):
             ask()
+
+
+@pytest.mark.parametrize("rule", [Confidence(0.6), Entropy(0.9), PerClass([0.6] * 3)])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_changes_no_decision(kind, rule, table_net, rows):
+    """The cached logits are float32; a rule that rounds its entropies to bfloat16 would decide otherwise for some of these."""
+    logits = torch.randn(3, 500, 3, generator=torch.Generator().manual_seed(0)).to(kind)
+    net = table_net(logits).to(kind)  # the numbers of the rows stay whole: they are not given in this precision
+    cached = simulate(collect(net, [(rows(500), torch.zeros(500))])[0], rule)
+    for outcome in (predict_stream(net, rows(500).split(9), rule, batch_size=40), predict(net, rows(500), rule), simulate(logits, rule)):
+        outcomes_equal(outcome, cached)
+
+
+def test_labels_that_are_not_one_per_sample(table_net, rows):
+    for labels in (torch.zeros(4, 1), torch.zeros(3)):
+        with pytest.raises(ValueError, match=r"one label per sample, \(B,\)"):
+            collect(table_net(LOGITS), [(rows(4), labels)])
+
+
+def test_an_exit_that_answers_for_places_is_sent_elsewhere():
+    net = EarlyExitNetwork([nn.Identity(), nn.Conv2d(1, 2, 1)], [nn.Conv2d(1, 2, 1)]).eval()
+    with pytest.raises(ValueError, match=r"exit 0 gave logits \(3, 2, 5, 5\).*segment\(\)"):
+        predict(net, torch.zeros(3, 1, 5, 5), Confidence(0.5))
 
 
 def test_mixed_devices(table_net, rows):
@@ -321,7 +345,7 @@ def test_patience_waits_with_its_sample(table_net, rows):
 
 def test_gathering_keeps_the_memory_format():
     features = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    kept = _gather([(features, torch.tensor([1])), (features, torch.tensor([0, 1]))])
+    kept = _gather(features, torch.tensor([1, 0, 1]))
     assert torch.equal(kept, features[[1, 0, 1]])
     assert kept.is_contiguous(memory_format=torch.channels_last)
 
@@ -335,6 +359,8 @@ def test_bad_streams(table_net, rows):
             predict_stream(net, empty, Confidence(0.5), batch_size=2)
     with pytest.raises(ValueError, match="thresholds"):
         predict_stream(net, [rows(4)], Confidence([0.5] * 5), batch_size=2)
+    with pytest.raises(TypeError, match="without labels; got tuple"):
+        predict_stream(net, [(rows(4), torch.zeros(4))], Confidence(0.5), batch_size=2)
 
 
 @pytest.mark.parametrize("size", [2, 3])  # whole batches, and such as are put together

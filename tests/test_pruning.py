@@ -1,6 +1,7 @@
 """Pruning on a network of twelve weights, where every zero can be computed by hand."""
 
 import copy
+import math
 import sys
 from functools import partial
 
@@ -296,6 +297,21 @@ def test_backbone_alone_learns_from_its_classifier_only():
 def test_accuracies_by_hand(table_net, rows):
     net = table_net([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])
     assert pruning.accuracies(net, [(rows(2), torch.tensor([0, 0]))]) == (0.5, 1.0)
+
+
+def test_accuracies_refuse_what_would_only_look_like_one(table_net, rows):
+    logits = [[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [math.nan, 0.0]]]
+    with pytest.raises(ValueError, match="exit 1 gave NaN"):
+        pruning.accuracies(table_net(logits), [(rows(2), torch.tensor([0, 0]))])
+    with pytest.raises(ValueError, match="one label per sample"):
+        pruning.accuracies(table_net(logits), [(rows(2), torch.tensor([[0], [0]]))])
+
+
+@pytest.mark.parametrize(("part", "count"), [("heads", 24), ("all", 0)])
+def test_fine_tune_refuses(part, count):
+    net, data = small()
+    with pytest.raises(ValueError, match="'all', 'backbone' or 'exits'" if count else "of 0: fine-tuning"):
+        tuning(TensorDataset(*data[:count]))(net, part, 1)
 
 
 def test_any_order_is_a_plan():

@@ -100,6 +100,26 @@ def test_thresholds_out_of_range(rule, thresholds):
         rule(thresholds)
 
 
+@pytest.mark.parametrize(
+    "normaliser",
+    [torch.ones(3), (torch.tensor([1.0, -1.0]),), (None, torch.zeros(2)), (1.0,), (torch.ones(1, 2),), (torch.tensor([math.inf]),)],
+)
+def test_a_normaliser_is_a_sequence_of_positive_vectors(normaliser):
+    with pytest.raises(ValueError, match="one entry per exit"):
+        Confidence(0.5, normaliser=normaliser)
+
+
+def test_more_normalisers_than_exits():
+    Confidence(0.5, normaliser=(None, torch.ones(2))).check(2)
+    with pytest.raises(ValueError, match="3 normalisers for a network with 2 exits"):
+        Confidence(0.5, normaliser=(None,) * 3).check(2)
+
+
+def test_a_class_that_cannot_be_adds_no_entropy():
+    prediction, confidence, entropy = Entropy(0.5).observe(0, torch.tensor([[0.0, -math.inf, 0.0]]))
+    assert entropy.item() == pytest.approx(math.log(2)) and confidence.item() == pytest.approx(1 - math.log(2) / math.log(3))
+
+
 def test_a_confidence_above_one_is_out_of_range():
     with pytest.raises(ValueError, match=r"in \[0, 1.0\]"):
         Confidence(1.01)

@@ -82,6 +82,8 @@ def test_labels_at_places_are_those_in_the_middle_of_the_cells():
 
 @pytest.mark.parametrize("options", [{"train": 0}, {"test": -1}])
 def test_empty_splits(options):
+    with pytest.raises(ValueError, match="count=0"):
+        scenes.draw(0, seed=0)
     with pytest.raises(ValueError, match="at least one image"):
         scenes.load("drawn", **options)
 

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -70,6 +70,7 @@ def test_equal_scores_do_not_favour_the_first_rows():
     st.booleans(),
 )
 def test_every_row_is_kept_or_dropped_and_none_worse_is_kept(pairs, ratio, balanced):
+    assume(round(ratio * len(pairs)) < len(pairs))
     values, labels = map(list, zip(*pairs, strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SelectionWarning)
@@ -315,6 +316,26 @@ def test_no_data_set(dataset):
 def test_an_empty_data_set():
     with pytest.raises(ValueError, match="empty"):
         selection.random(TensorDataset(X[:0], Y[:0]))
+
+
+def test_samples_that_are_not_finite():
+    x = X.clone()
+    x[3] = math.nan
+    for dataset in (TensorDataset(x, Y), list(zip(x, Y, strict=True))):
+        with pytest.raises(ValueError, match=r"1 samples hold NaN or infinite values \(first: row 3\)"):
+            selection.random(dataset)
+
+
+def test_a_ratio_that_leaves_nothing():
+    scores = selection.Scores("mine", torch.arange(10.0), torch.zeros(10, dtype=torch.int64), 0, 0.0)
+    with pytest.raises(ValueError, match="would leave none"):
+        selection.select(scores, 0.96)
+
+
+def test_error_norm_takes_labels_of_every_whole_type():
+    wanted = selection.error_norm(torch.eye(3), torch.tensor([0, 1, 0]))
+    assert wanted.tolist() == pytest.approx([0, 0, math.sqrt(2)])
+    assert torch.equal(selection.error_norm(torch.eye(3), torch.tensor([0, 1, 0], dtype=torch.uint8)), wanted)
 
 
 def test_labels_that_are_none():

@@ -63,5 +63,7 @@ def test_bad_input():
         text.load("Moby-Dick")
     with pytest.raises(ValueError, match="above 256"):
         text.load("python-manual", vocabulary=100)
+    with pytest.raises(ValueError, match="train=-5"):
+        text.load("python-manual", train=-5)
     with pytest.raises(ValueError, match="fewer than one row"):
         text.load("python-manual", vocabulary=300, length=64, test=10)

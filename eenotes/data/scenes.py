@@ -108,7 +108,12 @@ def draw(count: int, *, seed: int, size: tuple[int, int] = SIZES["drawn"]) -> tu
 
     As in a real street road, sky and buildings cover most of the picture, people and poles little of it, and a bus is rare.  Colours
     overlap between classes, the light changes, and everything is noisy, so that shape and place matter.
+
+    Raises:
+        ValueError: fewer than one scene.
     """
+    if count < 1:
+        raise ValueError(f"count={count} must be at least 1")
     pictures = [_Scene(np.random.default_rng([seed, i]), size).draw() for i in range(count)]
     images, labels = (torch.from_numpy(np.stack(parts)) for parts in zip(*pictures, strict=True))
     return images.permute(0, 3, 1, 2).contiguous(), labels

@@ -79,6 +79,8 @@ def load(
         raise ValueError(f"unknown text {name!r}; choose one of {', '.join(NAMES)}")
     if vocabulary < 257 or length < 2:
         raise ValueError(f"need a vocabulary above 256 and rows of at least 2 tokens, got {vocabulary} and {length}")
+    if any(limit is not None and limit < 1 for limit in (train, val, test)):
+        raise ValueError(f"every split needs at least one token, got train={train}, val={val}, test={test}")
     texts = _manual() if name == "python-manual" else {split: _wikitext(split) for split in _SPLITS}
     tokenizer = train_tokenizer(texts["train"], vocabulary=vocabulary) if tokenizer is None else tokenizer
     rows = {}

@@ -118,7 +118,7 @@ class TokenViT(EarlyExitNetwork):
         heads: int = 3,
         context: int = 5,
     ):
-        if len(layers) < 2 or min(layers) < 1 or channels % heads or channels % 4 or context < 0:
+        if len(layers) < 2 or min(layers) < 1 or heads < 1 or channels % heads or channels % 4 or context < 0:
             raise ValueError(
                 f"need at least two stages of at least one layer, a width that 4 and {heads} heads divide, and a context of 0 or more, "
                 f"got {tuple(layers)}, {channels}, {context}"
