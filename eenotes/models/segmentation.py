@@ -173,7 +173,7 @@ class SegmentationNetwork(EarlyExitNetwork):
         B, C, h, w = features.shape
         run.begin(B, h, w)
         run.spend(stem_macs(self, x) + run.places * weights(self.parts(0)[0]), needed=True)
-        rows, layout = _rows(features), None
+        rows, layout, spare = _rows(features), None, None
         for j in range(self.num_exits):
             head = self.parts(j)[1]
             held = rows[: len(run.active)] if layout or len(run.active) == len(rows) else _take(rows, run.active)
@@ -188,8 +188,10 @@ class SegmentationNetwork(EarlyExitNetwork):
                 run.spend((1 - share) * run.places * weights(blocks), needed=False)
                 rows = _dense_stage(blocks, rows, places, (B, h, w))
             else:
-                rows = places.gather(rows, layout)
-                rows, layout = _sparse_stage(blocks, rows, places), places
+                # From here on two arrays take turns: fresh ones of this size cost their weight in page faults.
+                fresh, spare = rows.new_empty(2, places.zero + 1, C) if layout is None else (spare, rows)
+                rows, layout = places.gather(rows, layout, out=fresh[: places.zero + 1]), places
+                _sparse_stage(blocks, rows, spare[: places.zero + 1], places)
         return run.result()
 
 
@@ -246,11 +248,11 @@ class Neighbours:
         weight = torch.where(known, torch.exp(-(sharpness**2) * distance), 0.0)
         self.sources, self.weight = torch.where(known, around, 0), weight / weight.sum(1, keepdim=True)
 
-    def gather(self, rows: Tensor, before: "Neighbours | None") -> Tensor:
-        """The rows of this stage from those of the stage before, or from all places where that was dense."""
-        out = rows.new_zeros(self.zero + 1, rows.shape[1])
+    def gather(self, rows: Tensor, before: "Neighbours | None", *, out: Tensor) -> Tensor:
+        """The rows of this stage, written to ``out``, from those of the stage before, or from all places where that was dense."""
         at = self.places if before is None else _take(before.row, self.positions)
         torch.index_select(rows, 0, at, out=out[: self.zero])
+        out[self.zero] = 0
         return out
 
     def filled(self, rows: Tensor, *, everywhere: bool = False) -> Tensor:
@@ -259,33 +261,31 @@ class Neighbours:
         return F.embedding_bag(sources, rows, per_sample_weights=self.weight.to(rows.dtype), mode="sum")
 
 
-def _sparse_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours) -> Tensor:
-    """A stage at the active places only: gather each neighbourhood, one matrix product, fill the halo."""
-    for block in blocks:
-        hidden = _sparse_conv(block.conv1, rows, places)
-        rows = _sparse_conv(block.conv2, hidden, places, shortcut=rows)
-    return rows
-
-
-def _sparse_conv(conv: ConvNorm, rows: Tensor, places: Neighbours, *, shortcut: Tensor | None = None) -> Tensor:
-    """Convolve at the active places, add the shortcut, ReLU; then the halo from them and the row of zeros: ``(M + halo + 1, C)``."""
-    weight, bias = conv.folded()
-    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
-    out = rows.new_empty(len(rows), len(weight))
+def _sparse_stage(blocks: nn.Sequential, rows: Tensor, hidden: Tensor, places: Neighbours) -> None:
+    """A stage at the active places only, in place; ``rows`` and ``hidden``, an array to work in, are ``(M + halo + 1, C)``."""
     at_once = places.M if rows.is_cuda else min(places.M, _AT_ONCE * torch.get_num_threads())
-    buffer = rows.new_empty(9 * at_once, rows.shape[1])
+    patches = rows.new_empty(9 * at_once, rows.shape[1])
+    for block in blocks:
+        _sparse_conv(block.conv1, rows, places, patches, out=hidden)
+        _sparse_conv(block.conv2, hidden, places, patches, out=rows, shortcut=True)
+
+
+def _sparse_conv(conv: ConvNorm, rows: Tensor, places: Neighbours, patches: Tensor, *, out: Tensor, shortcut: bool = False) -> None:
+    """Convolve at the active places, ReLU, fill the halo from them, and the row of zeros; a shortcut adds what ``out`` held before.
+
+    Gather as many neighbourhoods as there is room for in ``patches``, one matrix product, and on to the next.
+    """
+    weight, bias = conv.folded()
+    kernel, at_once = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1), len(patches) // 9
     for start in range(0, places.M, at_once):
         index = places.neighbours[start : start + at_once]
-        here = slice(start, start + len(index))
-        patches = torch.index_select(rows, 0, index.reshape(-1), out=buffer[: index.numel()]).view(len(index), -1)
-        value = _affine(patches, kernel, bias)
-        if shortcut is not None:
-            value += shortcut[here]
-        torch.clamp_min(value, 0, out=out[here])
+        here = out[start : start + len(index)]
+        near = torch.index_select(rows, 0, index.reshape(-1), out=patches[: index.numel()]).view(len(index), -1)
+        value = _affine(near, kernel, bias)
+        torch.clamp_min(value.add_(here) if shortcut else value, 0, out=here)
     if places.zero > places.M:
         out[places.M : places.zero] = places.filled(out[: places.M])
     out[places.zero] = 0
-    return out
 
 
 def _dense_stage(blocks: nn.Sequential, rows: Tensor, places: Neighbours, shape: tuple[int, int, int]) -> Tensor:
