@@ -102,22 +102,6 @@ def test_budgets_that_cannot_be_kept_are_left_out(bench):
     assert study.affordable(bench, [0.01]) == [(least + max(1.0, least)) / 2]
 
 
-@pytest.mark.parametrize(("price", "alpha"), [(2.0, 0.739), (0.0, 0.5)])
-def test_the_operating_point_is_the_largest_alpha_that_saves_enough(monkeypatch, price, alpha):
-    """With twice the mean threshold less 1 as cost, α + .998 - 1 ≤ .74 · .996 gives α ≤ .739; if nothing saves, the smallest is tried."""
-
-    def score(miou, cost):
-        return study.Score(miou=[miou], cost=[cost], iou=[], recall=[], left=[])
-
-    made = SimpleNamespace(thresholds=lambda *, alpha, beta: torch.tensor([alpha, beta]), rule=lambda *, alpha, beta: (alpha, beta))
-    b = SimpleNamespace(num_classes=2, statistics=made, validation=SimpleNamespace(cost=lambda t: 1 - price + price * t.mean().item()))
-    seen = []
-    monkeypatch.setattr(study, "evaluate", lambda bench, rule: seen.append(rule) or score(0.497, 0.7))
-    found = study.operating_point(b, score(0.5, 0.9))
-    assert seen == [(alpha, study.SINGLE)] and found["alpha"] == alpha
-    assert found["saved"] == pytest.approx(1 - 0.7 / 0.9) and found["lost"] == pytest.approx(0.3)
-
-
 def test_a_share_of_each_image_stays_active(bench):
     x = bench.data.test.tensors[0][:2]
     plan = study.share_plan(bench, x, 0.25)

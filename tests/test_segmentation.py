@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from eenotes import Confidence, Patience, PerClass, count_macs
 from eenotes.models import segmentation, token_vit
-from eenotes.models.segmentation import Neighbours, SegmentationNetwork, class_weights, exits_loss
+from eenotes.models.segmentation import Neighbours, SegmentationNetwork, class_weights, exits_loss, masked_loss, unfinished
 from eenotes.models.token_vit import TokenViT
 
 
@@ -249,6 +249,64 @@ def test_weights_of_classes_in_the_loss():
     loss = exits_loss(lambda x: [logits], batch, weights=torch.tensor([1.0, 4.0, 9.0]))
     torch.testing.assert_close(loss, -(2 * torch.tensor(0.2).log() + 4 * torch.tensor(0.5).log()) / 6)
     torch.testing.assert_close(exits_loss(lambda x: [logits], batch, weights=torch.ones(3)), exits_loss(lambda x: [logits], batch))
+
+
+@given(st.lists(st.floats(0.2, 1), min_size=2, max_size=2))
+def test_training_sees_what_masked_inference_sees(conv, stop):
+    """Each image with a threshold of its own; what later exits say of a finished place is nobody's business."""
+    x, stop = images(), torch.tensor(stop)
+    with torch.no_grad():
+        logits = conv(x, stop=stop)
+    for i, threshold in enumerate(stop.tolist()):
+        out = segmentation.dense_then_mask(conv, x[i : i + 1], Confidence(threshold))
+        for j, active in enumerate(unfinished([z[i : i + 1] for z in logits], stop[i : i + 1])):
+            assert torch.equal(active, out.exit_index > j) or j == 3  # at the last exit everybody leaves
+            asked = (out.exit_index >= j)[:, None].expand_as(out.logits[j])
+            torch.testing.assert_close(logits[j][i : i + 1][asked], out.logits[j][asked], rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_in_which_nothing_stops_is_the_plain_one(conv):
+    x = images()
+    with torch.no_grad():
+        for one, other in zip(conv(x, stop=torch.ones(2)), conv(x), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masked_training_in_half_precision_stays_finite(dtype):
+    """Also where whole regions are finished, and their fillings have nothing to be filled from."""
+    torch.manual_seed(0)
+    net = SegmentationNetwork(3, channels=8, blocks=(1, 1, 1)).train()
+    labels = torch.zeros(4, 30, 42, dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=dtype):
+        stopped = net(images(4), stop=torch.tensor([0.0, 0.4, 0.5, 1.0]))
+        loss = masked_loss(net, (images(4), labels))
+    assert all(z.isfinite().all() for z in stopped)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_finished_place_counts_in_no_later_loss():
+    """64 images of one place each: exit 1 is as sure as can be, exit 2 gives the right class one half."""
+    first, second = torch.tensor([20.0, 0.0]).view(1, 2, 1, 1), torch.tensor([0.0, 0.0]).view(1, 2, 1, 1)
+    stops = []
+
+    def model(images, *, stop):
+        stops.append(stop)
+        return [z.expand(len(images), 2, 1, 1) for z in (first, second)]
+
+    torch.manual_seed(0)
+    loss = masked_loss(model, (torch.zeros(64, 3, 1, 1), torch.zeros(64, 1, 1, dtype=torch.uint8)))
+    plain = stops[0] == 1
+    assert 0.3 < plain.double().mean() < 0.7
+    assert stops[0].min() >= segmentation.LEAST_STOP and stops[0][~plain].max() < 1
+    torch.testing.assert_close(loss, torch.tensor(2.0).log() * plain.float().mean() / 2, rtol=1e-5, atol=1e-8)
+
+
+def test_without_a_sure_exit_masked_training_is_plain_training():
+    logits = torch.randn(2, 8, 3, 2, 2, generator=torch.Generator().manual_seed(0)) / 10
+    batch = torch.zeros(8, 3, 4, 4), torch.zeros(8, 4, 4, dtype=torch.uint8)
+    torch.testing.assert_close(masked_loss(lambda x, stop: list(logits), batch), exits_loss(lambda x: list(logits), batch))
 
 
 def test_class_weights_are_inverse_fourth_roots_of_shares():

@@ -10,7 +10,7 @@ All exits look at one resolution, a quarter of the image's; one position there i
    values that places had when they finished there are real.
 
 `dense_then_mask` is this definition in its plainest form: compute everything, then throw away.  `SegmentationNetwork.segment` gives the
-same logits without the work.
+same logits without the work.  `masked_loss` trains a network to live with what is filled in.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eenotes.inference import check_answers
-from eenotes.network import EarlyExitNetwork
+from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Rule
 
 # Active places whose neighbourhoods a CPU gathers in one go, for each of its threads: 2.9 MB at 64 channels.  Much fewer, and the calls
 # cost more than the work; many more, and they leave the caches before the product reads them.
 _AT_ONCE = 1280
+LEAST_STOP = 0.85  # training masks places that are surer than a number between this and 1
 _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
@@ -144,6 +145,24 @@ class SegmentationNetwork(EarlyExitNetwork):
         if j == 0:
             return self.stages[0][1], self.exits[0]
         return (self.stages[j][0], self.stages[j][1]) if j == self.num_exits - 1 else (self.stages[j], self.exits[j])
+
+    def forward(self, x: Tensor, *, stop: Tensor | None = None) -> list[Tensor]:
+        """The logits ``(B, K, h, w)`` of all exits, computed everywhere.
+
+        Args:
+            x: ``(B, 3, H, W)``.
+            stop: ``(B,)``: places of which an exit is surer than this are finished, and what comes after sees them filled in.  The later
+                exits' logits say nothing there; `unfinished` tells which places these are.  At 1 nothing finishes.
+        """
+        if stop is None:
+            return super().forward(x)
+        features = self.stages[0](x)
+        logits = [self.parts(0)[1](features)]
+        for j in range(1, self.num_exits):
+            blocks, head = self.parts(j)
+            features = _masked_stage(blocks, features, unfinished(logits, stop)[-1], self.sharpness)
+            logits.append(head(features))
+        return logits
 
     @torch.inference_mode()
     def segment(
@@ -383,7 +402,7 @@ class Run:
         elif j == self.net.num_exits - 1:  # everybody leaves, whatever the rule would say: it is not asked
             leave = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         else:
-            _, said, leave, self.state = self.rule(j, logits, self.state)
+            _, said, leave, self.state = self.rule(j, full_precision(logits), self.state)
         check_answers(j, said)
         return leave
 
@@ -427,28 +446,46 @@ def dense_then_mask(net: SegmentationNetwork, x: Tensor, rule: Rule | None, *, e
     """
     run = Run(net, x, rule, exit_index)
     features = net.stages[0](x)
-    B, C, h, w = features.shape
+    B, _, h, w = features.shape
     run.begin(B, h, w)
-    distance = torch.tensor([dy * dy + dx * dx for dy, dx in _OFFSETS], dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-(net.sharpness**2) * distance).view(1, 1, 3, 3)
     for j in range(net.num_exits):
         run.test(j, _rows(net.parts(j)[1](features))[run.active])
         if run.finished:
             break
-        mask = torch.zeros(B * h * w, dtype=x.dtype, device=x.device).index_fill_(0, run.active, 1.0).view(B, 1, h, w)
-        total = F.conv2d(mask, kernel, padding=1)
-
-        def filled(y: Tensor, mask: Tensor = mask, total: Tensor = total) -> Tensor:
-            around = F.conv2d(y * mask, kernel.expand(C, 1, 3, 3), padding=1, groups=C)
-            return torch.where(mask > 0, y, around / total.clamp_min(1e-30))
-
-        for block in net.parts(j + 1)[0]:
-            hidden = filled(torch.relu(block.conv1(features)))
-            features = filled(torch.relu(block.conv2(hidden) + features))
+        active = torch.zeros(B * h * w, dtype=torch.bool, device=x.device).index_fill_(0, run.active, True)
+        features = _masked_stage(net.parts(j + 1)[0], features, active.view(B, h, w), net.sharpness)
     return run.result()
 
 
+def _masked_stage(blocks: nn.Sequential, features: Tensor, active: Tensor, sharpness: float) -> Tensor:
+    """A stage everywhere, with the finished places overwritten by the filling after every convolution; ``active`` is ``(B, h, w)``."""
+    mask = active[:, None].to(features.dtype)
+    distance = torch.tensor([dy * dy + dx * dx for dy, dx in _OFFSETS], dtype=mask.dtype, device=mask.device)
+    kernel = torch.exp(-(sharpness**2) * distance).view(1, 1, 3, 3)
+    total = F.conv2d(mask, kernel, padding=1)
+    total = total.clamp_min(torch.finfo(total.dtype).tiny)  # nobody looks at places with no active one around them; NaN would spread
+    kernel = kernel.expand(features.shape[1], 1, 3, 3)
+
+    def filled(y: Tensor) -> Tensor:
+        around = F.conv2d(y * mask, kernel, padding=1, groups=len(kernel))
+        return torch.where(active[:, None], y, around / total)
+
+    for block in blocks:
+        hidden = filled(torch.relu(block.conv1(features)))
+        features = filled(torch.relu(block.conv2(hidden) + features))
+    return features
+
+
 # ------------------------------------------------------------------------------------------------------------ training
+
+
+def unfinished(logits: Sequence[Tensor], stop: Tensor) -> list[Tensor]:
+    """After each exit, the places that no exit so far is surer of than ``stop`` ``(B,)``: ``(B, h, w)`` bool, from ``(B, K, h, w)``."""
+    active, found = stop.new_ones((), dtype=torch.bool), []
+    for z in logits:
+        active = active & (z.detach().float().softmax(1).amax(1) <= stop[:, None, None])
+        found.append(active)
+    return found
 
 
 def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor], *, weights: Tensor | None = None) -> Tensor:
@@ -461,19 +498,51 @@ def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor], *, weights: Tenso
         batch: images and labels; a label outside 0..K-1 is ignored.
         weights: ``(K,)``, what a pixel of each class counts; by default all count alike.
     """
+    images, labels = _mirrored(batch)
+    logits = model(images)
+    target = _targets(labels, logits[0], weights)
+    return torch.stack([_cross_entropy(z, target) for z in logits]).mean()
+
+
+def masked_loss(model: nn.Module, batch: tuple[Tensor, Tensor], *, weights: Tensor | None = None) -> Tensor:
+    """`exits_loss` of a network that sees in training what ``segment`` lets it see: finished places, filled in.
+
+    Half of the images are masked, each with one threshold for all classes, drawn between `LEAST_STOP` and 1; a place that is finished
+    counts in no later exit's loss.  The other half is as ever, so that the network remains good where nothing stops.
+
+    Args:
+        model: a `SegmentationNetwork`, or what accelerate makes of it.
+        batch: images ``(B, 3, H, W)`` and labels ``(B, H, W)``.
+        weights: ``(K,)``, as for `exits_loss`.
+    """
+    images, labels = _mirrored(batch)
+    stop, plain = torch.rand(2, len(images), device=images.device)
+    stop = torch.where(plain < 0.5, 1.0, LEAST_STOP + (1 - LEAST_STOP) * stop)
+    logits = model(images, stop=stop)
+    target = _targets(labels, logits[0], weights)
+    asked = [None, *unfinished(logits[:-1], stop)]
+    losses = [_cross_entropy(z, target if mask is None else target * mask[:, None]) for z, mask in zip(logits, asked, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def _mirrored(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     images, labels = batch
     mirrored = torch.rand(len(images), device=images.device) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    labels = torch.where(mirrored[:, None, None], labels.flip(-1), labels)
-    logits = model(images)
-    K, size = logits[0].shape[1], logits[0].shape[2:]
-    with torch.no_grad():
-        target = F.adaptive_avg_pool2d(torch.stack([labels == k for k in range(K)], 1).float(), size)
-        if weights is not None:
-            target = target * weights.to(target.device)[:, None, None]
-        total = target.sum().clamp_min(1e-9)
-    losses = [-(z.float().log_softmax(1) * target).sum() / total for z in logits]
-    return torch.stack(losses).mean()
+    return images, torch.where(mirrored[:, None, None], labels.flip(-1), labels)
+
+
+def _targets(labels: Tensor, logits: Tensor, weights: Tensor | None) -> Tensor:
+    """What each place should say, ``(B, K, h, w)``: the share of each class in its cell, weighted; together 1."""
+    K, size = logits.shape[1], logits.shape[2:]
+    target = F.adaptive_avg_pool2d(torch.stack([labels == k for k in range(K)], 1).float(), size)
+    if weights is not None:
+        target = target * weights.to(target.device)[:, None, None]
+    return target / target.sum().clamp_min(1e-9)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return -(logits.float().log_softmax(1) * target).sum()
 
 
 def class_weights(labels: Iterable[Tensor], *, num_classes: int) -> Tensor:
