@@ -2,6 +2,8 @@ r"""E²CM: early exit by class means (Görmez, Dasari and Koyuncu, 2022).
 
 No gradient and no added layer.  One pass over the training set gives the class means $M_{j,k}$ of every stage's output; at inference a
 sample leaves at the first stage where it is close enough to one of them.
+
+Beyond the paper: `fit_whitened` measures distance in units of the spread within the classes, which makes every exit a linear one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eenotes.heads import ClassMeanExit
+from eenotes.detection import linear_discriminant
+from eenotes.heads import ClassMeanExit, linear_exits, pool
 from eenotes.means import ClassMeans
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence
@@ -66,6 +69,72 @@ def fit(
             raise ValueError(f"batches gave {seen} samples, and {again} when asked again: give a loader or a list, no iterator")
         exits = [ClassMeanExit(mean.compute(), total / seen) for mean, total in zip(means, totals, strict=True)]
     return EarlyExitNetwork(stages, exits).to(device).eval()
+
+
+@torch.no_grad()
+def fit_whitened(
+    stages: Sequence[nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    grid: int = 4,
+    shrinkage: float = 0.01,
+) -> EarlyExitNetwork:
+    r"""Exits from class means of **whitened** features, in one pass and without a gradient.
+
+    With $\Sigma_j$ the covariance of stage j's features within the classes, the distance is
+    $d_{j,k}^2(x) = (x - M_{j,k})^{\mathsf T} \Sigma_j^{-1} (x - M_{j,k})$ (2.8).  What all classes share cancels, and a linear exit is left
+    (`eenotes.detection.linear_discriminant`).  Its softmax is a posterior, if the features of a class are Gaussian and the classes equally
+    likely, so the plain `eenotes.Confidence` is its rule: nothing has to be normalised.
+
+    Args:
+        stages: from `eenotes.split`, in evaluation mode; themselves they stay as they are.
+        batches: ``(x, y)`` over the whole training set; asked for once.
+        num_classes: K.
+        grid: average feature maps to grid × grid cells first, as the exits of Shallow-Deep Networks do.  Memory: one D × D array in double
+            precision per exit, for the D = C·grid² numbers that are left.
+        shrinkage: λ in (0, 1]: $\Sigma_j$ becomes $(1-\lambda)\,\Sigma_j + \lambda\,\overline{\sigma^2}\,I$, with the mean variance
+            $\overline{\sigma^2}$; channels that are always zero have no variance of their own to divide by.
+
+    Raises:
+        ValueError: another shrinkage; otherwise as `fit`, and for features that do not vary within the classes.
+    """
+    if not 0 < shrinkage <= 1:
+        raise ValueError(f"shrinkage={shrinkage} must be in (0, 1]: without any, features that never vary would be divided by zero")
+    if any(module.training for stage in stages for module in stage.modules()):
+        raise ValueError("the stages are in training mode: call eval() before fit_whitened, or the statistics would move")
+    device = next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
+    exits = None
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        if exits is None:
+            exits = linear_exits(stages, x[:1], num_classes=num_classes, grid=grid)
+            means = [ClassMeans(num_classes).to(device) for _ in exits]
+            products = [torch.zeros((), dtype=torch.float64, device=device) for _ in exits]
+        for j, (stage, head) in enumerate(zip(stages, exits, strict=False)):
+            x = stage(x)
+            seen = pool(x, grid=head.grid)
+            means[j].update(seen, y)
+            products[j] = products[j] + seen.double().T @ seen.double()
+    if exits is None:
+        raise ValueError("the loader gave no batch: there is nothing to average")
+    for head, mean, product in zip(exits, means, products, strict=True):
+        _discriminate(head.linear, mean, product, shrinkage=shrinkage)
+    return EarlyExitNetwork(stages, exits).to(device).eval()
+
+
+def _discriminate(linear: nn.Linear, mean: ClassMeans, product: Tensor, *, shrinkage: float) -> None:
+    """Set a linear layer to the discriminant of class means and the sum of products ``(D, D)`` of all features."""
+    means, counts = mean.compute().double(), mean.counts.double()
+    covariance = (product - (counts[:, None] * means).T @ means) / counts.sum()
+    variance = covariance.diagonal().mean()
+    if not variance > 0:
+        raise ValueError("the features do not vary within the classes: there is no spread to measure distances with")
+    covariance = (1 - shrinkage) * covariance + shrinkage * variance * torch.eye(len(covariance)).to(covariance)
+    centre = means.mean(0)  # from there, as in `ClassMeanExit`: what all features share would cost digits
+    weight, bias = linear_discriminant(means - centre, covariance)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias - weight @ centre)
 
 
 def rule(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from eenotes import ClassMeanExit, Confidence, EarlyExitNetwork, LinearExit, collect, count_macs, e2cm, predict, simulate, split
+from eenotes.heads import pool
 from eenotes.models import CifarResNet
 
 # One number per image; the first stage doubles it.
@@ -193,3 +194,76 @@ def test_an_iterator_is_not_enough_for_two_passes():
 def test_unknown_normaliser():
     with pytest.raises(ValueError, match="'mean' or 'rms'"):
         fit(normaliser="median")
+
+
+# ----------------------------------------------------------------------------------------------------- whitened class means
+
+
+def grid_stages():
+    """Features of 2 channels on 4 × 4 places, then of 3 numbers, then logits; nothing to train."""
+    torch.manual_seed(3)
+    maps = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
+    flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    return nn.ModuleList([maps, flat, nn.Linear(3, 4)]).eval()
+
+
+def labelled(count=240):
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(count) % 4
+    return torch.randn(count, 1, 8, 8, generator=generator) + 0.3 * labels[:, None, None, None], labels
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, 0.3, 1.0])
+def test_whitened_exits_are_scikit_learns_linear_discriminants(shrinkage):
+    """In uneven batches; both exits, the first on a grid of 2 × 2 averages.  The classes are equally frequent, as the prior says."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    stages, (x, y) = grid_stages(), labelled()
+    net = e2cm.fit_whitened(stages, list(zip(x.split(90), y.split(90), strict=True)), num_classes=4, grid=2, shrinkage=shrinkage)
+    with torch.no_grad():
+        logits, features = net(x), stages[0](x)
+        for z, seen in zip(logits, (pool(features, grid=2), stages[1](features)), strict=False):
+            oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(seen.double().numpy(), y.numpy())
+            expected = torch.as_tensor(oracle.predict_proba(seen.double().numpy()))
+            torch.testing.assert_close(z.double().softmax(1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_with_all_shrinkage_the_nearest_mean_wins():
+    """λ = 1: the same spread in every direction, which is E²CM's own decision."""
+    stages, (x, y) = grid_stages(), labelled()
+    whitened = e2cm.fit_whitened(stages, [(x, y)], num_classes=4, shrinkage=1.0)
+    plain = e2cm.fit(stages[1:], [(stages[0](x).detach(), y)], num_classes=4)  # the second stage is not pooled by either
+    with torch.no_grad():
+        assert torch.equal(whitened(x)[1].argmax(1), plain(stages[0](x))[0].argmax(1))
+
+
+def test_whitening_is_blind_to_the_scale_of_a_feature():
+    """Scaling a feature by 100 changes E²CM's distances, and whitened ones not at all."""
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 2) + torch.tensor([[0.0, 0.0], [1.0, 0.0]]).repeat(100, 1), torch.arange(200) % 2
+    scale = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        scale.weight.copy_(torch.diag(torch.tensor([1.0, 100.0])))
+        said = [
+            e2cm.fit_whitened(nn.ModuleList([first, nn.Linear(2, 2)]).eval(), [(x, y)], num_classes=2, shrinkage=1e-6)(x)[0].softmax(1)
+            for first in (nn.Identity(), scale)
+        ]
+    torch.testing.assert_close(said[0], said[1], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, -0.1, 1.5, float("nan")])
+def test_a_shrinkage_that_is_none_is_refused(shrinkage):
+    with pytest.raises(ValueError, match="shrinkage"):
+        e2cm.fit_whitened(grid_stages(), [labelled()], num_classes=4, shrinkage=shrinkage)
+
+
+def test_whitening_refuses_what_it_cannot_measure():
+    stages, (x, y) = grid_stages(), labelled()
+    with pytest.raises(ValueError, match="no batch"):
+        e2cm.fit_whitened(stages, [], num_classes=4)
+    with pytest.raises(ValueError, match="do not vary"):
+        e2cm.fit_whitened(stages, [(torch.zeros_like(x), y)], num_classes=4)
+    with pytest.raises(ValueError, match="no sample of class"):
+        e2cm.fit_whitened(stages, [(x, y)], num_classes=5)
+    with pytest.raises(ValueError, match="training mode"):
+        e2cm.fit_whitened(grid_stages().train(), [(x, y)], num_classes=4)
