@@ -543,31 +543,40 @@ def _ahead(table: pd.DataFrame) -> bool | None:
 
 
 def study() -> Path:
-    """Both hosts with many seeds; every run is kept as it finishes."""
+    """Both hosts with many seeds; every run is kept as it finishes.  The clock comes last: time it on an idle machine."""
     s = experiment.settings(CHAPTER, "study")
-    facts = {"recipe": s}
-    conv = [experiment.resumable(f"cbt-conv-{i}", partial(_conv_step, s, i), study=STUDY, seed=i, **facts) for i in range(s.seeds)]
-    vit = [experiment.resumable(f"cbt-vit-{i}", partial(_vit_step, s, i), study=STUDY, seed=i, **facts) for i in range(s.seeds)]
-    clocks = [{"conv": a["clock"], "vit": b["clock"]} for a, b in zip(conv, vit, strict=True)]
+    conv, vit, clocks = ([step(name, s, seed) for seed in range(s.seeds)] for name in ("conv", "vit", "clock"))
     record = experiment.Record(CHAPTER, study=STUDY, at="study", data={s.data: conv[0]["counts"]}, seeds=list(range(s.seeds)))
-    record.numbers = {"conv": conv, "vit": vit}
+    record.numbers = {"conv": conv, "vit": vit, "clock": clocks}
     claim_all(record, conv, vit, clocks)
     return record.save()
 
 
+def step(name: str, s: SimpleNamespace, seed: int) -> dict:
+    """One step of the study, ``"conv"``, ``"vit"`` or ``"clock"``, computed or taken from before."""
+    compute = {"conv": _conv_step, "vit": _vit_step, "clock": _clock_step}[name]
+    return experiment.resumable(f"cbt-{name}-{seed}", partial(compute, s, seed), study=STUDY, seed=seed, recipe=s)
+
+
 def _conv_step(s: SimpleNamespace, seed: int) -> dict:
     b = conv_bench(data_of(s), s, seed=seed)
-    table = crossover(b, s.shares, batch=s.timing_batch)
-    b.net.crossover = crossing(table)
-    run = conv_run(b, s.budgets, anytime(b), singles(b, s.thresholds))
-    clock = speed(b, named_rules(b)[f"CBT [{PAIRS[0][0]}, {PAIRS[0][1]}]"], batch=s.timing_batch)
-    return run | {"clock": clock, "crossover": b.net.crossover, "shares": table.to_dict("list")}
+    return conv_run(b, s.budgets, anytime(b), singles(b, s.thresholds))
 
 
 def _vit_step(s: SimpleNamespace, seed: int) -> dict:
-    b = vit_bench(data_of(s), s, seed=seed)
-    clock = speed(b, b.statistics.rule(alpha=s.vit.alphas[-1], beta=s.vit.beta), batch=s.timing_batch)
-    return vit_run(b) | {"clock": clock}
+    return vit_run(vit_bench(data_of(s), s, seed=seed))
+
+
+def _clock_step(s: SimpleNamespace, seed: int) -> dict:
+    """Both hosts against their plain backbones, and the shares of active places at which skipping pays."""
+    data = data_of(s)
+    b, v = conv_bench(data, s, seed=seed), vit_bench(data, s, seed=seed)
+    table = crossover(b, s.shares, batch=s.timing_batch)
+    b.net.crossover = crossing(table)
+    alpha, beta = PAIRS[0]
+    conv = speed(b, b.statistics.rule(alpha=alpha, beta=beta), batch=s.timing_batch)
+    vit = speed(v, v.statistics.rule(alpha=s.vit.alphas[-1], beta=s.vit.beta), batch=s.timing_batch)
+    return {"conv": conv, "vit": vit, "crossover": b.net.crossover, "shares": table.to_dict("list")}
 
 
 def _mean(values: Sequence[float]) -> float:
