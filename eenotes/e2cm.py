@@ -109,32 +109,52 @@ def fit_whitened(
         x, y = x.to(device), y.to(device)
         if exits is None:
             exits = linear_exits(stages, x[:1], num_classes=num_classes, grid=grid)
-            means = [ClassMeans(num_classes).to(device) for _ in exits]
-            products = [torch.zeros((), dtype=torch.float64, device=device) for _ in exits]
-        for j, (stage, head) in enumerate(zip(stages, exits, strict=False)):
+            spreads = [_Spread(num_classes, head.linear.in_features, device) for head in exits]
+        for stage, head, spread in zip(stages, exits, spreads, strict=False):
             x = stage(x)
-            seen = pool(x, grid=head.grid)
-            means[j].update(seen, y)
-            products[j] = products[j] + seen.double().T @ seen.double()
+            spread.update(pool(x, grid=head.grid), y)
     if exits is None:
         raise ValueError("the loader gave no batch: there is nothing to average")
-    for head, mean, product in zip(exits, means, products, strict=True):
-        _discriminate(head.linear, mean, product, shrinkage=shrinkage)
+    for head, spread in zip(exits, spreads, strict=True):
+        spread.discriminate(head.linear, shrinkage=shrinkage)
     return EarlyExitNetwork(stages, exits).to(device).eval()
 
 
-def _discriminate(linear: nn.Linear, mean: ClassMeans, product: Tensor, *, shrinkage: float) -> None:
-    """Set a linear layer to the discriminant of class means and the sum of products ``(D, D)`` of all features."""
-    means, counts = mean.compute().double(), mean.counts.double()
-    covariance = (product - (counts[:, None] * means).T @ means) / counts.sum()
-    variance = covariance.diagonal().mean()
-    if not variance > 0:
-        raise ValueError("the features do not vary within the classes: there is no spread to measure distances with")
-    covariance = (1 - shrinkage) * covariance + shrinkage * variance * torch.eye(len(covariance)).to(covariance)
-    centre = means.mean(0)  # from there, as in `ClassMeanExit`: what all features share would cost digits
-    weight, bias = linear_discriminant(means - centre, covariance)
-    linear.weight.copy_(weight)
-    linear.bias.copy_(bias - weight @ centre)
+class _Spread:
+    """Class means, and the covariance within the classes, of features ``(B, D)``; over all processes of ``torch.distributed``.
+
+    Sums are kept in double precision, which `ClassMeans` does not do: the covariance is a difference of products, and with means far from
+    zero little of it would be left.
+    """
+
+    def __init__(self, num_classes: int, width: int, device: torch.device):
+        self.seen = ClassMeans(num_classes).to(device)  # counts, and refuses what cannot be averaged
+        self.sums = torch.zeros(num_classes, width, dtype=torch.float64, device=device)
+        self.products = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        self.seen.update(features, labels)
+        features = features.double()
+        self.sums.index_add_(0, labels.long(), features)
+        self.products.addmm_(features.T, features)
+
+    def discriminate(self, linear: nn.Linear, *, shrinkage: float) -> None:
+        """Set a linear layer to the discriminant (6.14) of what was seen."""
+        self.seen.compute()  # raises for a class without samples
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.seen.sync()
+            torch.distributed.all_reduce(self.sums)
+            torch.distributed.all_reduce(self.products)
+        means = self.sums / self.seen.counts[:, None]
+        covariance = (self.products - self.sums.T @ means) / self.seen.counts.sum()
+        variance = covariance.diagonal().mean()
+        if not variance > 0:
+            raise ValueError("the features do not vary within the classes: there is no spread to measure distances with")
+        covariance = (1 - shrinkage) * covariance + shrinkage * variance * torch.eye(len(covariance)).to(covariance)
+        centre = means.mean(0)  # from there, as in `ClassMeanExit`: what all features share would cost digits
+        weight, bias = linear_discriminant(means - centre, covariance)
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias - weight @ centre)
 
 
 def rule(

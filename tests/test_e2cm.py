@@ -267,3 +267,19 @@ def test_whitening_refuses_what_it_cannot_measure():
         e2cm.fit_whitened(stages, [(x, y)], num_classes=5)
     with pytest.raises(ValueError, match="training mode"):
         e2cm.fit_whitened(grid_stages().train(), [(x, y)], num_classes=4)
+
+
+def _half(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    x, y = (part[rank * 100 : 100 + rank * 140] for part in labelled())  # 100 images here, 140 there
+    torch.save(e2cm.fit_whitened(grid_stages(), [(x, y)], num_classes=4, grid=2).exits.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_whiten_as_one(tmp_path):
+    torch.multiprocessing.start_processes(_half, (str(tmp_path),), nprocs=2, start_method="fork")
+    alone = e2cm.fit_whitened(grid_stages(), [labelled()], num_classes=4, grid=2).exits.state_dict()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, value in alone.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
