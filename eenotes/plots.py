@@ -27,9 +27,10 @@ METHODS = {
     "entropy": (GREEN, "D"),
     "patience": (ORANGE, "s"),
     "E²CM": (RED, "o"),
+    "E²CM, whitened": (PURPLE, "X"),  # chapter 6's whitened class means
     "SDN": (BLUE, "^"),
     "BranchyNet": (GREEN, "D"),
-    "E²CM + SDN": (PURPLE, "P"),
+    "E²CM + SDN": ("#8C6D1F", "P"),
     # chapter 3
     "unpruned": (GREY, "s"),
     "together": (BLUE, "^"),

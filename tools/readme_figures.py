@@ -21,7 +21,7 @@ from PIL import Image
 FIGURES = {
     "class-means": ("02-e2cm", "cell-08", "The deeper the layer, the better the averages of the classes can be told apart."),
     # of a recorded study, whatever the scale
-    "accuracy-and-cost": ("02-e2cm", "cell-28", "What a smaller budget costs in accuracy, with three kinds of exits."),
+    "accuracy-and-cost": ("02-e2cm", "cell-28", "What a smaller budget costs in accuracy, with four kinds of exits."),
     "sparsity-difference": ("03-pruning", "cell-19", "Pruned together with the backbone, the exits (E) keep more of their weights."),
 }
 FOLDER = chapters.ROOT / "docs" / "figures"
