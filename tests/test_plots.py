@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from eenotes import plots
-from eenotes.studies import cbt, eeprune
+from eenotes.studies import cbt, e2cm, eeprune
 
 
 def test_show_puts_caption_and_alt_beside_the_picture():
@@ -28,7 +28,7 @@ def test_show_asks_for_both(caption, alt):
 
 CHAPTERS = {
     "1": ["confidence", "entropy", "patience"],
-    "2": ["backbone", "E²CM", "SDN", "BranchyNet", "E²CM + SDN"],
+    "2": ["backbone", "E²CM", e2cm.WHITENED, "SDN", "BranchyNet", "E²CM + SDN"],
     "3": ["unpruned", "together", "separately", "separately, all exits' loss", "channels"],
     "4": [*cbt.BUDGET_METHODS, "CBT-ns"],
     "5": [eeprune.NONE, *eeprune.METHODS],
@@ -51,6 +51,7 @@ def test_what_is_one_method_looks_the_same_everywhere():
     looks = plots.METHODS
     assert looks["confidence"] == looks["one per exit"] == looks["early exits"], "softmax confidence, a threshold per exit"
     assert looks["E²CM"] == looks["class mean"], "the exits of chapters 2 and 6"
+    assert looks[e2cm.WHITENED] == looks["whitened class mean"]
     assert looks["backbone"] == looks["unpruned"]
 
 
