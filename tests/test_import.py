@@ -84,7 +84,7 @@ def top(module):
 def test_the_search_finds_imports():
     assert IMPORTS["calibration"] == {"costs", "inference", "rules"}
     assert "data.vision" in IMPORTS
-    assert {"heads", "means", "network", "rules"} == IMPORTS["e2cm"]
+    assert {"detection", "heads", "means", "network", "rules"} == IMPORTS["e2cm"]
 
 
 def test_parts_use_only_the_parts_before_them():
