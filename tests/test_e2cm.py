@@ -238,7 +238,7 @@ def test_with_all_shrinkage_the_nearest_mean_wins():
 
 
 def test_whitening_is_blind_to_the_scale_of_a_feature():
-    """Scaling a feature by 100 changes E²CM's distances, and whitened ones not at all."""
+    """Scaling one of two features by 100 changes nothing."""
     torch.manual_seed(0)
     x, y = torch.randn(200, 2) + torch.tensor([[0.0, 0.0], [1.0, 0.0]]).repeat(100, 1), torch.arange(200) % 2
     scale = nn.Linear(2, 2, bias=False)
