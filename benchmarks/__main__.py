@@ -4,7 +4,7 @@
     python -m benchmarks --check    and exit with 1 if a goal is missed
 
 Weights and images are random: the arithmetic does not depend on them, only on which images leave where, and that is set by
-thresholds chosen so that the relative cost comes near a target.  What is compared alternates, and medians count.
+thresholds chosen so that the relative cost comes near a target.  What is compared is measured side by side, and medians count.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from eenotes.models import CifarResNet
 from eenotes.studies.early_exits import median_seconds
 
 COSTS = (0.3, 0.5, 0.7)
-BATCH_SIZES = (1, 64, 256)
-STREAM = 2048  # images: survivors that still wait at the end of a stream run in small batches, which only a short stream notices
+# Batch size → images of a stream.  Survivors that still wait at its end run in small batches, which only a short stream notices.
+STREAMS = {1: 64, 64: 4096, 256: 2048}
 # An exit after every block of ResNet-20 but the last, after every third of ResNet-56.
 DEPTHS = {20: 1, 56: 3}
 GOALS = {"engine": 0.9, "class means": 1.15, "token means": 1.2, "import": 1.5}
@@ -63,7 +63,7 @@ def speed_up(depth: int, every: int, *, rounds: int) -> pd.DataFrame:
     net = EarlyExitNetwork(stages, linear_exits(stages, x[:2], num_classes=10)).eval()
     logits, costs = collect(net, [(part, torch.zeros(len(part))) for part in x.split(256)])[0], count_macs(net, x[:1])
     rules = [rule_at_cost(logits, costs, target) for target in COSTS]
-    tables = [_at_batch_size(backbone, net, x, rules, costs, size=size, rounds=rounds) for size in BATCH_SIZES]
+    tables = [_at_batch_size(backbone, net, x, rules, costs, size=size, rounds=rounds) for size in STREAMS]
     return pd.concat(tables)
 
 
@@ -71,23 +71,44 @@ def speed_up(depth: int, every: int, *, rounds: int) -> pd.DataFrame:
 def _at_batch_size(
     backbone: CifarResNet, net: EarlyExitNetwork, x: Tensor, rules: list[Confidence], costs: Costs, *, size: int, rounds: int
 ) -> pd.DataFrame:
-    """Everything that is compared, in turns, in the memory format in which the backbone is the faster."""
-    batches = [x.roll(i * size, 0)[:size] for i in range(STREAM // size if size > 1 else 64)]
+    """Medians over the rounds, in the memory format in which the backbone is the faster."""
+    batches = [x.roll(i * size, 0)[:size] for i in range(STREAMS[size] // size)]
     backbone, net, batches = _in_the_faster_format(backbone, net, batches)
-    notes: list[Costs] = []
-    statements = {"backbone": lambda: [backbone(batch) for batch in batches], "stages": lambda: notes.append(stage_seconds(net, batches))}
-    for i, rule in enumerate(rules):
-        statements["alone", i] = lambda rule=rule: [predict(net, batch, rule) for batch in batches]
-        statements["stream", i] = lambda rule=rule: predict_stream(net, batches, rule, batch_size=size)
-    seconds, rows = median_seconds(statements, rounds=rounds, repeats=1), []
-    stages, exits = (torch.tensor([getattr(note, part) for note in notes]).median(0).values.tolist() for part in ("stages", "exits"))
-    for i, rule in enumerate(rules):
-        exit_index = predict_stream(net, batches, rule, batch_size=size).exit_index
-        by_time, by_macs = (kind.relative_cost(exit_index).mean().item() for kind in (Costs(stages, exits), costs))
-        alone, stream = (seconds["backbone"] / seconds[way, i] for way in ("alone", "stream"))
-        rows.append({"batch": size, "relative cost": by_macs, "speed-up": alone, "rebatched": stream, "(a)": alone * by_time,
-                     "(a) rebatched": stream * by_time, "(b)": alone * by_macs, "(b) rebatched": stream * by_macs})  # fmt: skip
+    exits = [predict_stream(net, batches, rule, batch_size=size).exit_index for rule in rules]
+    measured = pd.concat(_round(backbone, net, batches, rules, exits, size=size) for _ in range(rounds + 1))
+    table = measured.groupby("rule").apply(lambda rows: rows.iloc[1:].median(), include_groups=False)  # the first round warms up
+    by_macs = [costs.relative_cost(exit_index).mean().item() for exit_index in exits]
+    table.insert(0, "relative cost", by_macs)
+    table.insert(0, "batch", size)
+    return table.assign(**{"(b)": table["speed-up"] * by_macs, "(b) rebatched": table["rebatched"] * by_macs})
+
+
+def _round(
+    backbone: CifarResNet, net: EarlyExitNetwork, batches: list[Tensor], rules: list[Confidence], exits: list[Tensor], *, size: int
+) -> pd.DataFrame:
+    """Ratios of what is measured side by side: each rule stands between two measurements of the stages, and what it takes is compared
+    with their mean, because the pace of a machine changes within seconds.
+
+    The speed-up that the stages promise is the backbone's time over what they take for the samples that reach them; divided into
+    the one measured, the backbone's time cancels.
+    """
+    everything, rows = _seconds(lambda: [backbone(batch) for batch in batches]), []
+    before = stage_seconds(net, batches)
+    for i, (rule, exit_index) in enumerate(zip(rules, exits, strict=True)):
+        alone = _seconds(lambda rule=rule: [predict(net, batch, rule) for batch in batches])
+        stream = _seconds(lambda rule=rule: predict_stream(net, batches, rule, batch_size=size))
+        after = stage_seconds(net, batches)
+        promised = sum(kind.backbone * kind.relative_cost(exit_index).mean().item() for kind in (before, after)) / 2
+        rows.append({"rule": i, "speed-up": everything / alone, "rebatched": everything / stream,
+                     "(a)": promised / alone, "(a) rebatched": promised / stream})  # fmt: skip
+        before = after
     return pd.DataFrame(rows)
+
+
+def _seconds(statement: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    statement()
+    return time.perf_counter() - start
 
 
 def stage_seconds(net: EarlyExitNetwork, batches: list[Tensor]) -> Costs:
