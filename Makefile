@@ -19,7 +19,7 @@ help:
 	@echo 'make study N=2                       the many-seed study behind a chapter (hours; resumes where it stopped)'
 	@echo 'make student                         notebooks for a course, with and without solutions: _build/teaching'
 	@echo 'make slides [SCALE=reduced]          a deck of slides per chapter: _build/slides'
-	@echo 'make bench                           the speed claims, as ratios measured in one run'
+	@echo 'make bench                           the speed claims, as ratios measured in one run (20 minutes)'
 	@echo 'make lint | unit | browser           one part of make test'
 	@echo 'make test-oldest                     the unit tests with the oldest versions allowed, in .venv-oldest'
 	@echo 'make pins                            write the versions in .venv to constraints.txt'

@@ -54,6 +54,18 @@ def test_stage_seconds_count_every_batch(monkeypatch):
     assert measured.stages == (3.0, 9.0) and measured.exits == (0.75,)
 
 
+def test_a_ratio_follows_the_pace_of_the_machine(monkeypatch):
+    """By a clock of which every tick is longer than the one before: a statement of one tick between two references of one tick."""
+    now, tick = [0.0], [0.0]
+    monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: now[0])
+
+    def work():
+        tick[0] += 1
+        now[0] += tick[0]
+
+    assert benchmarks._ratio(work, work, rounds=3) == 1.0  # 2 / ((1 + 3) / 2), 4 / ((3 + 5) / 2), ...
+
+
 def test_class_mean_fitting_gives_ratios():
     ratios = benchmarks.class_mean_fitting(8, rounds=1, images=40, size=20)
     assert set(ratios) == {"rms", "mean"} and all(0 < ratio < 100 for ratio in ratios.values())
