@@ -272,12 +272,6 @@ def test_a_network_in_which_nothing_stops_is_the_plain_one(conv):
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("stop", [torch.tensor(0.9), torch.full((3,), 0.9), torch.full((2, 1), 0.9)])
-def test_masked_training_needs_one_threshold_per_image(conv, stop):
-    with pytest.raises(ValueError, match=r"one number per image, shape \(2,\), got"):
-        conv(images(), stop=stop)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_masked_training_in_half_precision_stays_finite(dtype):
     """Also where whole regions are finished, and their fillings have nothing to be filled from."""

@@ -153,14 +153,9 @@ class SegmentationNetwork(EarlyExitNetwork):
             x: ``(B, 3, H, W)``.
             stop: ``(B,)``: places of which an exit is surer than this are finished, and what comes after sees them filled in.  The later
                 exits' logits say nothing there; `unfinished` tells which places these are.  At 1 nothing finishes.
-
-        Raises:
-            ValueError: if ``stop`` does not hold one number per image.
         """
         if stop is None:
             return super().forward(x)
-        if stop.shape != (len(x),):
-            raise ValueError(f"stop must hold one number per image, shape ({len(x)},), got {tuple(stop.shape)}")
         features = self.stages[0](x)
         logits = [self.parts(0)[1](features)]
         for j in range(1, self.num_exits):
