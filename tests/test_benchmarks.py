@@ -35,8 +35,9 @@ def test_speed_up_is_measured_over_what_stages_and_macs_promise(monkeypatch):
     assert (table["(a)"] > 0).all() and (table["(a) rebatched"] < 10).all()
 
 
-def test_stage_seconds_count_every_batch(monkeypatch):
-    """By a clock that only the modules move: one second, three, and a quarter for the exit test, on each of three batches."""
+@pytest.fixture
+def takes(monkeypatch):
+    """Modules that take so many seconds a batch, by a clock that only they move."""
     now = [0.0]
     monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: now[0])
 
@@ -49,9 +50,25 @@ def test_stage_seconds_count_every_batch(monkeypatch):
             now[0] += self.seconds
             return x
 
-    net = EarlyExitNetwork([Takes(1.0), Takes(3.0)], [Takes(0.25)])
+    return Takes
+
+
+def test_stage_seconds_count_every_batch(takes):
+    """One second, three, and a quarter for the exit test, on each of three batches."""
+    net = EarlyExitNetwork([takes(1.0), takes(3.0)], [takes(0.25)])
     measured = benchmarks.stage_seconds(net, [torch.zeros(1, 2)] * 3)
     assert measured.stages == (3.0, 9.0) and measured.exits == (0.75,)
+
+
+def test_a_round_by_hand(takes):
+    """Of two samples in a batch one leaves, but here half a batch takes as long as a whole one; survivors of two batches share one."""
+    net = EarlyExitNetwork([takes(1.0), takes(3.0)], [takes(0.25)]).eval()
+    batches, exits = [torch.tensor([[5.0, 0.0], [0.0, 0.0]])] * 2, [torch.tensor([0, 1, 0, 1])]
+    row = benchmarks._round(takes(4.0), net, batches, [Confidence(0.9)], exits, size=2).iloc[0]
+    assert row["speed-up"] == pytest.approx(8 / 8.5)  # 2 · (1 + .25 + 3)
+    assert row["rebatched"] == pytest.approx(8 / 5.5)  # 2 · (1 + .25) + 3
+    assert row["(a)"] == pytest.approx(5.5 / 8.5)  # promised: 1.25 for all, 3 for half of them
+    assert row["(a) rebatched"] == pytest.approx(1.0)
 
 
 def test_a_ratio_follows_the_pace_of_the_machine(monkeypatch):
