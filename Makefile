@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(call check-python,$(PYTHON))
 	@test -x $(PY) || { echo 'Creating $(VENV)'; $(PYTHON) -m venv $(VENV); }
 	@echo 'Installing into $(VENV): minutes the first time, PyTorch is large'
-	@$(PY) -m pip install -qq -c $(PINS) -e '.[book,test]'
+	@$(PY) -m pip install -qq -c $(PINS) -e '.[test]'
 	@$(PY) -m ipykernel install --sys-prefix --name eenotes --display-name eenotes > $(VENV)/kernel.log 2>&1 \
 		|| { cat $(VENV)/kernel.log; exit 1; }
 	@touch $@
@@ -62,6 +62,9 @@ test: $(READY)
 lint: $(READY)
 	@echo '== lint'
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --exclude '*.ipynb' .
+	@$(PY) -m ruff check --line-length 88 --select E501 book/*.ipynb
+	@$(VENV)/bin/lint-imports
 
 unit: $(READY)
 	@echo '== unit tests'
@@ -82,7 +85,7 @@ chapter: $(READY)
 
 study: $(READY)
 	@test -n '$(N)' || { echo 'Which study? For example: make study N=2' >&2; exit 2; }
-	@EENOTES_CACHE=$(CURDIR)/_build/cache $(PY) -m eenotes.studies $(N)
+	@EENOTES_CACHE=$(CURDIR)/_build/cache EENOTES_STEPS=$(CURDIR)/book/steps $(PY) -m eenotes_book study $(N)
 
 student: $(READY)
 	@$(PY) tools/teaching.py student
@@ -97,12 +100,12 @@ bench: $(READY)
 
 test-oldest: $(OLDEST)/.ready
 	@EENOTES_SCALE=tiny $(OLDEST)/bin/python -m pytest -q -m 'not executed and not browser' -p no:cacheprovider \
-		--ignore=tests/test_book.py --ignore=tests/test_pages.py --ignore=tests/test_teaching.py --ignore=tests/test_colab.py --ignore=tests/test_repository.py
+		--ignore=tests/site
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	@$(call check-python,$(PYTHON))
 	@rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
-	@$(OLDEST)/bin/python -m pip install -qq -c constraints-oldest.txt -e '.[lm,pruning]' 'pytest>=8' 'hypothesis>=6.100'
+	@$(OLDEST)/bin/python -m pip install -qq -c constraints-oldest.txt -e '.[chapters]' 'pytest>=8' 'hypothesis>=6.100'
 	@touch $@
 
 pins: $(READY)

@@ -1,7 +1,9 @@
 """Early exit neural networks: the package behind the book *Early Exit Notes*.
 
-The seven words of the book are seven modules: ``network``, ``heads``, ``rules``, ``inference``, ``costs``, ``means`` and
-``calibration``.  Each name below is imported from its module when it is first used, so ``import eenotes`` stays cheap.
+The parts are modules of their own: ``network`` and ``cutting`` (a backbone as stages), ``exits``,
+``rules``, ``inference``, ``streaming``, ``costs``, ``class_statistics`` and ``thresholds``.  What
+is built from them lies in ``methods``, ``baselines`` and ``language``.  Each name below is imported
+from its module when it is first used, so ``import eenotes`` stays cheap.
 """
 
 from importlib import import_module
@@ -10,32 +12,34 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
-    "split": "network",
-    "cut_points": "network",
+    "split": "cutting",
+    "cut_points": "cutting",
     "EarlyExitNetwork": "network",
-    "LinearExit": "heads",
-    "ClassMeanExit": "heads",
-    "linear_exits": "heads",
+    "LinearExit": "exits",
+    "ClassMeanExit": "exits",
+    "linear_exits": "exits",
     "Confidence": "rules",
     "Entropy": "rules",
     "Patience": "rules",
     "PerClass": "rules",
     "predict": "inference",
-    "predict_stream": "inference",
+    "predict_stream": "streaming",
     "simulate": "inference",
     "collect": "inference",
-    "ClassMeans": "means",
+    "ClassMeans": "class_statistics",
     "count_macs": "costs",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from eenotes.class_statistics import ClassMeans
     from eenotes.costs import count_macs
-    from eenotes.heads import ClassMeanExit, LinearExit, linear_exits
-    from eenotes.inference import collect, predict, predict_stream, simulate
-    from eenotes.means import ClassMeans
-    from eenotes.network import EarlyExitNetwork, cut_points, split
+    from eenotes.cutting import cut_points, split
+    from eenotes.exits import ClassMeanExit, LinearExit, linear_exits
+    from eenotes.inference import collect, predict, simulate
+    from eenotes.network import EarlyExitNetwork
     from eenotes.rules import Confidence, Entropy, Patience, PerClass
+    from eenotes.streaming import predict_stream
 
 
 def __getattr__(name: str):

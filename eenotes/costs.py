@@ -1,4 +1,6 @@
-"""Pays: multiply-accumulate operations (MACs) per stage and per exit test, from PyTorch's own counter."""
+"""Pays: multiply-accumulate operations (MACs) per stage and per exit test, from PyTorch's own
+counter.
+"""
 
 import math
 from collections.abc import Iterator
@@ -22,8 +24,9 @@ class Costs:
         exits: J-1 numbers, one per exit test.
 
     Raises:
-        ValueError: another number of exit tests than stages that have one, or a negative number.  In `backbone` and what is relative to
-            it: stages that together cost nothing.  In `relative_cost` and `overhead`: exit indices that are no whole numbers in 0..J-1.
+        ValueError: another number of exit tests than stages that have one, or a negative number.
+            In `backbone` and what is relative to it: stages that together cost nothing.  In
+            `relative_cost` and `overhead`: exit indices that are no whole numbers in 0..J-1.
     """
 
     stages: tuple[int, ...]
@@ -31,9 +34,13 @@ class Costs:
 
     def __post_init__(self):
         if len(self.exits) != len(self.stages) - 1:
-            raise ValueError(f"{len(self.stages)} stages have {len(self.stages) - 1} exit tests between them, got {len(self.exits)}")
+            raise ValueError(
+                f"{len(self.stages)} stages have {len(self.stages) - 1} exit tests between them, got {len(self.exits)}"
+            )
         if not all(0 <= macs < math.inf for macs in (*self.stages, *self.exits)):
-            raise ValueError(f"costs must be finite and not negative, got {self.stages} and {self.exits}")
+            raise ValueError(
+                f"costs must be finite and not negative, got {self.stages} and {self.exits}"
+            )
 
     @property
     def backbone(self) -> int:
@@ -44,11 +51,15 @@ class Costs:
 
     @property
     def cumulative(self) -> Tensor:
-        """``(J,)`` MACs of a sample that leaves at exit j (1.3): all stages and all exit tests up to there."""
+        """``(J,)`` MACs of a sample that leaves at exit j (1.3): all stages and all exit tests up
+        to there.
+        """
         return self._up_to(self.stages) + self._up_to((*self.exits, 0))
 
     def relative_cost(self, exit_index: Tensor) -> Tensor:
-        """``(N,)`` exit indices → ``(N,)`` costs of stages and exit tests (1.3); 1.0 is the backbone without exits."""
+        """``(N,)`` exit indices → ``(N,)`` costs of stages and exit tests (1.3); 1.0 is the
+        backbone without exits.
+        """
         return self._at(self.cumulative, exit_index)
 
     def overhead(self, exit_index: Tensor) -> Tensor:
@@ -57,8 +68,13 @@ class Costs:
 
     def _at(self, macs: Tensor, exit_index: Tensor) -> Tensor:
         whole = not (exit_index.is_floating_point() or exit_index.dtype == torch.bool)
-        if not whole or (len(exit_index) and not 0 <= int(exit_index.min()) <= int(exit_index.max()) < len(self.stages)):
-            raise ValueError(f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, got {exit_index.dtype} {exit_index}")
+        if not whole or (
+            len(exit_index)
+            and not 0 <= int(exit_index.min()) <= int(exit_index.max()) < len(self.stages)
+        ):
+            raise ValueError(
+                f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, got {exit_index.dtype} {exit_index}"
+            )
         return (macs / self.backbone).to(exit_index.device)[exit_index.long()]
 
     @staticmethod
@@ -68,10 +84,11 @@ class Costs:
 
 @torch.no_grad()
 def count_macs(net: EarlyExitNetwork, x: Tensor) -> Costs:
-    """Count each stage and each exit test on a sample batch ``x`` ``(B, ...)``; the result is for one sample.
+    """Count each stage and each exit test on a sample batch ``x`` ``(B, ...)``; the result is for
+    one sample.
 
-    Only matrix products and convolutions are seen (as everywhere in the literature): additions, normalisation and activations count as
-    nothing.
+    Only matrix products and convolutions are seen (as everywhere in the literature): additions,
+    normalisation and activations count as nothing.
 
     Raises:
         ValueError: an empty batch.
@@ -98,8 +115,9 @@ def _count(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 def _visible_attention() -> Iterator[None]:
     """Attention as two plain matrix products.
 
-    The counter does not see into the fast path of `torch.nn.MultiheadAttention`, and before torch 2.15 not into the kernel that a CPU
-    takes for `scaled_dot_product_attention` either: it counted nothing there (pytorch/pytorch#195460).
+    The counter does not see into the fast path of `torch.nn.MultiheadAttention`, and before torch
+    2.15 not into the kernel that a CPU takes for `scaled_dot_product_attention` either: it counted
+    nothing there (pytorch/pytorch#195460).
     """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

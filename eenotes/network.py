@@ -1,29 +1,20 @@
 """Partial computation: a backbone cut into stages, and the network with an exit after each of them."""
 
 import copy
-import difflib
-import math
-import operator
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
 
-# What may hand on its input, or a view of it, instead of a new tensor.
-_VIEWS = {
-    "chunk", "contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "flatten", "getattr", "getitem",
-    "identity", "permute", "reshape", "split", "squeeze", "to", "transpose", "unbind", "unflatten", "unsqueeze", "view",
-}  # fmt: skip
-
 
 class EarlyExitNetwork(nn.Module):
-    """Stages with an exit head after each one but the last; the last stage ends in the backbone's own classifier.
+    """Stages with an exit head after each one but the last; the last stage ends in the backbone's
+    own classifier.
 
     Args:
-        stages: J modules; stage j maps the features of stage j-1, ``(B, ...)``, to its own.  The last one returns logits
-            ``(B, K)``.
+        stages: J modules; stage j maps the features of stage j-1, ``(B, ...)``, to its own.  The
+            last one returns logits ``(B, K)``.
         exits: J-1 heads, each mapping the features of its stage to logits ``(B, K)``.
 
     Raises:
@@ -38,7 +29,8 @@ class EarlyExitNetwork(nn.Module):
                 f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exit heads (the last stage ends in the "
                 f"backbone's own classifier), got {len(self.exits)}"
             )
-        # New heads take the mode of the stages they join; inside a stage all modes stay as they are.
+        # New heads take the mode of the stages they join; inside a stage all modes stay as they
+        # are.
         self.training = self.stages.training = self.stages[0].training
         self.exits.train(self.training)
 
@@ -48,12 +40,16 @@ class EarlyExitNetwork(nn.Module):
         return len(self.stages)
 
     def step(self, j: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Run stage ``j`` (from 0) and its exit test; return the new features ``(B, ...)`` and the logits ``(B, K)``."""
+        """Run stage ``j`` (from 0) and its exit test; return the new features ``(B, ...)`` and the
+        logits ``(B, K)``.
+        """
         features = self.stages[j](features)
         return features, self.exits[j](features) if j < len(self.exits) else features
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The logits ``(B, K)`` of all J exits, first to last, with nothing left out: for training and for calibration."""
+        """The logits ``(B, K)`` of all J exits, first to last, with nothing left out: for training
+        and for calibration.
+        """
         logits = []
         for j in range(self.num_exits):
             x, exit_logits = self.step(j, x)
@@ -68,218 +64,41 @@ class EarlyExitNetwork(nn.Module):
         """An independent copy in the same modes (a stage alone is in training mode after copying)."""
         twin = memo[id(self)] = self.__new__(type(self))
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
-        _put_back([(part, mode) for part, (_, mode) in zip(twin.modules(), _modes(self), strict=True)])
+        put_back(
+            [(part, mode) for part, (_, mode) in zip(twin.modules(), modes_of(self), strict=True)]
+        )
         return twin
 
 
 @contextmanager
 def in_mode(*modules: nn.Module, training: bool = False) -> Iterator[None]:
     """Put modules into one mode, and afterwards every submodule back into the mode it had."""
-    before = _modes(*modules)
+    before = modes_of(*modules)
     for module in modules:
         module.train(training)
     try:
         yield
     finally:
-        _put_back(before)
+        put_back(before)
 
 
 def full_precision(x: Tensor) -> Tensor:
     """Half-precision numbers ``(...)`` in float32; others as they are.
 
-    Whether a sample leaves must not depend on whether its logits were stored in between, which this book does in float32.
+    Whether a sample leaves must not depend on whether its logits were stored in between, which this
+    book does in float32.
     """
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _modes(*modules: nn.Module) -> list[tuple[nn.Module, bool]]:
+def modes_of(*modules: nn.Module) -> list[tuple[nn.Module, bool]]:
     return [(part, part.training) for module in modules for part in module.modules()]
 
 
-def _put_back(modes: list[tuple[nn.Module, bool]]) -> None:
+def put_back(modes: list[tuple[nn.Module, bool]]) -> None:
     for part, mode in modes:
         if isinstance(part, fx.GraphModule):
-            part.train(mode)  # a stage changes its graph there, and takes along parts that it shares with others
+            # a stage changes its graph there, and takes along parts that it shares with others
+            part.train(mode)
     for part, mode in modes:
         part.training = mode
-
-
-def split(backbone: nn.Module, *, at: Sequence[str]) -> nn.ModuleList:
-    """Cut a backbone into stages that compose to exactly the backbone and share its parameters.
-
-    A cut is legal where one single tensor carries everything that comes later; then the batch can shrink there.  The backbone
-    is traced by ``torch.fx`` once in training and once in evaluation mode (what a mode decides is baked into a graph), and is
-    left as it was.
-
-    Args:
-        backbone: any module that ``torch.fx`` can trace.
-        at: names of modules or graph nodes, in the order of execution; a stage ends after each.  ``["layer1", "layer2"]``
-            gives three stages.  `cut_points` lists the legal ones.
-
-    Returns:
-        ``len(at) + 1`` stages; each follows ``train()`` and ``eval()``.
-
-    Raises:
-        TypeError: if the backbone is no module or ``at`` is a bare string.
-        ValueError: if the backbone cannot be traced, or a name is unknown, illegal as a cut, repeated or out of order.
-    """
-    from torchvision.models.feature_extraction import DualGraphModule
-
-    if isinstance(at, str):
-        raise TypeError(f"at={at!r} must be a list of names, for example at=[{at!r}]")
-    at = list(at)
-    if not at:
-        raise ValueError("at=[] leaves one stage and no exit: name at least one place to cut")
-    pieces = {}
-    for training in (True, False):
-        graph, names = _trace(backbone, training=training)
-        legal = _legal(graph, backbone)
-        pieces[training] = _cut(graph, [_resolve(name, graph, names, legal) for name in at], at)
-    before = _modes(backbone)  # a new stage puts what it shares with the backbone into training mode
-    stages = nn.ModuleList(
-        DualGraphModule(backbone, train_graph, eval_graph, class_name="Stage")
-        for train_graph, eval_graph in zip(pieces[True], pieces[False], strict=True)
-    ).train(backbone.training)
-    _put_back(before)
-    return stages
-
-
-def cut_points(backbone: nn.Module) -> list[str]:
-    """Every place where `split` may cut, in the order of execution, each under its shortest name."""
-    names, legal = {}, {}
-    for training in (True, False):
-        graph, names[training] = _trace(backbone, training=training)
-        legal[training] = _legal(graph, backbone)
-    found = [_shortest_name(node, names[False]) for node in legal[False]]
-    # In training more may be needed later, such as the auxiliary logits of GoogLeNet.
-    in_training = set(legal[True])
-    return [name for name in found if in_training.intersection(_nodes(name, names[True])[-1:])]
-
-
-def _trace(backbone: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
-    """The graph in one mode, and the qualified name of each node; the modes of all submodules are put back."""
-    import torchvision
-    from torchvision.models.feature_extraction import NodePathTracer
-
-    if not isinstance(backbone, nn.Module):
-        raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
-    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops))
-    try:
-        with in_mode(backbone, training=training):
-            graph = tracer.trace(backbone)
-    except Exception as error:
-        raise ValueError(
-            f"torch.fx cannot trace {type(backbone).__name__} ({error}); write its stages by hand and give them to "
-            "EarlyExitNetwork"
-        ) from error
-    return graph, dict(tracer.node_to_qualname)
-
-
-def _shortest_name(node: fx.Node, names: dict[fx.Node, str]) -> str:
-    """The shortest module path whose last node this is, else the node's own name."""
-    last = {}
-    for other in names:
-        parts = names[other].split(".")
-        for depth in range(1, len(parts) + 1):
-            last[".".join(parts[:depth])] = other
-    return min((name for name, end in last.items() if end is node), key=len)
-
-
-def _resolve(name: str, graph: fx.Graph, names: dict[fx.Node, str], legal: list[fx.Node]) -> fx.Node:
-    """The last node of the module called ``name``, or the node of that name, if a cut after it is legal."""
-    nodes = _nodes(name, names)
-    if not nodes:
-        prefixes = {".".join(path.split(".")[:depth]) for path in names.values() for depth in range(1, path.count(".") + 2)}
-        near = difflib.get_close_matches(name, sorted(prefixes), n=3, cutoff=0.4)
-        raise ValueError(f"the backbone has no node {name!r}; near it: {near or sorted(prefixes)[:5]}")
-    if nodes[-1] not in legal:
-        order = {node: position for position, node in enumerate(graph.nodes)}
-        near = sorted(legal, key=lambda node: abs(order[node] - order[nodes[-1]]))[:2]
-        near = [_shortest_name(node, names) for node in sorted(near, key=order.__getitem__)]
-        raise ValueError(
-            f"no cut is possible after {name!r}: more than one value (or none that keeps the batch first) is needed later, or "
-            f"the next operation overwrites it in place; the nearest legal places are {near}"
-        )
-    return nodes[-1]
-
-
-def _nodes(name: str, names: dict[fx.Node, str]) -> list[fx.Node]:
-    """The nodes of the module called ``name``, or the one node of that name."""
-    return [node for node, path in names.items() if path == name or path.startswith(name + ".")]
-
-
-def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
-    """The nodes after which exactly one value is still needed, which nothing later overwrites."""
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    # Parameters and buffers do not count: a later stage reads them itself.
-    last_use = {node: max((order[user] for user in node.users), default=-1) for node in graph.nodes if node.op != "get_attr"}
-    legal, live = [], set()
-    for node, position in order.items():
-        live = {other for other in live if last_use[other] > position}
-        if last_use.get(node, -1) > position:
-            live.add(node)
-        only = live == {node} and node.op not in ("placeholder", "output")
-        if only and not any(user.op == "output" or _takes_apart(user) for user in node.users) and not _overwritten(node, backbone):
-            legal.append(node)
-    return legal
-
-
-def _takes_apart(user: fx.Node) -> bool:
-    """Whether an operation takes one item out of its input, which then is a tuple and no batch."""
-    return user.target is operator.getitem and isinstance(user.args[1], int)
-
-
-def _overwritten(node: fx.Node, backbone: nn.Module) -> bool:
-    """Whether a value, or a view of it, is changed in place: the exit head before would see, or keep, the changed values."""
-    return any(
-        _overwrites(user, backbone) or (_operation(user, backbone) in _VIEWS and _overwritten(user, backbone))
-        for user in node.users
-    )
-
-
-def _overwrites(user: fx.Node, backbone: nn.Module) -> bool:
-    if user.op == "call_module":
-        return getattr(backbone.get_submodule(user.target), "inplace", False)
-    # relu_, but neither __dunder__ nor operator.and_; x += y is traced as x + y
-    marked = re.search(r"[^_]_$", _operation(user, backbone)) and getattr(user.target, "__module__", "") != "_operator"
-    return bool(marked or user.kwargs.get("inplace"))
-
-
-def _operation(node: fx.Node, backbone: nn.Module) -> str:
-    """What a node does, in lower case: ``"flatten"`` for the module, the function and the method."""
-    if node.op == "call_module":
-        return type(backbone.get_submodule(node.target)).__name__.lower()
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def _cut(graph: fx.Graph, ends: list[fx.Node], at: list[str]) -> list[fx.Graph]:
-    """One graph per stage; each takes the node at which the one before it ends."""
-    nodes = list(graph.nodes)
-    positions = [nodes.index(end) for end in ends]
-    if positions != sorted(set(positions)):
-        raise ValueError(f"at={at} must name different places in the order of execution")
-    bounds = [0, *(position + 1 for position in positions), len(nodes)]
-    entries = [None, *ends]
-    return [
-        _piece(nodes[start:stop], entry)
-        for start, stop, entry in zip(bounds[:-1], bounds[1:], entries, strict=True)
-    ]
-
-
-def _piece(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
-    piece, copies = fx.Graph(), {}
-
-    def copy(node: fx.Node) -> fx.Node:
-        if node not in copies:  # a parameter that an earlier stage read first: read it here again
-            copies[node] = piece.node_copy(node, copy)
-        return copies[node]
-
-    if entry is not None:
-        copies[entry] = piece.placeholder("features")
-    for node in nodes:
-        if node.op == "output":
-            piece.output(fx.node.map_arg(node.args[0], copy))
-            return piece
-        copy(node)
-    piece.output(copies[nodes[-1]])
-    return piece

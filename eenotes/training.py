@@ -1,9 +1,7 @@
-"""One training loop for every network of the book, on `accelerate`: resumable, with progress bars and safe checkpoints."""
+"""One training loop for every network of the book, on `accelerate`: resumable, with progress bars
+and safe checkpoints.
+"""
 
-import hashlib
-import json
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -13,21 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eenotes.checkpoints import resume, save_run, shape_hash
+
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 
+
 sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
 adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
-
-
-class CheckpointWarning(UserWarning):
-    """A checkpoint was damaged or belongs to another run, and is not used."""
 
 
 @cache
 def accelerator():
     """The process's one `accelerate.Accelerator`; the precision follows from the device.
 
-    bfloat16 where the hardware multiplies it (a T4 only emulates it, slowly), float16 on other CUDA devices, float32 elsewhere.
+    bfloat16 where the hardware multiplies it (a T4 only emulates it, slowly), float16 on other CUDA
+    devices, float32 elsewhere.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
 
@@ -49,14 +49,18 @@ def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tenso
 
 
 def joint_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over all exits of an early exit network (BranchyNet with equal weights); labels ``(B,)``."""
+    """Cross-entropy averaged over all exits of an early exit network (BranchyNet with equal
+    weights); labels ``(B,)``.
+    """
     x, y = batch
     losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)]
     return torch.stack(losses).mean()
 
 
 def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over the early exits only, for heads on a frozen backbone (Shallow-Deep Networks); labels ``(B,)``."""
+    """Cross-entropy averaged over the early exits only, for heads on a frozen backbone
+    (Shallow-Deep Networks); labels ``(B,)``.
+    """
     x, y = batch
     losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)[:-1]]
     return torch.stack(losses).mean()
@@ -76,7 +80,8 @@ def fit(
     checkpoint: Path | None = None,
     title: str = "training",
 ) -> list[float]:
-    """Train with a learning rate that warms up over a tenth of the steps and then falls to zero along a cosine.
+    """Train with a learning rate that warms up over a tenth of the steps and then falls to zero
+    along a cosine.
 
     Args:
         model: trained in place; left in evaluation mode, on the accelerator's device.
@@ -85,32 +90,40 @@ def fit(
         epochs: passes over the data.
         batch_size: samples per step and process.
         optimizer: from parameters to an optimizer; its learning rate is the peak.
-        part: the module to train, for example ``net.exits``.  Everything else stays frozen: no gradients, and in evaluation mode, so
-            that batch normalisation keeps its statistics.
+        part: the module to train, for example ``net.exits``.  Everything else stays frozen: no
+            gradients, and in evaluation mode, so that batch normalisation keeps its statistics.
         augment: from the first tensor of a batch and a generator to the tensor to train on.
-        seed: of the order of the samples, of `augment` and of dropout; the generators outside stay as they were.
-        checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes on after its last whole epoch and
-            ends with the same weights; a finished run is only loaded.  A damaged or foreign file is reported by a
-            `CheckpointWarning` and written anew.
+        seed: of the order of the samples, of `augment` and of dropout; the generators outside stay
+            as they were.
+        checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
+            on after its last whole epoch and ends with the same weights; a finished run is only
+            loaded.  A damaged or foreign file is reported by a `CheckpointWarning` and written
+            anew.
         title: of the progress bar.
 
     Returns:
         The mean training loss of each epoch.
 
     Raises:
-        ValueError: no data, fewer than one epoch, a batch size below 1, or a loss that is not finite.
+        ValueError: no data, fewer than one epoch, a batch size below 1, or a loss that is not
+            finite.
     """
     if len(dataset) == 0 or epochs < 1 or batch_size < 1:
-        raise ValueError(f"need data, epochs and a batch size of at least 1, got {len(dataset)}, {epochs}, {batch_size}")
+        raise ValueError(
+            f"need data, epochs and a batch size of at least 1, got {len(dataset)}, {epochs}, {batch_size}"
+        )
     part = model if part is None else part  # a list of exits can be empty
     model.to(accelerator().device)
     optimizer = optimizer([p for p in part.parameters() if p.requires_grad])
     run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset), "loss": _name(loss),
-           "augment": _name(augment), "optimizer": repr(optimizer), "model": _shape_hash(model), "part": _shape_hash(part)}  # fmt: skip
-    history = _resume(checkpoint, run, model, optimizer) if checkpoint else []
+           "augment": _name(augment), "optimizer": repr(optimizer), "model": shape_hash(model), "part": shape_hash(part)}  # fmt: skip
+    history = resume(checkpoint, run, model, optimizer) if checkpoint else []
     if len(history) < epochs:
         loader = DataLoader(dataset, batch_size, shuffle=True)
-        with _own_randomness(seed), _prepared(model, part, optimizer, loader) as (prepared, stepper, batches):
+        with (
+            _own_randomness(seed),
+            _prepared(model, part, optimizer, loader) as (prepared, stepper, batches),
+        ):
             for epoch in _bar(range(len(history), epochs), title, done=len(history), total=epochs):
                 _set_mode(model, part)
                 torch.manual_seed(seed * 10_007 + epoch)
@@ -119,12 +132,22 @@ def fit(
                 total = torch.zeros((), device=accelerator().device)
                 for i, batch in enumerate(_bar(batches, f"epoch {epoch + 1}/{epochs}")):
                     share = schedule((epoch + i / len(batches)) / epochs)
-                    total += _step(prepared, stepper, loss, batch, share=share, augment=augment, generator=generator)
+                    total += _step(
+                        prepared,
+                        stepper,
+                        loss,
+                        batch,
+                        share=share,
+                        augment=augment,
+                        generator=generator,
+                    )
                 if not total.isfinite():
-                    raise ValueError(f"{title}: the loss of epoch {epoch + 1} is not finite; lower the learning rate")
+                    raise ValueError(
+                        f"{title}: the loss of epoch {epoch + 1} is not finite; lower the learning rate"
+                    )
                 history.append(total.item() / len(batches))
                 if checkpoint and accelerator().is_main_process:
-                    _save(checkpoint, run, model, optimizer, history)
+                    save_run(checkpoint, run, model, optimizer, history)
     model.eval()
     return history
 
@@ -136,7 +159,9 @@ def schedule(progress: float) -> float:
     return 0.5 * (1 + torch.cos(torch.tensor((progress - 0.1) / 0.9 * torch.pi)).item())
 
 
-def _step(model, optimizer, loss: Loss, batch, *, share: float, augment, generator: torch.Generator) -> Tensor:
+def _step(
+    model, optimizer, loss: Loss, batch, *, share: float, augment, generator: torch.Generator
+) -> Tensor:
     for group in optimizer.param_groups:
         group["lr"] = share * group.setdefault("peak_lr", group["lr"])
     if augment is not None:
@@ -156,7 +181,9 @@ def _set_mode(model: nn.Module, part: nn.Module) -> None:
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """A run of its own, whatever was drawn before; what comes after it draws the same, trained anew or only loaded."""
+    """A run of its own, whatever was drawn before; what comes after it draws the same, trained anew
+    or only loaded.
+    """
     device = accelerator().device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 10_007)  # accelerate's sampler starts from it
@@ -164,8 +191,12 @@ def _own_randomness(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _prepared(model: nn.Module, part: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> Iterator[tuple]:
-    """What accelerate makes of model, optimizer and loader, with no gradients outside ``part``; undone at the end."""
+def _prepared(
+    model: nn.Module, part: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader
+) -> Iterator[tuple]:
+    """What accelerate makes of model, optimizer and loader, with no gradients outside ``part``;
+    undone at the end.
+    """
     inside = set(map(id, part.parameters()))
     frozen = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
     wrappers = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -192,95 +223,3 @@ def _bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = N
 
 def _name(function: Callable | None) -> str | None:
     return function and getattr(function, "__name__", type(function).__name__)
-
-
-def _shape_hash(model: nn.Module) -> str:
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
-
-
-def _resume(path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Load what an earlier run has finished; return its history, which is empty if there is nothing to use."""
-    if not path.exists():
-        return []
-    try:
-        tensors, found = load_tensors(path)
-        if found.get("run") != run:
-            raise ValueError(f"it belongs to another run: {found.get('run')} instead of {run}")
-        state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        if set(state) != set(model.state_dict()):
-            raise ValueError("its tensors are not those of this model")
-    except ValueError as error:
-        warnings.warn(f"the checkpoint {path} is not used, training starts anew: {error}", CheckpointWarning, stacklevel=3)
-        return []
-    model.load_state_dict(state)
-    _load_optimizer(optimizer, tensors)
-    return list(found["history"])
-
-
-def _save(path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[float]) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items() if value is not None}
-    save_tensors(path, tensors, run=run, history=history)
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], **facts) -> None:
-    """Write tensors of any shape ``(...)`` and JSON facts as one safetensors file: complete under its name, or not there at all."""
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    # clone: safetensors refuses tensors that share memory
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(tensors, partial_file, metadata={"facts": json.dumps(facts)})
-    os.replace(partial_file, path)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote: the tensors, each ``(...)`` as it was, and the facts.
-
-    Raises:
-        ValueError: if the file is damaged or was written by something else.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged or was not written by eenotes ({error}); delete it to build it anew") from error
-
-
-def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
-    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``, saved there; on the CPU.
-
-    Args:
-        path: a ``.safetensors`` file.
-        compute: gives tensors of any shape ``(...)`` by name.
-        facts: what the tensors follow from, as JSON knows it.
-
-    Warns:
-        CheckpointWarning: if the file is damaged or holds other facts; then it is written anew, and no error is raised.
-    """
-    if Path(path).exists():
-        try:
-            tensors, found = load_tensors(path)
-            if found == json.loads(json.dumps(facts)):
-                return tensors
-            raise ValueError(f"it holds {found} instead of {facts}")
-        except ValueError as error:
-            warnings.warn(f"{path} is not used and computed anew: {error}", CheckpointWarning, stacklevel=2)
-    tensors = {name: value.detach().cpu() for name, value in compute().items()}
-    save_tensors(path, tensors, **facts)
-    return tensors

@@ -1,4 +1,6 @@
-"""What several test modules share: a toy network whose logits are a table, and the same hypothesis examples on every run."""
+"""What several test modules share: a toy network whose logits are a table, and the same hypothesis
+examples on every run.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +22,8 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def table_net() -> Callable:
-    """``table_net(logits)``: a network for ``x = rows(N)`` whose exit j gives row i the logits ``logits[j][i]``, exactly.
+    """``table_net(logits)``: a network for ``x = rows(N)`` whose exit j gives row i the logits
+    ``logits[j][i]``, exactly.
 
     ``net.seen[j]`` lists the batch sizes that stage j was called with.
     """
@@ -48,7 +51,10 @@ def table_net() -> Callable:
     def build(logits):
         *early, last = [torch.as_tensor(table, dtype=torch.float32) for table in logits]
         stages = [Stage() for _ in logits]
-        net = EarlyExitNetwork([*stages[:-1], torch.nn.Sequential(stages[-1], Lookup(last))], [Lookup(table) for table in early])
+        net = EarlyExitNetwork(
+            [*stages[:-1], torch.nn.Sequential(stages[-1], Lookup(last))],
+            [Lookup(table) for table in early],
+        )
         net.seen = [stage.seen for stage in stages]
         return net.eval()
 
@@ -71,16 +77,25 @@ def modes() -> Callable:
 
 @pytest.fixture
 def unchanged(modes) -> Callable:
-    """``with unchanged(module): ...`` fails if weights, buffers, gradients wanted or modes differ afterwards."""
+    """``with unchanged(module): ...`` fails if weights, buffers, gradients wanted or modes differ
+    afterwards.
+    """
     import torch
 
     @contextmanager
     def check(module) -> Iterator[None]:
         before = {name: value.clone() for name, value in module.state_dict().items()}
-        wanted, in_mode = {name: p.requires_grad for name, p in module.named_parameters()}, modes(module)
+        wanted, in_mode = (
+            {name: p.requires_grad for name, p in module.named_parameters()},
+            modes(module),
+        )
         yield
         assert set(module.state_dict()) == set(before)
-        changed = [name for name, value in module.state_dict().items() if not torch.equal(value, before[name])]
+        changed = [
+            name
+            for name, value in module.state_dict().items()
+            if not torch.equal(value, before[name])
+        ]
         assert not changed
         assert modes(module) == in_mode
         assert {name: p.requires_grad for name, p in module.named_parameters()} == wanted

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Nothing that this browser does by itself may leave the machine, and no name but this machine's is resolved.
+# Nothing that this browser does by itself may leave the machine, and no name but this machine's is
+# resolved.
 FLAGS = (
     "--disable-gpu",
     "--disable-quic",
@@ -20,7 +21,9 @@ FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """Where the browser is: the environment's CHROMIUM, or the first of the usual names on the path."""
+    """Where the browser is: the environment's CHROMIUM, or the first of the usual names on the
+    path.
+    """
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     return next((found for name in names if name and (found := shutil.which(name))), None)
 

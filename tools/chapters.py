@@ -1,14 +1,15 @@
 """Execute the book's chapters and build its pages.
 
-    python tools/chapters.py run [--scale tiny] [--only 2] [--force]    execute what has changed, through nbmake
-    python tools/chapters.py build [--scale tiny]                       the pages, from the executed copies
-    python tools/chapters.py book [--scale tiny]                        both
-    python tools/chapters.py status [--scale tiny]                      which chapters are up to date
+    python tools/chapters.py run [--scale tiny] [--only 2] [--force]   execute what has changed
+    python tools/chapters.py build [--scale tiny]                      the pages, from the copies
+    python tools/chapters.py book [--scale tiny]                       both
+    python tools/chapters.py status [--scale tiny]                     which chapters are current
 
-A chapter is executed once per state of what it depends on (see `chapter_key`).  What is kept, under `_build/`:
+A chapter is executed, through nbmake, once per state of what it depends on (see `chapter_key`).
+What is kept, under `_build/`:
 
     executed/<scale>/<chapter>.ipynb, .key    the executed copy and what it was made from
-    executed/<scale>/<chapter>.record.json    the record that this execution wrote, for the results page
+    executed/<scale>/<chapter>.record.json    the record that this execution wrote
     executed/<scale>/timings.json             seconds per chapter
     failed/<scale>/<chapter>.ipynb            the last execution that failed, with its traceback
     cache/                                    EENOTES_CACHE: trained networks
@@ -37,13 +38,15 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 CONFIG = ROOT / "_config.yml"
 BUILD = ROOT / "_build"
+RECORDS = BOOK / "eenotes_book" / "records"
 HTML = BUILD / "html"
 SCALES = ("tiny", "reduced", "full")
 KERNEL = "eenotes"
-CELL_TIMEOUT = {"tiny": 600, "reduced": 3 * 3600, "full": 7 * 24 * 3600}  # seconds; a cell that hangs has to end
+# seconds; a cell that hangs has to end
+CELL_TIMEOUT = {"tiny": 600, "reduced": 3 * 3600, "full": 7 * 24 * 3600}
 
 
-# ---------------------------------------------------------------------------------------------------- which chapters
+# --- which chapters
 
 
 def toc_files() -> list[str]:
@@ -62,7 +65,9 @@ def toc_files() -> list[str]:
 
 
 def chapters() -> list[str]:
-    """The executable chapters: the names in the table of contents that are notebooks, such as `02-e2cm`."""
+    """The executable chapters: the names in the table of contents that are notebooks, such as
+    `02-e2cm`.
+    """
     names = [name.removesuffix(".ipynb") for name in toc_files()]
     return [name for name in names if (BOOK / f"{name}.ipynb").is_file()]
 
@@ -73,24 +78,29 @@ def select(wanted: str | None) -> list[str]:
         return chapters()
     for name in chapters():
         number = re.match(r"\d+", name)
-        if wanted.removesuffix(".ipynb") == name or (number and wanted.isdigit() and int(number[0]) == int(wanted)):
+        if wanted.removesuffix(".ipynb") == name or (
+            number and wanted.isdigit() and int(number[0]) == int(wanted)
+        ):
             return [name]
     raise SystemExit(f"no chapter {wanted!r} in book/_toc.yml; there are: {', '.join(chapters())}")
 
 
-# --------------------------------------------------------------------------------------------- what a chapter is made from
+# --- what a chapter is made from
 
 
 def package_files(scale: str) -> list[Path]:
     """The package's code, settings, tables and committed records.
 
-    Left out are the records that the runs themselves write, those of `tiny` and of this scale: otherwise every
-    execution would make itself out of date.
+    Left out are the records that the runs themselves write, those of `tiny` and of this scale:
+    otherwise every execution would make itself out of date.
     """
-    package = ROOT / "eenotes"
-    written_by_runs = {package / "assets" / "results" / name for name in ("tiny", scale)}
-    files = [*package.rglob("*.py"), *(package / "assets").rglob("*")]
-    return sorted(p for p in set(files) if p.is_file() and not written_by_runs & set(p.parents) and is_source(p))
+    written_by_runs = {RECORDS / name for name in ("tiny", scale)}
+    files = [*(ROOT / "eenotes").rglob("*"), *(BOOK / "eenotes_book").rglob("*")]
+    return sorted(
+        p
+        for p in set(files)
+        if p.is_file() and not written_by_runs & set(p.parents) and is_source(p)
+    )
 
 
 def is_source(path: Path) -> bool:
@@ -103,18 +113,24 @@ def data_folder() -> Path:
 
 
 def data_identity(scale: str) -> str:
-    """What data a run at this scale reads: none at `tiny`, the originals if downloading, else the files by name and size."""
+    """What data a run at this scale reads: none at `tiny`, the originals if downloading, else the
+    files by name and size.
+    """
     if scale == "tiny":
         return "embedded"
     if os.environ.get("EENOTES_DOWNLOAD") == "1":
         return "downloaded"
     root = data_folder()
-    listing = sorted(f"{p.relative_to(root)} {p.stat().st_size}" for p in root.rglob("*") if p.is_file())
+    listing = sorted(
+        f"{p.relative_to(root)} {p.stat().st_size}" for p in root.rglob("*") if p.is_file()
+    )
     return hashlib.sha256("\n".join(listing).encode()).hexdigest()
 
 
 def chapter_key(chapter: str, scale: str) -> str:
-    """A hash over everything that an execution depends on: if it is unchanged, so would be the outcome."""
+    """A hash over everything that an execution depends on: if it is unchanged, so would be the
+    outcome.
+    """
     digest = hashlib.sha256()
     for path in [BOOK / f"{chapter}.ipynb", *package_files(scale), ROOT / "constraints.txt"]:
         digest.update(f"{path.relative_to(ROOT)}\0".encode())
@@ -137,23 +153,34 @@ def stamp(chapter: str, scale: str) -> dict:
 
 
 def is_current(chapter: str, scale: str) -> bool:
-    return executed(chapter, scale).is_file() and stamp(chapter, scale).get("key") == chapter_key(chapter, scale)
+    return executed(chapter, scale).is_file() and stamp(chapter, scale).get("key") == chapter_key(
+        chapter, scale
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- executing
+# --- executing
 
 
 def environment(scale: str, results: Path) -> dict[str, str]:
-    """The environment a chapter runs in.  At `tiny` nothing outside this machine can be reached by the usual ways.
+    """The environment a chapter runs in.
+
+    At `tiny` nothing outside this machine can be reached by the usual ways.
 
     Records go to `results`.
     """
     env = dict(os.environ)
-    env.update(EENOTES_SCALE=scale, EENOTES_CACHE=str(BUILD / "cache"), JUPYTER_PREFER_ENV_PATH="1", EENOTES_RESULTS=str(results))
+    env.update(
+        EENOTES_SCALE=scale,
+        EENOTES_CACHE=str(BUILD / "cache"),
+        JUPYTER_PREFER_ENV_PATH="1",
+        EENOTES_RESULTS=str(results),
+    )
     env.pop("MPLBACKEND", None)  # the notebook's own
     if scale == "tiny":
         nowhere = "http://127.0.0.1:9"
-        env.update(dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere))
+        env.update(
+            dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
+        )
         env.update(no_proxy="localhost,127.0.0.1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         for name in ("EENOTES_DATA", "EENOTES_DOWNLOAD"):
             env.pop(name, None)
@@ -163,15 +190,36 @@ def environment(scale: str, results: Path) -> dict[str, str]:
 
 
 def nbmake(notebook: Path, scale: str, results: Path) -> bool:
-    """Execute `notebook` in place, as a pytest test, with its records in `results`; False if a cell failed."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={notebook.parent}"]
-    command += ["-c", os.devnull, "--no-header", "--nbmake", "--overwrite", f"--nbmake-kernel={KERNEL}"]
+    """Execute `notebook` in place, as a pytest test, with its records in `results`; False if a cell
+    failed.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={notebook.parent}",
+    ]
+    command += [
+        "-c",
+        os.devnull,
+        "--no-header",
+        "--nbmake",
+        "--overwrite",
+        f"--nbmake-kernel={KERNEL}",
+    ]
     command += [f"--nbmake-timeout={CELL_TIMEOUT[scale]}", "-v", notebook.name]
-    return subprocess.run(command, cwd=notebook.parent, env=environment(scale, results)).returncode == 0
+    return (
+        subprocess.run(command, cwd=notebook.parent, env=environment(scale, results)).returncode
+        == 0
+    )
 
 
 def put_in_place(made: Path, target: Path) -> None:
-    """Copy a finished file to its place in one step: whoever looks finds the old one or the new one, never half."""
+    """Copy a finished file to its place in one step: whoever looks finds the old one or the new
+    one, never half.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f"{target.name}.{os.getpid()}.new")
     shutil.copyfile(made, new)
@@ -188,13 +236,15 @@ def write_json(path: Path, content: dict) -> None:
 def execute(chapter: str, scale: str) -> bool:
     """Execute one chapter on a copy, and put the copy in place only if every cell ran.
 
-    The copy runs in the system's temporary folder: nbmake passes over whatever has `_build` in its path, and a chapter
-    that needs the repository around it fails here rather than in Colab.
+    The copy runs in the system's temporary folder: nbmake passes over whatever has `_build` in its
+    path, and a chapter that needs the repository around it fails here rather than in Colab.
     """
-    key = chapter_key(chapter, scale)  # taken before: a change made meanwhile makes the result out of date
+    # taken before: a change made meanwhile makes the result out of date
+    key = chapter_key(chapter, scale)
     with tempfile.TemporaryDirectory(prefix=f"eenotes-{scale}-") as folder:
         copy = Path(shutil.copy(BOOK / f"{chapter}.ipynb", folder))
-        # Results of its own: what lies there afterwards is this execution's, and a failed one leaves no record anywhere.
+        # Results of its own: what lies there afterwards is this execution's, and a failed one
+        # leaves no record anywhere.
         results = Path(folder) / "results"
         if records_folder().is_dir():
             shutil.copytree(records_folder(), results, ignore=shutil.ignore_patterns(scale))
@@ -204,25 +254,33 @@ def execute(chapter: str, scale: str) -> bool:
         if not good:
             failed = BUILD / "failed" / scale / copy.name
             put_in_place(copy, failed)
-            print(f"chapter {chapter} · {scale}: FAILED after {seconds} s; its outputs: {failed.relative_to(ROOT)}")
+            print(
+                f"chapter {chapter} · {scale}: FAILED after {seconds} s; its outputs: {failed.relative_to(ROOT)}"
+            )
             return False
         target = executed(chapter, scale)
-        target.with_suffix(".key").unlink(missing_ok=True)  # never a key beside another execution's copy or record
+        # never a key beside another execution's copy or record
+        target.with_suffix(".key").unlink(missing_ok=True)
         put_in_place(copy, target)
         keep_record(results / scale / f"{chapter}.json", chapter, scale)
-        write_json(target.with_suffix(".key"), {"key": key, "seconds": seconds, "finished": int(time.time())})
+        write_json(
+            target.with_suffix(".key"),
+            {"key": key, "seconds": seconds, "finished": int(time.time())},
+        )
     report_stderr(target)
     print(f"chapter {chapter} · {scale}: executed in {seconds} s", flush=True)
     return True
 
 
 def records_folder() -> Path:
-    """Where records lie, as in `eenotes.experiment.results_dir`."""
-    return Path(os.environ.get("EENOTES_RESULTS") or ROOT / "eenotes" / "assets" / "results")
+    """Where records lie, as in `eenotes_book.records.results_folder`."""
+    return Path(os.environ.get("EENOTES_RESULTS") or RECORDS)
 
 
 def keep_record(made: Path, chapter: str, scale: str) -> None:
-    """Keep the record of an execution beside its copy, and where records lie; a chapter that wrote none has none."""
+    """Keep the record of an execution beside its copy, and where records lie; a chapter that wrote
+    none has none.
+    """
     beside = record_of(chapter, scale)
     beside.unlink(missing_ok=True)
     if made.is_file():
@@ -244,12 +302,17 @@ def report_stderr(notebook: Path) -> None:
 
 
 def run(names: list[str], scale: str, *, force: bool = False) -> bool:
-    """Execute what is not up to date.  Goes on after a failure, so that one run shows every broken chapter."""
+    """Execute what is not up to date.
+
+    Goes on after a failure, so that one run shows every broken chapter.
+    """
     good = True
     for position, chapter in enumerate(names, 1):
         if is_current(chapter, scale) and not force:
             seconds = stamp(chapter, scale)["seconds"]
-            print(f"chapter {chapter} · {scale}: unchanged, reusing its execution through nbmake ({seconds} s)")
+            print(
+                f"chapter {chapter} · {scale}: unchanged, reusing its execution through nbmake ({seconds} s)"
+            )
             continue
         print(f"chapter {chapter} · {scale}: executing ({position} of {len(names)}) …", flush=True)
         good &= execute(chapter, scale)
@@ -262,7 +325,7 @@ def write_timings(scale: str) -> None:
     write_json(BUILD / "executed" / scale / "timings.json", timings)
 
 
-# ------------------------------------------------------------------------------------------------------------ building
+# --- building
 
 
 def read_notebook(path: Path) -> dict:
@@ -270,21 +333,28 @@ def read_notebook(path: Path) -> dict:
 
 
 def without_live_widgets(notebook: dict) -> dict:
-    """Drop widget views and their state: without a kernel they are dead, and showing them takes a script from a CDN.
+    """Drop widget views and their state: without a kernel they are dead, and showing them takes a
+    script from a CDN.
 
-    What an output has beside its view stays, such as the page's own slider; a progress bar has nothing and has done its work.
+    What an output has beside its view stays, such as the page's own slider; a progress bar has
+    nothing and has done its work.
     """
     view = "application/vnd.jupyter.widget-view+json"
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         if "outputs" in cell:
-            cell["outputs"] = [out for out in cell["outputs"] if view not in out.get("data", {}) or "text/html" in out["data"]]
+            cell["outputs"] = [
+                out
+                for out in cell["outputs"]
+                if view not in out.get("data", {}) or "text/html" in out["data"]
+            ]
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(view, None)
     return notebook
 
 
-NUMBERED = re.compile(r"(?ms)^\$\$(?:(?!\$\$).)*?\\tag\{(?P<number>\d+\.\d+)\}")  # a displayed equation with a number
+# a displayed equation with a number
+NUMBERED = re.compile(r"(?ms)^\$\$(?:(?!\$\$).)*?\\tag\{(?P<number>\d+\.\d+)\}")
 
 
 def equation_id(number: str) -> str:
@@ -292,7 +362,10 @@ def equation_id(number: str) -> str:
 
 
 def equations() -> dict[str, str]:
-    """The numbered equations of all chapters, in order: "4.2" → where it stands in the built book."""
+    """The numbered equations of all chapters, in order:
+
+    "4.2" → where it stands in the built book.
+    """
     return {
         found["number"]: f"{chapter}.html#{equation_id(found['number'])}"
         for chapter in chapters()
@@ -305,12 +378,20 @@ def equations() -> dict[str, str]:
 def for_the_page(markdown: str) -> str:
     """What Colab and GitHub show well, turned into what the page needs.
 
-    The badge's picture lies on another host: a plain link stays.  A link to an entry of the bibliography
-    (`references.md#ref-<key>`) is written out, because MyST knows the ids of headings only.  A numbered equation can be linked to.
+    The badge's picture lies on another host: a plain link stays.  A link to an entry of the
+    bibliography (`references.md#ref-<key>`) is written out, because MyST knows the ids of headings
+    only.  A numbered equation can be linked to.
     """
     markdown = re.sub(r"\[!\[([^\]]*)\]\(https?://[^)]*badge[^)]*\)\]", r"[\1]", markdown)
-    markdown = NUMBERED.sub(lambda found: f'<div class="place" id="{equation_id(found["number"])}"></div>\n\n{found[0]}', markdown)
-    return re.sub(r"\[([^\]]+)\]\(references\.md#([^)]+)\)", r'<a href="references.html#\2">\1</a>', markdown)
+    markdown = NUMBERED.sub(
+        lambda found: (
+            f'<div class="place" id="{equation_id(found["number"])}"></div>\n\n{found[0]}'
+        ),
+        markdown,
+    )
+    return re.sub(
+        r"\[([^\]]+)\]\(references\.md#([^)]+)\)", r'<a href="references.html#\2">\1</a>', markdown
+    )
 
 
 def page_source(notebook: dict) -> dict:
@@ -322,7 +403,10 @@ def page_source(notebook: dict) -> dict:
 
 
 def claims_of(cell: dict) -> list[str]:
-    """The labels of the claims whose numbers a cell makes: `"metadata": {"claims": ["budgets"]}`, the `where` of a record."""
+    """The labels of the claims whose numbers a cell makes:
+
+    `"metadata": {"claims": ["budgets"]}`, the `where` of a record.
+    """
     return cell["metadata"].get("claims", [])
 
 
@@ -338,26 +422,30 @@ def with_anchors(notebook: dict) -> dict:
         if claims_of(cell):
             ids = [anchor(label) for label in claims_of(cell)]
             source = "\n".join(f'<div class="place" id="{name}"></div>' for name in ids)
-            cells.append({"cell_type": "markdown", "id": ids[0][:64], "metadata": {}, "source": source})
+            cells.append(
+                {"cell_type": "markdown", "id": ids[0][:64], "metadata": {}, "source": source}
+            )
         cells.append(cell)
     return notebook | {"cells": cells}
 
 
 def gathered(chapter: str, scale: str):
-    """What the results page needs to know of a chapter: its claims' places, its records, its seconds."""
+    """What the results page needs to know of a chapter: its claims' places, its records, its
+    seconds.
+    """
     import results
 
-    from eenotes import experiment
+    from eenotes_book import records
 
     notebook = read_notebook(executed(chapter, scale))
     title = re.match(r"# (.+)", "".join(notebook["cells"][0]["source"]))[1]
     labels = [label for cell in notebook["cells"] for label in claims_of(cell)]
-    committed = {name: experiment.load_record(chapter, name) for name in results.RECORDED}
+    committed = {name: records.load(chapter, name) for name in results.RECORDED}
     return results.Chapter(
         chapter,
         title,
         places={label: f"{chapter}.html#{anchor(label)}" for label in labels},
-        fresh=experiment.read_record(record_of(chapter, scale)),
+        fresh=records.read(record_of(chapter, scale)),
         committed={name: record for name, record in committed.items() if record},
         seconds=stamp(chapter, scale).get("seconds"),
     )
@@ -371,18 +459,22 @@ def fill_advice(page: Path, scale: str, found: list) -> None:
 
 
 def assemble(scale: str) -> Path:
-    """`_build/book-src`: the book's own files, with the executed chapters in place of the bare ones; results and equations filled in."""
+    """`_build/book-src`: the book's own files, with the executed chapters in place of the bare
+    ones; results and equations filled in.
+    """
     import reference
     import results
 
     source = BUILD / "book-src"
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(BOOK, source, ignore=shutil.ignore_patterns("*.ipynb", "_build", ".*"))
+    shutil.copytree(BOOK, source, ignore=shutil.ignore_patterns("*.ipynb", "_build", ".*", "eenotes_book", "steps"))
     for chapter in chapters():
         notebook = page_source(read_notebook(executed(chapter, scale)))
         target = source / f"{chapter}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        target.write_text(
+            json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     page = source / "results.md"
     found = [gathered(chapter, scale) for chapter in chapters()]
     filled = results.fill(page.read_text(encoding="utf-8"), scale, found)
@@ -394,10 +486,20 @@ def assemble(scale: str) -> Path:
 
 
 def jupyter_book(source: Path, output: Path) -> bool:
-    """A strict build: a warning or a reference to nothing fails it, and then its messages are shown."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--config", str(CONFIG)]
+    """A strict build: a warning or a reference to nothing fails it, and then its messages are
+    shown.
+    """
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(source),
+        "--config",
+        str(CONFIG),
+    ]
     command += ["--path-output", str(output), "-W", "-n", "--keep-going", "-q"]
-    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode != 0:
         print(done.stdout)
     return done.returncode == 0
@@ -410,7 +512,10 @@ def build(scale: str) -> bool:
     shutil.rmtree(HTML, ignore_errors=True)
     outdated = [name for name in chapters() if not is_current(name, scale)]
     if outdated:
-        print(f"not up to date at scale {scale}: {', '.join(outdated)}; run: make book SCALE={scale}", file=sys.stderr)
+        print(
+            f"not up to date at scale {scale}: {', '.join(outdated)}; run: make book SCALE={scale}",
+            file=sys.stderr,
+        )
         return False
     staging = BUILD / "pages"
     shutil.rmtree(staging, ignore_errors=True)
@@ -418,19 +523,29 @@ def build(scale: str) -> bool:
     if not jupyter_book(assemble(scale), staging):
         print("the strict build failed: see the warnings above", file=sys.stderr)
         return False
-    teaching.publish(staging / "_build" / "html", {name: executed(name, scale) for name in chapters()})
+    teaching.publish(
+        staging / "_build" / "html", {name: executed(name, scale) for name in chapters()}
+    )
     os.replace(staging / "_build" / "html", HTML)
     shutil.rmtree(staging)
-    print(f"\nThe book (scale {scale}, built in {time.monotonic() - start:.0f} s): open {HTML / 'index.html'}")
+    print(
+        f"\nThe book (scale {scale}, built in {time.monotonic() - start:.0f} s): open {HTML / 'index.html'}"
+    )
     return True
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# --- command line
 
 
 def status(names: list[str], scale: str) -> bool:
     for name in names:
-        state = "up to date" if is_current(name, scale) else "out of date" if stamp(name, scale) else "not executed"
+        state = (
+            "up to date"
+            if is_current(name, scale)
+            else "out of date"
+            if stamp(name, scale)
+            else "not executed"
+        )
         print(f"{name:32} {scale:8} {state:12} {stamp(name, scale).get('seconds', ''):>8}")
     return True
 
@@ -447,15 +562,23 @@ def perform(action: str, names: list[str], scale: str, *, force: bool) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=("run", "build", "book", "status"))
-    parser.add_argument("--scale", choices=SCALES, default=os.environ.get("EENOTES_SCALE") or "tiny")
+    parser.add_argument(
+        "--scale", choices=SCALES, default=os.environ.get("EENOTES_SCALE") or "tiny"
+    )
     parser.add_argument("--only", metavar="N", help="one chapter, by number or name")
     parser.add_argument("--force", action="store_true", help="execute even what is up to date")
     options = parser.parse_args(argv)
     if options.scale not in SCALES:  # from the environment, which argparse does not check
         parser.error(f"EENOTES_SCALE={options.scale!r} is none of {', '.join(SCALES)}")
-    return 0 if perform(options.action, select(options.only), options.scale, force=options.force) else 1
+    return (
+        0
+        if perform(options.action, select(options.only), options.scale, force=options.force)
+        else 1
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the records say of a claim, put into a page where it gives advice: `book/which-method.md`.
 
-A comment such as `<!-- evidence 02-e2cm: nowhere behind SDN -->` is replaced by what every run says of the claims whose statement has
-these words: this build's, and the records in the package.  So advice and numbers cannot drift apart unseen, and nobody copies a number.
+A comment such as `<!-- evidence 02-e2cm: nowhere behind SDN -->` is replaced by what every run says
+of the claims whose statement has these words: this build's, and the records in the package.  So
+advice and numbers cannot drift apart unseen, and nobody copies a number.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def fill(template: str, scale: str, chapters: Sequence[results.Chapter]) -> str:
 
 
 def evidence(chapter: results.Chapter, scale: str, words: str) -> list[str]:
-    """A line of HTML per run and claim: the run, what the claim speaks of, our number, the verdict, with a link to its cell."""
+    """A line of HTML per run and claim: the run, what the claim speaks of, our number, the verdict,
+    with a link to its cell.
+    """
     lines = []
     for name, record in results.runs(scale, chapter).items():
         for claim in matching(record, words) if record else []:
@@ -45,7 +48,9 @@ def evidence(chapter: results.Chapter, scale: str, words: str) -> list[str]:
             about = f" {results.text(subject)}:" if subject else ":"
             old = "" if record["current"] else f" {results.OUTDATED}"
             run = results.text(results.run_name(scale, name))
-            lines.append(f"<b>{run}</b>{about} {results.link(place, ours)} {results.verdict(claim['holds'])}{old}")
+            lines.append(
+                f"<b>{run}</b>{about} {results.link(place, ours)} {results.verdict(claim['holds'])}{old}"
+            )
     return lines
 
 

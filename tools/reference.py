@@ -1,10 +1,12 @@
-"""The API pages: which names they have to hold, the package's docstrings as Sphinx's autodoc wants them, and who computes which equation.
+"""The API pages: which names they have to hold, the package's docstrings as Sphinx's autodoc wants
+them, and who computes which equation.
 
-In `_config.yml` this file is an extension of Sphinx.  A docstring is written to be read in an editor: single backticks for a name, `$`
-around mathematics.  Here a name becomes a link to its entry, if it has one, and mathematics a formula.
+In `_config.yml` this file is an extension of Sphinx.  A docstring is written to be read in an
+editor: single backticks for a name, `$` around mathematics.  Here a name becomes a link to its
+entry, if it has one, and mathematics a formula.
 
-A docstring names the equations that its code computes, "(4.2)"; the chapters number them, `\\tag{4.2}`.  The table of equations in
-`book/notation.md` follows from the docstrings.
+A docstring names the equations that its code computes, "(4.2)"; the chapters number them,
+`\\tag{4.2}`.  The table of equations in `book/notation.md` follows from the docstrings.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def modules(*, everything: bool = False) -> dict[str, Path]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if (everything or parts[0] not in NOT_PUBLIC) and not any(part.startswith("_") for part in parts):
+        if (everything or parts[0] not in NOT_PUBLIC) and not any(
+            part.startswith("_") for part in parts
+        ):
             found[".".join(("eenotes", *parts))] = path
     return found
 
@@ -57,13 +61,20 @@ def names(*, everything: bool = False) -> dict[str, Name]:
         for node in public(ast.parse(path.read_text(encoding="utf-8")).body):
             found.append(Name(module, node.name, node))
             if isinstance(node, ast.ClassDef):
-                members = [Name(module, f"{node.name}.{member.name}", member) for member in public(node.body)]
+                members = [
+                    Name(module, f"{node.name}.{member.name}", member)
+                    for member in public(node.body)
+                ]
                 found += [member for member in members if member.docstring]
     return {name.full: name for name in found}
 
 
 def public(body: list[ast.stmt]) -> list[ast.FunctionDef | ast.ClassDef]:
-    return [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
+    return [
+        node
+        for node in body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
 
 
 def resolve(text: str, module: str, known: dict[str, Name] | None = None) -> str | None:
@@ -77,7 +88,7 @@ def resolve(text: str, module: str, known: dict[str, Name] | None = None) -> str
     return endings[0] if len(endings) == 1 else None
 
 
-# ----------------------------------------------------------------------------------------------------------- equations
+# --- equations
 
 
 def numbers(docstring: str) -> list[str]:
@@ -92,17 +103,23 @@ def tags(markdown: str) -> list[str]:
 
 def computed_by(equation: str) -> list[Name]:
     """Whose docstring names an equation.  A class stands for its methods."""
-    found = [name for name in names(everything=True).values() if equation in numbers(name.docstring)]
+    found = [
+        name for name in names(everything=True).values() if equation in numbers(name.docstring)
+    ]
     paths = {name.full for name in found}
     return [name for name in found if name.full.rpartition(".")[0] not in paths]
 
 
 def equation_table(equations: dict[str, str]) -> str:
-    """Markdown: equation → what computes it; `equations` maps a number to the address of the equation."""
+    """Markdown: equation → what computes it; `equations` maps a number to the address of the
+    equation.
+    """
     rows = ["| equation | computed by |", "|---|---|"]
     for number, address in equations.items():
         entries = [entry(name) for name in computed_by(number)]
-        rows.append(f'| <a href="{address}">({number})</a> | {", ".join(entries) or "stated only"} |')
+        rows.append(
+            f'| <a href="{address}">({number})</a> | {", ".join(entries) or "stated only"} |'
+        )
     return "\n".join(rows)
 
 
@@ -123,10 +140,12 @@ def fill(template: str, equations: dict[str, str]) -> str:
     return template.replace(MARKER, equation_table(equations))
 
 
-# ----------------------------------------------------------------------------------------------------------- docstrings
+# --- docstrings
 
 
-MARKUP = re.compile(r"``.+?``|`(?P<name>[^`]+)`|\$\$(?P<display>.+?)\$\$|\$(?P<math>[^$]+)\$", re.DOTALL)
+MARKUP = re.compile(
+    r"``.+?``|`(?P<name>[^`]+)`|\$\$(?P<display>.+?)\$\$|\$(?P<math>[^$]+)\$", re.DOTALL
+)
 
 
 def restructured(docstring: str, module: str) -> str:
@@ -154,9 +173,14 @@ NO_TYPE = "\ue000"  # stands for a colon while napoleon looks
 
 def before_napoleon(app, what: str, name: str, obj, options, lines: list[str]) -> None:
     """For Sphinx: rewrite the docstring of anything in the package."""
-    module = name if what == "module" else next((m for m in modules() if name.startswith(f"{m}.")), "eenotes")
+    module = (
+        name
+        if what == "module"
+        else next((m for m in modules() if name.startswith(f"{m}.")), "eenotes")
+    )
     lines[:] = restructured("\n".join(lines), module).split("\n")
-    if what in ("attribute", "property"):  # whose first word napoleon would take for a type: "J: the exit heads ..."
+    # whose first word napoleon would take for a type: "J: the exit heads ..."
+    if what in ("attribute", "property"):
         lines[:1] = [line.replace(": ", f"{NO_TYPE} ") for line in lines[:1]]
 
 

@@ -1,8 +1,9 @@
-"""The results page: the thesis's claims beside ours, from records, and the seconds that the chapters took.
+"""The results page: the thesis's claims beside ours, from records, and the seconds that the
+chapters took.
 
-`tools/chapters.py` gathers what there is of every chapter (`Chapter`) and puts what `page` makes of it in the place of one line,
-`MARKER`, of `book/results.md`.  A record is `fresh` only if it comes from the very execution that is being published; every other
-one is a committed file of the package.
+`tools/chapters.py` gathers what there is of every chapter (`Chapter`) and puts what `page` makes of
+it in the place of one line, `MARKER`, of `book/results.md`.  A record is `fresh` only if it comes
+from the very execution that is being published; every other one is a committed file of the package.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eenotes.experiment import VERDICTS, with_spread
+from eenotes_book.records import VERDICTS, with_spread
 
 MARKER = "<!-- results -->"
 RECORDED = ("reduced", "full", "study")  # where committed records can be, in the order of the page
@@ -66,23 +67,40 @@ def fill(template: str, scale: str, chapters: Sequence[Chapter]) -> str:
 
 def page(scale: str, chapters: Sequence[Chapter]) -> str:
     """Markdown with tables in HTML: a summary, the seconds, and a section per chapter."""
-    parts = ["## At a glance", summary(scale, chapters), "## Execution times", times(scale, chapters)]
+    parts = [
+        "## At a glance",
+        summary(scale, chapters),
+        "## Execution times",
+        times(scale, chapters),
+    ]
     for chapter in chapters:
-        parts += [f"## Chapter {chapter.number}: [{chapter.title}]({chapter.name}.ipynb)", section(scale, chapter)]
+        parts += [
+            f"## Chapter {chapter.number}: [{chapter.title}]({chapter.name}.ipynb)",
+            section(scale, chapter),
+        ]
     return "\n\n".join(parts)
 
 
-# -------------------------------------------------------------------------------------------------------- which records
+# --- which records
 
 
 def runs(scale: str, chapter: Chapter) -> dict[str, Record | None]:
     """Scale → record, the published execution's first; ``None`` where there is none."""
-    return {scale: chapter.fresh} | {name: chapter.committed.get(name) for name in RECORDED if name != scale}
+    return {scale: chapter.fresh} | {
+        name: chapter.committed.get(name) for name in RECORDED if name != scale
+    }
 
 
 def shown(scale: str, chapters: Sequence[Chapter]) -> list[str]:
     """The runs that get a column: this build's, and every other that some chapter has a record of."""
-    return [scale, *(name for name in RECORDED if name != scale and any(name in chapter.committed for chapter in chapters))]
+    return [
+        scale,
+        *(
+            name
+            for name in RECORDED
+            if name != scale and any(name in chapter.committed for chapter in chapters)
+        ),
+    ]
 
 
 def run_name(scale: str, name: str) -> str:
@@ -95,9 +113,14 @@ def summary(scale: str, chapters: Sequence[Chapter]) -> str:
     names = shown(scale, chapters)
     rows = []
     for chapter in chapters:
-        cells = [cell("chapter", link(f"{chapter.name}.html", f"{chapter.number}. {chapter.title}"))]
+        cells = [
+            cell("chapter", link(f"{chapter.name}.html", f"{chapter.number}. {chapter.title}"))
+        ]
         found = runs(scale, chapter)
-        cells += [cell(run_name(scale, name), counts(found[name]) if found[name] else "no record") for name in names]
+        cells += [
+            cell(run_name(scale, name), counts(found[name]) if found[name] else "no record")
+            for name in names
+        ]
         rows.append(row(cells))
     return table("results-glance", ["chapter", *(run_name(scale, name) for name in names)], [rows])
 
@@ -115,7 +138,9 @@ def times(scale: str, chapters: Sequence[Chapter]) -> str:
     names = [name for name in shown(scale, chapters) if name != "study"]
     rows = []
     for chapter in chapters:
-        cells = [cell("chapter", link(f"{chapter.name}.html", f"{chapter.number}. {chapter.title}"))]
+        cells = [
+            cell("chapter", link(f"{chapter.name}.html", f"{chapter.number}. {chapter.title}"))
+        ]
         for name in names:
             record = runs(scale, chapter)[name]
             seconds = chapter.seconds if name == scale else record and record["seconds"]
@@ -133,7 +158,7 @@ def took(seconds: float | None, record: Record | None) -> str:
     return (f"{seconds:,.0f} s" if seconds >= 1 else "not measured") + old + device
 
 
-# ----------------------------------------------------------------------------------------------------------- one chapter
+# --- one chapter
 
 
 def section(scale: str, chapter: Chapter) -> str:
@@ -144,7 +169,9 @@ def section(scale: str, chapter: Chapter) -> str:
     if found:
         parts += [provenance(scale, found), claims(scale, chapter, found)]
     if missing:
-        which = ", ".join(f"<b>{text(run_name(scale, name))}</b> ({text(WHAT[name])})" for name in missing)
+        which = ", ".join(
+            f"<b>{text(run_name(scale, name))}</b> ({text(WHAT[name])})" for name in missing
+        )
         parts.append(f'<p class="results-missing">No record of this chapter at: {which}.</p>')
     return "\n\n".join(parts)
 
@@ -153,12 +180,20 @@ def provenance(scale: str, found: Mapping[str, Record]) -> str:
     """Where each run's numbers come from."""
     rows = []
     for name, record in found.items():
-        state = "the present code" if record["current"] else f"an earlier state of the code: {OUTDATED}"
+        state = (
+            "the present code" if record["current"] else f"an earlier state of the code: {OUTDATED}"
+        )
         rows.append(
             row(
                 [
                     cell("run", f"<b>{text(run_name(scale, name))}</b>"),
-                    cell("data", "<br>".join(text(f"{data}: {sizes(split)}") for data, split in record["data"].items())),
+                    cell(
+                        "data",
+                        "<br>".join(
+                            text(f"{data}: {sizes(split)}")
+                            for data, split in record["data"].items()
+                        ),
+                    ),
                     cell("seeds", text(seeds(record["seeds"]))),
                     cell("device", text(record["device"])),
                     cell("recorded", text(record["recorded"])),
@@ -173,37 +208,55 @@ def provenance(scale: str, found: Mapping[str, Record]) -> str:
 def unsettled(claim: Mapping[str, Any]) -> str:
     """A remark if other seeds could turn the sign: the spread is larger than the number."""
     number, spread = claim["ours"], claim["spread"]
-    return "smaller than its spread" if spread is not None and not isinstance(number, str) and abs(number) < spread else ""
+    return (
+        "smaller than its spread"
+        if spread is not None and not isinstance(number, str) and abs(number) < spread
+        else ""
+    )
 
 
 def claims(scale: str, chapter: Chapter, found: Mapping[str, Record]) -> str:
-    """Claim by claim: the thesis's number once, and below each other ours of every run that speaks of it."""
+    """Claim by claim: the thesis's number once, and below each other ours of every run that speaks
+    of it.
+    """
     groups = []
     for (_, thesis), entries in grouped(found).items():
         title = entries[0][2]
         rows = []
         for position, (name, claim, statement, measure) in enumerate(entries):
             record = found[name]
-            said = "; ".join(filter(None, ["" if statement == title else statement, measure, unsettled(claim)]))
+            said = "; ".join(
+                filter(None, ["" if statement == title else statement, measure, unsettled(claim)])
+            )
             ours = f"<b>{text(with_spread(claim['ours'], claim['spread']))}</b>"
             place = where(chapter, claim, current=record["current"])
             note = f"<br><small>{text(said)}</small>" if said else ""
             cells = [
-                cell("run", text(run_name(scale, name)) + ("" if record["current"] else f"<br>{OUTDATED}")),
+                cell(
+                    "run",
+                    text(run_name(scale, name)) + ("" if record["current"] else f"<br>{OUTDATED}"),
+                ),
                 cell("ours", link(place, ours) + note),
                 cell("here", verdict(claim["holds"])),
             ]
             if position == 0:
-                cells[:0] = [cell("claim", text(title), span=len(entries)), cell("thesis", text(thesis), span=len(entries))]
+                cells[:0] = [
+                    cell("claim", text(title), span=len(entries)),
+                    cell("thesis", text(thesis), span=len(entries)),
+                ]
             rows.append(row(cells, outdated=not record["current"]))
         groups.append(rows)
     return table("results-claims", ["claim", "thesis", "run", "ours", "here"], groups)
 
 
-def grouped(found: Mapping[str, Record]) -> dict[tuple[str, str], list[tuple[str, Mapping, str, str]]]:
-    """Claims that differ in nothing but numbers belong together, in the order of the first run that has them.
+def grouped(
+    found: Mapping[str, Record],
+) -> dict[tuple[str, str], list[tuple[str, Mapping, str, str]]]:
+    """Claims that differ in nothing but numbers belong together, in the order of the first run that
+    has them.
 
-    A statement may end in what our number is, "...; ours: difference": that part belongs to the run, not to the claim.
+    A statement may end in what our number is, "...; ours: difference": that part belongs to the
+    run, not to the claim.
     """
     groups: dict[tuple[str, str], list[tuple[str, Mapping, str, str]]] = {}
     for name, record in found.items():
@@ -215,7 +268,8 @@ def grouped(found: Mapping[str, Record]) -> dict[tuple[str, str], list[tuple[str
 
 
 def where(chapter: Chapter, claim: Mapping, *, current: bool) -> str:
-    """The address of the cell that makes a claim's number; of the chapter, if an old record names a cell that is no more.
+    """The address of the cell that makes a claim's number; of the chapter, if an old record names a
+    cell that is no more.
 
     Raises:
         ValueError: if the present code names a cell that the chapter does not have.
@@ -231,7 +285,7 @@ def where(chapter: Chapter, claim: Mapping, *, current: bool) -> str:
     return f"{chapter.name}.html"
 
 
-# --------------------------------------------------------------------------------------------------------- words and HTML
+# --- words and HTML
 
 
 OUTDATED = '<span class="results-old">out of date</span>'
@@ -273,7 +327,9 @@ def row(cells: Iterable[str], *, outdated: bool = False) -> str:
 
 
 def table(name: str, head: Sequence[str], groups: Iterable[Sequence[str]]) -> str:
-    """One HTML block without an empty line, which would end it in Markdown; the roles survive a narrow screen's layout."""
+    """One HTML block without an empty line, which would end it in Markdown; the roles survive a
+    narrow screen's layout.
+    """
     titles = "".join(f'<th role="columnheader" scope="col">{text(title)}</th>' for title in head)
     bodies = [f'<tbody role="rowgroup">\n{chr(10).join(rows)}\n</tbody>' for rows in groups]
     lines = [

@@ -23,10 +23,13 @@ def shoot(page, name: str) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     page.goto((chapters.HTML / f"{name}.html").as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")  # solutions, too
+    # solutions, too
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     browser.settle(page)
     window = page.viewport_size
-    page.set_viewport_size({"width": window["width"], "height": page.evaluate("document.documentElement.scrollHeight")})
+    page.set_viewport_size(
+        {"width": window["width"], "height": page.evaluate("document.documentElement.scrollHeight")}
+    )
     browser.settle(page)
     page.screenshot(path=folder / "page.png")
     page.set_viewport_size(window)
@@ -39,10 +42,16 @@ def shoot(page, name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pages", nargs="*", metavar="PAGE", help="names without .html; all pages if none is given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "pages", nargs="*", metavar="PAGE", help="names without .html; all pages if none is given"
+    )
     parser.add_argument("--width", type=int, default=1400, help="of the window, in pixels")
-    parser.add_argument("--dark", action="store_true", help="as a reader who prefers dark mode sees it")
+    parser.add_argument(
+        "--dark", action="store_true", help="as a reader who prefers dark mode sees it"
+    )
     options = parser.parse_args()
     if not (chapters.HTML / "index.html").is_file():
         raise SystemExit("there are no built pages: make book")

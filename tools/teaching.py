@@ -62,7 +62,7 @@ $script</script></body></html>
 """)
 
 
-# ---------------------------------------------------------------------------------------------------------- exercises
+# --- exercises
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,29 @@ def exercises(notebook: dict) -> list[Exercise]:
         if match:
             following = notebook["cells"][number + 1 : number + 2]
             if not following or not is_solution(following[0]):
-                raise ValueError(f"exercise {match[1]}: the next cell is no code cell with the tag 'solution'")
+                raise ValueError(
+                    f"exercise {match[1]}: the next cell is no code cell with the tag 'solution'"
+                )
             hint = _HINT.search(source(cell))
-            found.append(Exercise(int(match[1]), match[2], match[3].strip(), hint[1].strip() if hint else "", number + 1))
+            found.append(
+                Exercise(
+                    int(match[1]),
+                    match[2],
+                    match[3].strip(),
+                    hint[1].strip() if hint else "",
+                    number + 1,
+                )
+            )
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------- copies
+# --- copies
 
 
 def student_copy(notebook: dict) -> dict:
-    """The notebook without what gives the solutions away: their code, what they show, and the badge that opens the original."""
+    """The notebook without what gives the solutions away: their code, what they show, and the badge
+    that opens the original.
+    """
     twin = _without_deck(notebook)
     hints = {exercise.solution: exercise for exercise in exercises(notebook)}
     for number, cell in enumerate(twin["cells"]):
@@ -112,7 +124,12 @@ def student_copy(notebook: dict) -> dict:
             cell["source"] = _your_turn(hints[number])
             cell["metadata"] = {"tags": ["exercise"]}
         elif cell["cell_type"] == "markdown":
-            cell["source"] = re.sub(r"^\[!\[[^\]]*\]\([^)]*badge[^)]*\)\]\([^)]*\)\n+", "", _TOLD.sub("", source(cell)), flags=re.M)
+            cell["source"] = re.sub(
+                r"^\[!\[[^\]]*\]\([^)]*badge[^)]*\)\]\([^)]*\)\n+",
+                "",
+                _TOLD.sub("", source(cell)),
+                flags=re.M,
+            )
     return twin
 
 
@@ -135,7 +152,10 @@ def _without_deck(notebook: dict) -> dict:
 
 def _your_turn(exercise: Exercise) -> str:
     lines = [f"# Your turn: exercise {exercise.number} ({exercise.level})."]
-    lines += [f"# Hint: {line}" if i == 0 else f"# {line}" for i, line in enumerate(exercise.hint.splitlines())]
+    lines += [
+        f"# Hint: {line}" if i == 0 else f"# {line}"
+        for i, line in enumerate(exercise.hint.splitlines())
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -147,12 +167,14 @@ def write_copies(target: Path, kinds: tuple[str, ...] = ("student", "teacher")) 
         shutil.rmtree(target / kind, ignore_errors=True)
         for name in chapters.chapters():
             path = target / kind / f"{name}.ipynb"
-            chapters.write_json(path, make[kind](chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")))
+            chapters.write_json(
+                path, make[kind](chapters.read_notebook(chapters.BOOK / f"{name}.ipynb"))
+            )
             written.append(path)
     return written
 
 
-# -------------------------------------------------------------------------------------------------------------- slides
+# --- slides
 
 
 @dataclass(frozen=True)
@@ -167,7 +189,11 @@ def _markdown() -> MarkdownIt:
         escaped = html.escape(content, quote=False)
         return rf"\[{escaped}\]" if options["display_mode"] else rf"\({escaped}\)"
 
-    parser = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, renderer=math, allow_labels=False)
+    parser = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .use(dollarmath_plugin, renderer=math, allow_labels=False)
+    )
     for rule in ("link_open", "link_close", "image"):  # a deck leads nowhere
         parser.add_render_rule(rule, lambda *_: "")
     return parser
@@ -190,7 +216,9 @@ def slides(notebook: dict) -> list[Slide]:
             except LookupError as missing:
                 if wish.get("optional"):
                     continue
-                raise ValueError(f"cell {number} ({cell.get('id')}), slide {wish.get('title', 'of the title')!r}: {missing}") from None
+                raise ValueError(
+                    f"cell {number} ({cell.get('id')}), slide {wish.get('title', 'of the title')!r}: {missing}"
+                ) from None
             title = wish.get("title") or _heading(source(cell))
             made.append(Slide(MARKDOWN.renderInline(title), body, _notes(notebook, number)))
     return made
@@ -200,7 +228,11 @@ def _body(wish: dict, cell: dict, notebook: dict) -> str:
     text = source(cell)
     parts = []
     if wish.get("points"):
-        parts.append("<ul>" + "".join(f"<li>{MARKDOWN.renderInline(point)}</li>" for point in wish["points"]) + "</ul>")
+        parts.append(
+            "<ul>"
+            + "".join(f"<li>{MARKDOWN.renderInline(point)}</li>" for point in wish["points"])
+            + "</ul>"
+        )
     parts += [MARKDOWN.render(_equation(text, tag)) for tag in wish.get("equations", [])]
     for thing in wish.get("show", []):
         if thing in ("figure", "table", "text"):
@@ -210,7 +242,9 @@ def _body(wish: dict, cell: dict, notebook: dict) -> str:
         elif thing == "exercises":
             parts.append(_exercise_list(notebook))
         else:
-            parts.append(f'<div class="{thing.split()[0].rstrip(":")}">{MARKDOWN.render(_excerpt(text, thing))}</div>')
+            parts.append(
+                f'<div class="{thing.split()[0].rstrip(":")}">{MARKDOWN.render(_excerpt(text, thing))}</div>'
+            )
     return "\n".join(parts)
 
 
@@ -236,7 +270,11 @@ def _excerpt(text: str, thing: str) -> str:
         if found:
             return found[0]
     elif thing.startswith("section: "):
-        found = re.search(rf"^## {re.escape(thing.removeprefix('section: '))}\n+(.*?)(?=^## |\Z)", text, re.S | re.M)
+        found = re.search(
+            rf"^## {re.escape(thing.removeprefix('section: '))}\n+(.*?)(?=^## |\Z)",
+            text,
+            re.S | re.M,
+        )
         if found:
             return found[1]
     else:
@@ -254,11 +292,19 @@ def _equation(text: str, tag: str) -> str:
 def _output(cell: dict, kind: str) -> str:
     """The first figure, table or printed text of an executed cell, as HTML."""
     for output in cell.get("outputs", []):
-        if kind == "text" and output.get("output_type") == "stream" and output.get("name") == "stdout":
+        if (
+            kind == "text"
+            and output.get("output_type") == "stream"
+            and output.get("name") == "stdout"
+        ):
             return f"<pre>{html.escape(''.join(output['text']).strip())}</pre>"
         shown = "".join(output.get("data", {}).get("text/html", ""))
         is_figure = "<figure" in shown
-        if shown and (is_figure if kind == "figure" else "<table" in shown and not is_figure and kind == "table"):
+        if shown and (
+            is_figure
+            if kind == "figure"
+            else "<table" in shown and not is_figure and kind == "table"
+        ):
             return shown if is_figure else f'<div class="wide">{shown}</div>'
     raise LookupError(f"the executed cell has no {kind}")
 
@@ -279,7 +325,9 @@ def _heading(text: str) -> str:
 
 
 def _notes(notebook: dict, number: int) -> str:
-    """The chapter's own text about a slide: its cell's, or for code the text after it, if that makes no slides itself."""
+    """The chapter's own text about a slide: its cell's, or for code the text after it, if that
+    makes no slides itself.
+    """
     cells = notebook["cells"]
     if cells[number]["cell_type"] == "code":
         number += 1
@@ -287,7 +335,9 @@ def _notes(notebook: dict, number: int) -> str:
             return ""
     if number == 0 or cells[number]["cell_type"] != "markdown":
         return ""
-    return MARKDOWN.render(re.sub(r"</?(details|summary)[^>]*>", "\n\n", _TOLD.sub("", source(cells[number]))))
+    return MARKDOWN.render(
+        re.sub(r"</?(details|summary)[^>]*>", "\n\n", _TOLD.sub("", source(cells[number])))
+    )
 
 
 def deck(notebook: dict, *, mathjax: str, chapter: str = "") -> str:
@@ -318,7 +368,9 @@ def deck(notebook: dict, *, mathjax: str, chapter: str = "") -> str:
     )
 
 
-def write_decks(executed: dict[str, Path], target: Path, *, mathjax: str, chapter: str = "") -> None:
+def write_decks(
+    executed: dict[str, Path], target: Path, *, mathjax: str, chapter: str = ""
+) -> None:
     """A deck per executed chapter that names slides: `<target>/02-e2cm.html`.
 
     Args:
@@ -332,7 +384,9 @@ def write_decks(executed: dict[str, Path], target: Path, *, mathjax: str, chapte
     for name, path in executed.items():
         notebook = chapters.read_notebook(path)
         if any(cell["metadata"].get("slides") for cell in notebook["cells"]):
-            (target / f"{name}.html").write_text(deck(notebook, mathjax=mathjax, chapter=chapter.format(name)), encoding="utf-8")
+            (target / f"{name}.html").write_text(
+                deck(notebook, mathjax=mathjax, chapter=chapter.format(name)), encoding="utf-8"
+            )
 
 
 def copy_mathjax(target: Path) -> None:
@@ -341,16 +395,23 @@ def copy_mathjax(target: Path) -> None:
     original = Path(package.origin).parent / "static" / "mathjax"
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(original / "tex-chtml.js", target)
-    shutil.copytree(original / "output" / "chtml" / "fonts" / "woff-v2", target / "output/chtml/fonts/woff-v2", dirs_exist_ok=True)
+    shutil.copytree(
+        original / "output" / "chtml" / "fonts" / "woff-v2",
+        target / "output/chtml/fonts/woff-v2",
+        dirs_exist_ok=True,
+    )
 
 
 def publish(site: Path, executed: dict[str, Path]) -> None:
-    """Put decks and student copies into the built book: `slides/02-e2cm.html`, `student/02-e2cm.ipynb`."""
+    """Put decks and student copies into the built book:
+
+    `slides/02-e2cm.html`, `student/02-e2cm.ipynb`.
+    """
     write_decks(executed, site / "slides", mathjax="../_static/mathjax", chapter="../{}.html")
     write_copies(site, ("student",))
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# --- command line
 
 
 def make_slides(scale: str) -> bool:
@@ -373,9 +434,13 @@ def make_copies() -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("student", "slides"))
-    parser.add_argument("--scale", choices=chapters.SCALES, default=os.environ.get("EENOTES_SCALE") or "tiny")
+    parser.add_argument(
+        "--scale", choices=chapters.SCALES, default=os.environ.get("EENOTES_SCALE") or "tiny"
+    )
     options = parser.parse_args(argv)
     return 0 if (make_copies() if options.what == "student" else make_slides(options.scale)) else 1
 

@@ -1,0 +1,33 @@
+"""``python -m eenotes_book study 5`` runs a study, ``python -m eenotes_book probe 5`` renews a
+probe.
+"""
+
+import argparse
+from importlib import import_module
+
+from eenotes_book import probes
+from eenotes_book.cache import write_json
+from eenotes_book.chapters import FOLDERS
+
+
+def main() -> None:
+    """Read the command line, and say which file was written."""
+    parser = argparse.ArgumentParser(prog="python -m eenotes_book", description=__doc__)
+    parser.add_argument("what", choices=["study", "probe"])
+    parser.add_argument(
+        "number", type=int, choices=range(1, len(FOLDERS) + 1), help="of the chapter"
+    )
+    asked = parser.parse_args()
+    chapter = next(name for name in FOLDERS if int(name[:2]) == asked.number)
+    if asked.what == "probe":
+        print(write_json(probes.path_of(chapter), probes.run(chapter)))
+        return
+    try:
+        study = import_module(f"eenotes_book.{FOLDERS[chapter]}.study").study
+    except ModuleNotFoundError:
+        parser.error(f"chapter {asked.number} has no study")
+    print(study())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Chapter 1's experiment: a network with early exits, what each image meets in it, and what leaving
+saves on the clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from eenotes import training
+from eenotes.costs import Costs
+from eenotes.cutting import split
+from eenotes.exits import linear_exits
+from eenotes.network import EarlyExitNetwork
+from eenotes.rules import Confidence, Entropy, Patience, Rule
+from eenotes.thresholds import draw_thresholds, evaluate, pareto_front, sweep
+from eenotes_book import cache
+from eenotes_book.data import vision
+from eenotes_book.models.resnet import CifarResNet
+from eenotes_book.timing import TARGETS
+
+_TRAINED_BY = (
+    "data",
+    "train",
+    "val",
+    "depth",
+    "width",
+    "exits",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+)
+
+
+def build(
+    data: vision.Vision, s: SimpleNamespace, *, seed: int = 0
+) -> tuple[CifarResNet, EarlyExitNetwork]:
+    """A backbone, and the untrained network made of its stages and a linear exit after each of
+    ``s.exits``; they share parameters.
+    """
+    torch.manual_seed(seed)
+    backbone = CifarResNet(
+        s.depth, num_classes=len(data.classes), in_channels=data.shape[0], width=s.width
+    )
+    stages = split(backbone, at=s.exits)
+    exits = linear_exits(stages, data.train.tensors[0][:2], num_classes=len(data.classes))
+    return backbone, EarlyExitNetwork(stages, exits)
+
+
+def train(
+    net: EarlyExitNetwork, data: vision.Vision, s: SimpleNamespace, *, seed: int = 0
+) -> list[float]:
+    """Train all exits and the backbone together, or load what an earlier run has trained; the loss
+    of each epoch.
+    """
+    return training.fit(
+        net,
+        data.train,
+        loss=training.joint_loss,
+        epochs=s.epochs,
+        batch_size=s.batch_size,
+        optimizer=partial(training.sgd, lr=s.learning_rate),
+        augment=vision.crop_and_flip if data.name == "CIFAR10" else None,
+        seed=seed,
+        checkpoint=cache.network(
+            "early-exits", seed=seed, **{name: getattr(s, name) for name in _TRAINED_BY}
+        ),
+        title=f"{data.name}: {net.num_exits} exits",
+    )
+
+
+def by_margin(logits: Tensor, labels: Tensor, *, groups: int = 10) -> pd.DataFrame:
+    """Accuracy of one classifier, ``(N, K)`` logits, among images sorted by its margin: best minus
+    second-best logit.
+
+    Returns:
+        ``groups`` rows of equal size, most clear-cut first: ``group`` (from 1), ``accuracy``.
+    """
+    best = logits.topk(2, dim=1).values
+    order = (best[:, 0] - best[:, 1]).argsort(descending=True)
+    right = (logits.argmax(1) == labels)[order].double()
+    return pd.DataFrame(
+        {
+            "group": range(1, groups + 1),
+            "accuracy": [part.mean().item() for part in right.tensor_split(groups)],
+        }
+    )
+
+
+def per_exit(logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
+    """Each exit judged on all images, ``(J, N, K)`` logits:
+
+    ``exit`` (from 1), ``accuracy``, ``relative_cost``, ``exit_macs``.
+    """
+    return pd.DataFrame({
+        "exit": range(1, len(logits) + 1),
+        "accuracy": is_right(logits, labels).double().mean(1).tolist(),
+        "relative_cost": (costs.cumulative / costs.backbone).tolist(),
+        "exit_macs": [*costs.exits, 0],
+    })  # fmt: skip
+
+
+def easiest(logits: Tensor, *, count: int) -> Tensor:
+    """The images that leave first as the threshold comes down from 1: the surest at exit 1."""
+    return logits[0].softmax(1).amax(1).argsort(descending=True)[:count]
+
+
+def hardest(logits: Tensor, *, count: int) -> Tensor:
+    """The images that stay longest as the threshold comes down: no early exit is sure of them."""
+    return logits[:-1].softmax(2).amax((0, 2)).argsort()[:count]
+
+
+def overthinking(logits: Tensor, labels: Tensor) -> pd.DataFrame:
+    """What the rest of the network does to the answer of each early exit, in images.
+
+    Returns:
+        One row per early exit: ``exit`` (from 1), ``spoiled`` (right here, wrong at the end),
+            ``repaired`` (wrong here, right at the
+        end).
+    """
+    right = is_right(logits, labels)
+    early, end = right[:-1], right[-1]
+    spoiled, repaired = (early & ~end).sum(1), (~early & end).sum(1)
+    return pd.DataFrame(
+        {"exit": range(1, len(logits)), "spoiled": spoiled.tolist(), "repaired": repaired.tolist()}
+    )
+
+
+def overthought(logits: Tensor, labels: Tensor) -> Tensor:
+    """``(N,)`` bool: right at some early exit, wrong at the end."""
+    right = is_right(logits, labels)
+    return right[:-1].any(0) & ~right[-1]
+
+
+def oracle_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The accuracy of one who knows which exit to trust: right wherever any exit is."""
+    return is_right(logits, labels).any(0).double().mean().item()
+
+
+def falls(logits: Tensor, labels: Tensor, *, count: int) -> pd.DataFrame:
+    """The images whose true class loses most probability between its best early exit and the end.
+
+    Returns:
+        ``row``, ``exit`` (from 1, the best early one), ``before`` and ``after`` (probabilities of
+        the true class), ``answer`` (the last
+        exit's).
+    """
+    of_truth = logits.softmax(2).gather(2, labels.expand(len(logits), -1)[..., None]).squeeze(2)
+    before, exit_index = of_truth[:-1].max(0)
+    rows = (before - of_truth[-1]).argsort(descending=True)[:count]
+    columns = {
+        "row": rows,
+        "exit": exit_index[rows] + 1,
+        "before": before[rows],
+        "after": of_truth[-1][rows],
+    }
+    return pd.DataFrame(
+        {name: values.tolist() for name, values in columns.items()}
+        | {"answer": logits[-1].argmax(1)[rows].tolist()}
+    )
+
+
+def single_threshold(
+    logits: Tensor, labels: Tensor, costs: Costs, *, points: int = 91
+) -> pd.DataFrame:
+    """One confidence threshold for all exits:
+
+    ``threshold``, ``accuracy``, ``relative_cost``, ``left`` per row.
+
+    The thresholds are evenly spaced from 0.1 to 1, and as many quantiles of the confidences
+    besides: those crowd near 1.
+    """
+    grid = torch.linspace(0.1, 1, points, dtype=torch.float64)
+    confidences = logits[:-1].softmax(2).amax(2).flatten().double().cpu().sort().values
+    quantiles = confidences[torch.linspace(0, len(confidences) - 1, points).long()]
+    thresholds = torch.cat([grid, quantiles[quantiles >= 0.1]]).unique().tolist()
+    return pd.DataFrame(
+        [{"threshold": t, **evaluate(logits, labels, Confidence(t), costs)} for t in thresholds]
+    )
+
+
+def rules_at_costs(table: pd.DataFrame, targets: Sequence[float] = TARGETS) -> dict[str, Rule]:
+    """From `single_threshold`: the threshold whose relative cost is nearest to each target, under
+    its name.
+    """
+    thresholds = [
+        table.threshold[(table.relative_cost - target).abs().idxmin()] for target in targets
+    ]
+    return {f"{threshold:.3f}": Confidence(threshold) for threshold in thresholds}
+
+
+def validation_fronts(
+    logits: Tensor, labels: Tensor, costs: Costs, *, thresholds: int, seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """The Pareto front of each rule:
+
+    ``thresholds`` drawn at random, and every exit closed; for patience every patience there is.
+
+    Returns:
+        rule → table with ``rule`` (ready to use), ``accuracy``, ``relative_cost``.
+    """
+    fronts = {}
+    for name, rule, closed in [
+        ("confidence", Confidence(1.0), 1.0),
+        ("entropy", Entropy(0.0), 0.0),
+    ]:
+        drawn = draw_thresholds(logits, rule, count=thresholds, seed=seed)
+        drawn = torch.cat([drawn, torch.full_like(drawn[:1], closed)])
+        table = sweep(logits, labels, rule, costs, thresholds=drawn)
+        fronts[name] = pareto_front(
+            table.assign(rule=[replace(rule, thresholds=t) for t in table.thresholds])
+        )
+    patient = [Patience(patience) for patience in range(1, len(logits))]
+    fronts["patience"] = pareto_front(
+        pd.DataFrame([{"rule": r, **evaluate(logits, labels, r, costs)} for r in patient])
+    )
+    return fronts
+
+
+def on_test(front: pd.DataFrame, logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
+    """The rules of a front, chosen on other images, judged on these."""
+    return pd.DataFrame(
+        [{"rule": rule, **evaluate(logits, labels, rule, costs)} for rule in front["rule"]]
+    )
+
+
+def is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """``(J, N)`` bool: which exit is right on which image."""
+    return logits.argmax(2) == labels

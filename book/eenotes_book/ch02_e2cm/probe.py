@@ -1,0 +1,194 @@
+"""The probe of chapter 2: both halves of the study in miniature, on digits.
+
+With labels: E²CM, whitened E²CM, SDN and BranchyNet on a ResNet-14 of width 4.
+Without labels: two clusterings by small encoders, with class-mean exits.
+Also what the notebook shows on the way: separability, confidences, costs of tests, exercises.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from eenotes.inference import collect
+from eenotes.methods import e2cm
+from eenotes.network import EarlyExitNetwork
+from eenotes.rules import Confidence, Entropy
+from eenotes_book.ch02_e2cm import claims, experiment, unlabelled
+from eenotes_book.data import vision
+
+REVISION = 1  # raise it when the meaning of the experiment changes on purpose
+
+DRAWS, EPOCHS, SEED = 80, 2, 1  # threshold vectors; epochs of SDN without a budget; no default seed
+Numbers = dict[str, Tensor | float | list[float]]
+
+BACKBONE = SimpleNamespace(
+    train=300, val=80, test=120, depth=14, width=4, epochs=6, batch_size=30, learning_rate=0.1
+)
+WITH_DEFAULTS = SimpleNamespace(  # options of `clustering.fit` that are left out here
+    train=400, val=100, test=150, widths=[20, 20, 80, 5], epochs=8, steps=110, distortion=0.1
+)
+WITH_OPTIONS = SimpleNamespace(
+    train=300,
+    val=100,
+    test=150,
+    widths=[20, 20, 80, 5],
+    epochs=8,
+    steps=60,
+    batch_size=100,
+    learning_rate=0.01,
+    refine_rate=0.003,
+    update_interval=5,
+)
+LEADS = (
+    ("one epoch", "E²CM", "BranchyNet"),
+    ("one epoch", "E²CM", "SDN"),
+    ("unlimited", "E²CM + SDN", "SDN"),
+    ("one epoch", experiment.WHITENED, "E²CM"),
+    ("one epoch", experiment.WHITENED, "BranchyNet"),
+    ("one epoch", experiment.WHITENED, "SDN"),
+    ("unlimited", experiment.WHITENED, "SDN"),
+)
+
+
+def probe() -> Numbers:
+    """The numbers of the experiment, by name."""
+    with _Doubles():
+        b = experiment.bench("digits", BACKBONE, seed=SEED)
+        found = _comparison(b) | _networks(b) | _on_the_way(b) | _exercises(b)
+        for title, s in {"clusters": WITH_DEFAULTS, "other clusters": WITH_OPTIONS}.items():
+            c = unlabelled.cluster_bench("digits", s, seed=SEED)
+            found |= {f"{title}: {name}": value for name, value in _clustering(c).items()}
+        return found
+
+
+class _Doubles(TorchFunctionMode):
+    """Whatever asks for float32 gets float64: no rounding, and no bfloat16 on a CPU that has it."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.float:
+            return args[0].double()
+        args = [torch.float64 if value is torch.float32 else value for value in args]
+        if kwargs and kwargs.get("dtype") is torch.float32:
+            kwargs = kwargs | {"dtype": torch.float64}
+        return function(*args, **(kwargs or {}))
+
+
+def _comparison(b: experiment.Bench) -> Numbers:
+    """What the claims with labels are made of: operating points, and who leads whom."""
+    # a study has several seeds; here the second run only draws fewer thresholds
+    runs = [experiment.comparison(b, draws=draws, epochs=EPOCHS) for draws in (DRAWS, DRAWS // 4)]
+    found = {
+        "backbone: accuracy": b.accuracy,
+        "E²CM: loss at budget 0.6": [_loss(run, "E²CM", budget=0.6) for run in runs],
+        "whitened: loss at budget 0.3": [
+            _loss(run, experiment.WHITENED, budget=0.3) for run in runs
+        ],
+    }
+    for kind, method, other in LEADS:
+        lead = claims.advantage(runs, kind, method, other)
+        found[f"{kind}: {method} over {other}"] = [
+            lead["mean"].min(),
+            lead["mean"].mean(),
+            lead["spread"].mean(),
+        ]
+    for kind in ("one epoch", "unlimited"):
+        for method, points in experiment.tables(runs, kind).items():
+            columns = points[["accuracy", "relative_cost", "overhead", "spread"]]
+            found[f"{kind}: {method}, points"] = columns.mean().tolist()
+    return found
+
+
+def _loss(run: dict, method: str, *, budget: float) -> float:
+    """The backbone's accuracy less that at a budget."""
+    points = run["one epoch"][method]
+    return run["backbone"] - next(row["accuracy"] for row in points if row["budget"] == budget)
+
+
+def _networks(b: experiment.Bench) -> Numbers:
+    """What the exits of every method say on test, and the thresholds that it chooses."""
+    one_epoch, unlimited = experiment.one_epoch(b), experiment.unlimited(b, epochs=EPOCHS)
+    like_cifar = replace(b, data=replace(b.data, name="CIFAR10"))  # digits are not augmented
+    nets = one_epoch | {f"{name}, unlimited": net for name, net in unlimited.items()}
+    nets["BranchyNet, cropped"] = experiment.branchy_network(like_cifar)
+    found = {}
+    for name, net in nets.items():
+        rule = experiment.rule_of(name.split(",")[0], net)
+        statistic = _statistic(net, rule, b.data)
+        logits, labels = collect(net, vision.batches(b.data.test))
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+        found[f"{name}: exits"] = [statistic.mean(), logits.square().mean(), loss]
+    for name in ("E²CM", experiment.WHITENED):
+        rule = experiment.rule_of(name, one_epoch[name])
+        found[f"{name}: confidence by exit"] = _statistic(one_epoch[name], rule, b.data)
+    for name, net in one_epoch.items():
+        points = experiment.operating_points(name, net, b.data, draws=DRAWS)
+        found[f"{name}: thresholds"] = _chosen(points["thresholds"], points["left"])
+        found[f"{name}: accuracy on validation"] = points["val_accuracy"].mean()
+    return found
+
+
+def _chosen(thresholds: Sequence[list[float]], left: Sequence[list[float]]) -> list[Tensor]:
+    """The mean threshold, and the mean exit, of the points chosen for the budgets."""
+    left = torch.tensor([list(shares) for shares in left])
+    mean_exit = (left * torch.arange(left.shape[1])).sum(1).mean()
+    return [torch.tensor([list(vector) for vector in thresholds]).mean(), mean_exit]
+
+
+def _statistic(net: EarlyExitNetwork, rule: Confidence | Entropy, data: vision.Vision) -> Tensor:
+    """What a rule compares with its thresholds, on average over the test images, by exit."""
+    logits, _ = collect(net, vision.batches(data.test))
+    return torch.stack([rule.observe(j, z)[2].mean() for j, z in enumerate(logits)])
+
+
+def _on_the_way(b: experiment.Bench) -> Numbers:
+    """What the notebook shows beside the comparison."""
+    net = b.class_means
+    rule = experiment.rule_of("E²CM", net)
+    logits, labels = collect(net, vision.batches(b.data.val))
+    bands = experiment.confidence_table(logits, rule, names=b.backbone.exit_points)
+    cost = experiment.mean_cost_of_draws(net, b.data, logits, labels, rule)
+    steps = experiment.walk(net, b.data.test.tensors[0][0], exits=[0, 3]).groupby("exit")
+    macs = experiment.overhead_table(b)
+    return {
+        "separability by layer": experiment.separability(b).mean().tolist(),
+        "confidence bands": bands.mean().tolist(),
+        "cost of drawn thresholds": [cost["uniform"], cost["quantile"]],
+        "walk": [*steps["distance"].min(), *steps["softmax"].max()],
+        "MACs of stages": macs["stage"].tolist(),
+        "MACs of tests": [macs["E²CM"].sum(), macs["SDN"].sum()],
+    }
+
+
+def _exercises(b: experiment.Bench) -> Numbers:
+    """The other normaliser, the other prediction, and the other blend."""
+    train, num_classes = vision.batches(b.data.train), len(b.data.classes)
+    rms = e2cm.fit(b.stages, train, num_classes=num_classes, normaliser="rms")
+    round_ = e2cm.fit_whitened(b.stages, train, num_classes=num_classes, shrinkage=1.0)
+    pairs = zip(rms.exits, b.class_means.exits, strict=True)
+    logits, _ = collect(b.class_means, vision.batches(b.data.test))
+    normalised = e2cm.rule(b.class_means, predict="normalised").observe(0, logits[0])[0]
+    return {
+        "rms / mean": torch.stack([a.mean_distance / c.mean_distance for a, c in pairs]).mean(),
+        "predictions that differ": (normalised != logits[0].argmax(1)).double().mean(),
+        "round whitening: confidence": _statistic(round_, e2cm.rule(round_), b.data).mean(),
+    }
+
+
+def _clustering(c: unlabelled.ClusterBench) -> Numbers:
+    """What the claims without labels are made of, and the encoder's exits."""
+    points = unlabelled.clustering_points(c, draws=DRAWS)
+    run = unlabelled.clustering_run(c, points)
+    affordable = points[points["budget"] <= 0.6]
+    logits, _ = collect(c.net, vision.batches(unlabelled.flat(c.data.test)))
+    columns = points[["agreement", "relative_cost", "accuracy", "nmi"]]
+    return {
+        "whole encoder": [run["accuracy"], run["nmi"]],
+        "loss at budget 0.6": run["accuracy"] - affordable["accuracy"].iloc[-1],
+        "points": columns.mean().tolist(),
+        "logits by exit": logits.mean((1, 2)),
+        "normalisers": [head.mean_distance.mean() for head in c.net.exits],
+    }

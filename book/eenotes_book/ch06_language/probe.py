@@ -1,0 +1,406 @@
+"""The probe of chapter 6: a small OPT learns a drawn text, and its early exit gets every head.
+
+It runs the study's comparison, its training, its decoding and its AWGN channel, all in miniature.
+The text is drawn here, and lies where WikiText-2 would: the manual of Python changes with Python.
+What depends on the covariance within the classes has "whitened" in its name.
+"""
+
+import gc
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pydoc_data.topics import topics
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from eenotes import gaussian
+from eenotes.costs import Costs
+from eenotes.exits import ClassMeanExit
+from eenotes.language import decoding, fine_tuning, initialisation
+from eenotes.language import exits as language_exits
+from eenotes.rules import Confidence
+from eenotes_book import slider
+from eenotes_book.ch06_language import channel, experiment
+from eenotes_book.data import text
+
+REVISION = 1  # raise it when the meaning of the experiment changes on purpose
+
+SEED = 1  # not 0, so that a seed that gets lost on the way is seen
+WORDS = [
+    "exit",
+    "token",
+    "layer",
+    "model",
+    "word",
+    "head",
+    "mean",
+    "noise",
+    "early",
+    "text",
+    "sure",
+    "prior",
+]
+SETTINGS = {
+    "data": "WikiText-2", "hub": "", "vocabulary": 300, "length": 16,
+    "train": 2048, "val": 336, "test": 640,
+    "layers": 3, "width": 16, "heads": 2, "at": 2, "phases": [1, 2], "widths": [8],
+    "batch_size": 8, "learning_rate": 0.03, "statistics": 100,
+    "tune": 40, "epochs": 2, "head_rate": 0.02, "tune_rate": 0.004, "prompts": 2, "prompt": 6,
+}  # fmt: skip
+
+Numbers = dict[str, float | list[float] | Tensor]
+
+
+def probe() -> Numbers:
+    """About two hundred numbers by name."""
+    s = SimpleNamespace(**SETTINGS)
+    with _quick_collections(), _drawn_text():
+        data = experiment.load_text(s)
+        benches = _benches(s, data)
+        b = benches["tied"]
+        p = _exit(b)
+        return (
+            _channel()
+            | _manual()
+            | _texts(data)
+            | _models(benches)
+            | _statistics(b, p)
+            | _heads(b, p)
+            | _curves(b, p)
+            | _depths(b, p)
+            | _histories(b, p)
+            | _decoding(benches["untied"])
+            | _leaving(benches["untied"])
+            | _comparison()
+        )
+
+
+# -------------------------------------------------------------------------- surroundings
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Accelerate collects garbage after each training; what is there already need not be searched."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """For `ClassMeans` and `simulate`, which write float32 into tensors of default precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _drawn_text() -> Iterator[None]:
+    """A text that is the same on every machine, in the files of WikiText-2."""
+    before = os.environ.get("EENOTES_DATA")
+    with tempfile.TemporaryDirectory() as folder:
+        for seed, (name, words) in enumerate({"train": 1600, "valid": 300, "test": 520}.items()):
+            path = Path(folder) / "wikitext-2" / f"wiki.{name}.tokens"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(_passage(words, seed=seed), encoding="utf-8")
+        os.environ["EENOTES_DATA"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("EENOTES_DATA")
+            if before is not None:
+                os.environ["EENOTES_DATA"] = before
+
+
+def _passage(words: int, *, seed: int) -> str:
+    """Words of which each leads to one of three others, to the first of them mostly."""
+    generator, at, written = torch.Generator().manual_seed(seed), 0, []
+    for step in torch.randint(6, (words,), generator=generator).tolist():
+        at = (3 * at + (1, 1, 1, 1, 2, 3)[step]) % len(WORDS)
+        written.append(WORDS[at])
+    return " ".join(written)
+
+
+# ------------------------------------------------------------------------ channel and text
+
+
+def _channel() -> Numbers:
+    """The AWGN channel, its detectors, and their error rates."""
+    prior = torch.tensor([0.7, 0.15, 0.1, 0.05])
+    sent = channel.transmissions(channel.constellation(), prior, n0=0.5, count=200, seed=SEED)
+    signals, received = sent["signals"], sent["received"]
+    covariance = torch.tensor([[0.4, 0.1], [0.1, 0.3]])
+    coloured = gaussian.linear_discriminant(signals, covariance, prior=prior)
+    curves = channel.error_curves(decibels=[-3, 3], count=500, seed=SEED)
+    decided = gaussian.detect(received, sent["weight"], sent["bias"])
+    return {
+        "channel_sent": sent["messages"].double().mean(),
+        "channel_received": received.abs().mean(0),
+        "channel_bias": sent["bias"],
+        "channel_decided": (decided == sent["messages"]).double().mean(),
+        "channel_density": gaussian.log_density(received, signals, n0=0.5).mean(0),
+        "channel_nearest_bias": gaussian.minimum_distance(signals)[1],
+        "channel_coloured": torch.cat([coloured[0].flatten(), coloured[1]]),
+        "channel_simulated": curves["simulated"].tolist(),
+        "channel_theory": curves["theory"].tolist(),
+        "channel_wrong": curves["wrong"].tolist(),
+    }
+
+
+def _manual() -> Numbers:
+    """The manual of Python: what every version of it has in common."""
+    letters = text.train_tokenizer("no pair to merge", vocabulary=257)
+    manual = text.load("python-manual", tokenizer=letters)
+    first = min(topics, key=lambda topic: hashlib.sha256(topic.encode()).digest())
+    begun = manual.decode(manual.train[0])
+    total = sum(manual.counts.values())
+    return {
+        "manual_shares": [round(count / total, 2) for count in manual.counts.values()],
+        "manual_row": manual.train.shape[1],
+        "manual_order": float(topics[first].startswith(begun)),
+    }
+
+
+def _texts(data: text.Text) -> Numbers:
+    """Tokens per split, and which."""
+    splits = (data.train, data.val, data.test)
+    return {
+        "text_tokens": list(data.counts.values()),
+        "text_vocabulary": data.vocabulary,
+        "text_ids": [ids.double().mean() for ids in splits],
+        "text_first_ids": data.train[0],
+        "text_encoded": data.encode("early exit").double().mean(),
+    }
+
+
+# -------------------------------------------------------------------------------- the model
+
+
+def _benches(s: SimpleNamespace, data: text.Text) -> dict[str, experiment.Bench]:
+    """The four models of the comparison: `_comparison` takes them from the cache."""
+    return {
+        "tied": experiment.bench(s, data=data, seed=SEED),
+        "short": experiment.bench(s, data=data, seed=SEED, phases=1),
+        "untied": experiment.bench(s, data=data, seed=SEED, tied=False),
+        "narrow": experiment.bench(s, data=data, seed=SEED, width=8),
+    }
+
+
+def _exit(b: experiment.Bench, **options) -> experiment.Probe:
+    """Class statistics and features of an exit."""
+    with _single_precision():
+        return experiment.probe(b, **options)
+
+
+def _models(benches: dict[str, experiment.Bench]) -> Numbers:
+    """What each of the models has learned."""
+    numbers = {}
+    for name, b in benches.items():
+        weights = torch.cat([weight.detach().flatten() for weight in b.model.parameters()])
+        numbers[f"model_{name}"] = [b.final["accuracy"], b.final["perplexity"], weights.norm()]
+    with torch.no_grad():
+        logits = benches["tied"].model(input_ids=benches["tied"].text.test[:4]).logits
+    return numbers | {"model_logits": [logits.mean(), logits.std(), logits[0, -1].amax()]}
+
+
+def _statistics(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+    """Class means, priors and N₀ of the exit, and of exits of other kinds."""
+    found, prior = p.found, p.found.prior()
+    others = {
+        "input": _exit(b, target="input"),
+        "normed": _exit(b, norm=True),
+        "first": _exit(b, at=1),
+    }
+    numbers = {
+        "statistics_counts": [found.counts.sum(), found.seen.sum(), found.counts.max()],
+        "statistics_means": found.class_means.norm(),
+        "statistics_direction": found.class_means[found.seen].mean(0),
+        "statistics_prior": [prior.amin(), prior.amax()],
+        "statistics_n0": found.plug_in_n0(),
+        "whitened_covariance": found.within_covariance().diagonal()[:4],
+    }
+    for name, other in others.items():
+        chosen = other.accuracy(other.chosen())
+        numbers[f"statistics_{name}"] = [other.found.plug_in_n0(), other.n0[0], chosen]
+    return numbers
+
+
+# --------------------------------------------------------------------------- before training
+
+
+def _heads(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+    """Every head: its size, its bias, and what it does on test."""
+    heads = p.five | {"plug-in": p.class_mean(), "scaled": p.chosen(scale=True)}
+    heads |= {"whitened": p.whitened(), "whitened plug-in": p.whitened(p.found.plug_in_n0())}
+    return {f"head_{name.replace(' ', '_')}": _head(b, head) for name, head in heads.items()}
+
+
+def _head(b: experiment.Bench, head: language_exits.Linear) -> list[float]:
+    """The size of weight and bias, and accuracy and perplexity on test."""
+    weight, bias = (part.double() for part in head)
+    found = fine_tuning.evaluate(language_exits.load(b.exited(), head), b.text.test.split(32))
+    sizes = [weight.norm().item(), bias.norm().item()]
+    return [*sizes, found["exit_accuracy"], found["exit_perplexity"]]
+
+
+def _curves(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+    """Accuracy at epoch 0: every head, against N₀, against α, and after an offset."""
+    zero = experiment.epoch_zero(p)
+    noise = experiment.n0_curve(p)
+    white = noise["head"].str.contains("whitened")
+    mixed = experiment.alpha_curve(p)
+    offset = torch.linspace(-3, 3, b.s.width)
+    features, labels = p.test
+    weight, bias = experiment.moved(p, offset)
+    seen = p.found.seen
+    nearest = ClassMeanExit(p.found.class_means[seen])(features)
+    return {
+        "epoch_zero": [zero[name] for name in p.five],
+        "epoch_zero_plug_in": zero["class mean, plug-in N₀"],
+        "epoch_zero_whitened": zero["whitened class mean"],
+        "n0_factor": noise[~white].factor.tolist(),
+        "n0_val": noise[~white].val.tolist(),
+        "n0_test": noise[~white].test.tolist(),
+        "n0_chosen": p.n0[0],
+        "whitened_n0_val": noise[white].val.tolist(),
+        "whitened_n0_test": noise[white].test.tolist(),
+        "whitened_n0_chosen": p.n0_whitened[0],
+        "alpha_val": mixed.val.tolist(),
+        "alpha_test": mixed.test.tolist(),
+        "moved_accuracy": fine_tuning.accuracy(features + offset, labels, (weight, bias)),
+        "moved_bias": [bias[seen].mean(), bias[seen].std()],
+        "nearest_distance": -nearest.double().amax(1).mean(),
+    }
+
+
+def _depths(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+    """Accuracy at epoch 0 after each decoder."""
+    table = experiment.depth_table(b, {1: _exit(b, at=1), 2: p})
+    white = table["whitened class mean"]
+    rest = table.drop(columns="whitened class mean")
+    return {"depth": rest.to_numpy().copy(), "depth_whitened": white.tolist()}
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+def _histories(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+    """The initialisations over the epochs, the exit frozen to the model and all weights trained."""
+    numbers = {}
+    for setting, freeze in {"frozen": True, "all": False}.items():
+        for name, rows in experiment.histories(b, p, freeze=freeze).items():
+            trained = [row["exit_perplexity"] for row in rows]
+            ends = [rows[1]["exit_accuracy"], rows[-1]["exit_accuracy"]]
+            final = [rows[-1]["final_perplexity"]]
+            numbers[f"{setting}_{name.replace(' ', '_')}"] = trained + ends + final
+    return numbers
+
+
+# ------------------------------------------------------------------------------------ decoding
+
+
+def _decoding(b: experiment.Bench) -> Numbers:
+    """Drafting, leaving while decoding, and what it costs."""
+    p = _exit(b)
+    heads = {"copy": p.copied, "class_mean": p.chosen(), "whitened": p.whitened()}
+    table = experiment.decoding(b, p, heads)
+    columns = ["acceptance", "layer_passes", "token_layers", "identical"]
+    numbers = {
+        f"drafting_{name}": table.loc[name, columns].astype(float).tolist() for name in heads
+    }
+    numbers["drafting_greedy"] = table.loc["greedy", columns[1:]].astype(float).tolist()
+    for name, head in {"written": p.chosen(scale=True), "written_whitened": p.whitened()}.items():
+        found = experiment.thresholds_tried(b, p, head, thresholds=[1.0, 0.45, 0.2])
+        numbers[name] = found.drop(columns="tokens_per_second").to_numpy().copy()
+    return numbers | _written(b, p) | _drafted(b)
+
+
+def _written(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+    """One text with early exits: how sure the exit was of each token."""
+    exited = language_exits.load(b.exited(), p.chosen(scale=True))
+    prompt = b.text.test[5, :6]
+    found = decoding.early_exit(exited, prompt, max_new_tokens=8, threshold=0.3)
+    return {"written_confidence": found.confidence, "written_ids": found.new}
+
+
+def _drafted(b: experiment.Bench) -> Numbers:
+    """Drafts of an exit with a norm, initialised by name."""
+    exited = b.exited(norm=True)
+    initialisation.initialise(exited, "copy")
+    drafted = decoding.self_speculative(exited, b.text.test[7, :5], max_new_tokens=10)
+    counts = [drafted.drafted, sum(drafted.early), drafted.layer_passes, drafted.token_layers]
+    return {"drafted_normed": counts}
+
+
+def _leaving(b: experiment.Bench) -> Numbers:
+    """Where the tokens of a text leave, with an exit after every decoder."""
+    exits = {at: _exit(b, at=at) for at in (1, 2)}
+    plain = {at: _double(p.copied) for at, p in exits.items()}
+    white = {at: _double(p.whitened()) for at, p in exits.items()}
+    return _left(b, plain, "leaving") | _left(b, white, "leaving_whitened")
+
+
+def _double(head: language_exits.Linear) -> language_exits.Linear:
+    """The head in the precision of the features."""
+    return tuple(part.double() for part in head)
+
+
+def _left(b: experiment.Bench, heads: dict[int, language_exits.Linear], name: str) -> Numbers:
+    """The common threshold, chosen on validation, and what follows from it."""
+    passages = b.text.test[3:13]
+    logits, labels = experiment.exit_logits(b, heads, passages)
+    costs = Costs(stages=(1,) * len(logits), exits=(0,) * len(heads))
+    with _single_precision():
+        outcome, truth, threshold = experiment.leaving(b, heads, passages)
+        rule, tried = Confidence(threshold), [threshold, 0.2, 0.4]
+        rows = slider.rows(logits, labels, rule, costs, thresholds=tried)
+    return {
+        f"{name}_threshold": threshold,
+        f"{name}_right": (outcome.prediction == truth).double().mean(),
+        f"{name}_exit": outcome.exit_index.double().mean(),
+        f"{name}_confidence": outcome.confidence.double().mean(),
+        f"{name}_logits": [logit.logsumexp(1).mean() for logit in logits.double()],
+        f"{name}_cost": [row.relative_cost for row in rows],
+        f"{name}_score": [row.score for row in rows],
+    }
+
+
+# ---------------------------------------------------------------------------- all of the study
+
+
+def _comparison() -> Numbers:
+    """One run of the study as a whole; the training is `_histories`' part, and left out here."""
+    s = SimpleNamespace(**SETTINGS | {"epochs": 0})
+    with _single_precision():
+        run = experiment.comparison(s, seed=SEED)
+    why = run["why"]
+    kept = ("epochs", "width", "tied", "final", "copy", "plug_in", "chosen")
+    zero = dict(run["epoch 0"])
+    drafts = {name: _draft(row) for name, row in run["decoding"].items()}
+    return {
+        "study_final": list(run["final"].values()),
+        "study_zero_whitened": zero.pop("whitened class mean"),
+        "study_zero": list(zero.values()),
+        "study_alphas": list(run["alphas"].values()),
+        "study_n0_factor": run["n0"]["factor"],
+        "study_why": [float(row[key]) for row in why for key in kept],
+        "study_why_whitened": [row["whitened"] for row in why],
+        "study_drafts_whitened": drafts.pop("whitened class mean"),
+        "study_drafts": sum(drafts.values(), []),
+    }
+
+
+def _draft(row: dict[str, float]) -> list[float]:
+    """What a row says of one way to draft; plain greedy decoding accepts nothing."""
+    return [row["acceptance"] or 0.0, row["layer_passes"], float(row["identical"])]

@@ -1,0 +1,1 @@
+"""The data sets of the book: small images, street scenes, text."""

@@ -1,0 +1,1 @@
+"""The book's own small networks: hosts for the methods of `eenotes`."""

@@ -1,0 +1,113 @@
+"""Probes: a chapter's experiment in miniature, whose numbers show whether the code still means the
+same.
+
+Every chapter's folder has a module ``probe`` with a function ``probe()``.  It runs the chapter's
+own experiment code on seeded miniature data, in float64 on the CPU, and returns about a hundred
+numbers by name.  The values of the present code are kept beside it in ``probe.json``.  A rename, a
+move or a faster path leaves them as they are; another formula, seed, default or order of the data
+does not.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from eenotes_book.chapters import folder
+
+Values = dict[str, list[float]]
+TOLERANCE = 1e-4  # relative; beside numbers near zero, absolute
+
+
+def run(chapter: str) -> Values:
+    """The numbers of a chapter's probe, with the present code.
+
+    Args:
+        chapter: ``"02-e2cm"``.
+
+    Raises:
+        ValueError: for an unknown chapter, or a probe whose numbers are not finite.
+    """
+    probe = import_module(f"eenotes_book.{folder(chapter)}.probe").probe
+    with _reproducible():
+        found = probe()
+    values = {name: _numbers(value) for name, value in found.items()}
+    broken = [
+        name for name, numbers in values.items() if not torch.tensor(numbers).isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"the probe of {chapter} gave numbers that are not finite: {', '.join(broken)}"
+        )
+    return values
+
+
+def stored(chapter: str) -> Values:
+    """The numbers in the chapter's ``probe.json``."""
+    return json.loads(path_of(chapter).read_text(encoding="utf-8"))
+
+
+def path_of(chapter: str) -> Path:
+    """Where the numbers of a chapter's probe are kept."""
+    return Path(__file__).parent / folder(chapter) / "probe.json"
+
+
+def moved(
+    before: Mapping[str, Sequence[float]],
+    now: Mapping[str, Sequence[float]],
+    *,
+    tolerance: float = TOLERANCE,
+) -> list[str]:
+    """A sentence for each name whose numbers differ; empty if two runs of a probe agree."""
+    sentences = [f"{name} is only in one of them" for name in sorted(before.keys() ^ now.keys())]
+    for name in before.keys() & now.keys():
+        old, new = (
+            torch.tensor(before[name], dtype=torch.float64),
+            torch.tensor(now[name], dtype=torch.float64),
+        )
+        if old.shape != new.shape:
+            sentences.append(f"{name} has {len(new)} numbers instead of {len(old)}")
+        elif not torch.allclose(new, old, rtol=tolerance, atol=tolerance):
+            worst = int((new - old).abs().argmax())
+            sentences.append(f"{name}[{worst}] is {new[worst]:.6g} instead of {old[worst]:.6g}")
+    return sorted(sentences)
+
+
+def _numbers(value) -> list[float]:
+    values = torch.as_tensor(value, dtype=torch.float64).flatten().tolist()
+    return [float(f"{number:.12g}") for number in values]
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Float64 on one thread of the CPU, seeded, with an empty cache at scale ``tiny``; afterwards
+    all is as before.
+    """
+    threads, dtype, state = (
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.get_rng_state(),
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        changed = {"EENOTES_CACHE": cache, "EENOTES_SCALE": "tiny", "ACCELERATE_USE_CPU": "true"}
+        before = {name: os.environ.get(name) for name in changed}
+        os.environ.update(changed)
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(0)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_default_dtype(dtype)
+            torch.set_rng_state(state)
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

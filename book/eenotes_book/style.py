@@ -1,0 +1,191 @@
+"""Every figure of the book: data in, Axes out.  Only notebooks import this module."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by colour-blind readers, too.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#6E6E6E",
+)  # fmt: skip
+
+
+# One colour and one marker per method, the same in every chapter: red for what the thesis proposes,
+# grey for what it is measured against, blue for exits trained as usual.
+METHODS = {
+    # chapters 1 and 2
+    "backbone": (GREY, "s"),
+    "early exits": (BLUE, "^"),
+    "confidence": (BLUE, "^"),
+    "entropy": (GREEN, "D"),
+    "patience": (ORANGE, "s"),
+    "E²CM": (RED, "o"),
+    "E²CM, whitened": (PURPLE, "X"),  # chapter 6's whitened class means
+    "SDN": (BLUE, "^"),
+    "BranchyNet": (GREEN, "D"),
+    "E²CM + SDN": ("#8C6D1F", "P"),
+    # chapter 3
+    "unpruned": (GREY, "s"),
+    "together": (BLUE, "^"),
+    "separately": (RED, "o"),
+    "separately, all exits' loss": (PURPLE, "P"),
+    "channels": (GREEN, "D"),
+    # chapter 4
+    "one threshold": (GREY, "s"),
+    "one per exit": (BLUE, "^"),  # chapter 1's confidence rule
+    "CBT": (RED, "o"),
+    "CBT-ns": (PURPLE, "P"),
+    "one per exit and class": (GREEN, "D"),
+    # chapter 5
+    "no pruning": ("black", "x"),
+    "Random": (GREY, "s"),
+    "EEPrune": (RED, "o"),
+    "EL2N": (BLUE, "^"),
+    "Forgetting": (GREEN, "D"),
+    "SVP": (ORANGE, "v"),
+    "Complexity gap": (PURPLE, "P"),
+    "EEPrune-Before": (SKY, "<"),
+    "EEPrune-After": ("#8C6D1F", ">"),
+    # chapter 6
+    "random": (GREY, "s"),
+    "copy": (GREEN, "^"),
+    "copy, after the final norm": ("#7FBF9F", "."),
+    "class mean": (RED, "o"),  # E²CM with a prior
+    "class mean, scaled": ("#8A3C00", "v"),
+    "class mean, plug-in N₀": ("#F2A27E", "<"),
+    "whitened class mean": (PURPLE, "X"),
+    "class mean + random": (ORANGE, "D"),
+    "class mean + copy": (BLUE, "P"),
+}
+
+
+def exit_colors(count: int) -> list[tuple[str, str]]:
+    """Ground and ink for each of ``count`` exits, light to dark: black or white, whichever stands
+    out more (at least 4.5 : 1).
+    """
+    shades = plt.get_cmap("cividis")(np.linspace(0.95, 0.05, count))[:, :3]
+    linear = np.where(shades <= 0.03928, shades / 12.92, ((shades + 0.055) / 1.055) ** 2.4)
+    inks = ["#000" if light > 0.179 else "#fff" for light in linear @ (0.2126, 0.7152, 0.0722)]
+    return list(zip(map(plt.matplotlib.colors.to_hex, shades), inks, strict=True))
+
+
+def use_style() -> None:
+    """The look of the whole book; white ground, so that a figure can be read on a dark page, too."""
+    sns.set_theme(context="notebook", style="ticks", font="DejaVu Sans")
+    plt.rcParams.update({
+        "figure.dpi": 110, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 11,
+        "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
+        "figure.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False,
+    })  # fmt: skip
+
+
+LONGEST_CAPTION = 400  # TODO 40, when the chapters have moved their captions
+
+
+def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "") -> HTML:
+    """A figure with its caption and alternative text: the same in Jupyter, Colab and the built page.
+
+    Args:
+        figure: the figure, or any of its axes; it is closed.
+        caption: what the figure shows, in plain text of at most 40 words.
+        alt: what there is to see, for those who do not see it.
+        provenance: scale, data, counts, seeds, device; in small print.
+
+    Raises:
+        ValueError: if caption or alt is empty, or the caption is longer.
+    """
+    if not caption.strip() or not alt.strip():
+        raise ValueError(
+            "a figure needs a caption (what it shows) and an alt text (what it looks like)"
+        )
+    if len(caption.split()) > LONGEST_CAPTION:
+        raise ValueError(
+            f"a caption has at most {LONGEST_CAPTION} words, this one has {len(caption.split())}: "
+            "conclusions belong to the text, and where the numbers come from to provenance"
+        )
+    figure = figure.figure if isinstance(figure, Axes) else figure
+    png = io.BytesIO()
+    figure.savefig(png, dpi=144, bbox_inches="tight")
+    width = round(figure.get_figwidth() * 96)
+    plt.close(figure)
+    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    small = f'<br><small style="opacity:.8">{html.escape(provenance)}</small>' if provenance else ""
+    return HTML(
+        f'<figure style="margin:1em 0"><img src="{source}" alt="{html.escape(alt)}" '
+        f'style="width:{width}px;max-width:100%;height:auto;background:white">'
+        f'<figcaption style="font-size:.9em;max-width:46em">{html.escape(caption)}{small}'
+        "</figcaption></figure>"
+    )
+
+
+def cost_axes(ax: Axes, *, title: str = "") -> Axes:
+    """Label an accuracy-against-cost panel the way all of them are labelled."""
+    ax.set(
+        xlabel="relative cost (MACs; 1 = backbone without exits)",
+        ylabel="test accuracy",
+        title=title,
+        xlim=(0, 1.08),
+    )
+    return ax
+
+
+def accuracy_against_cost(ax: Axes, curves: dict[str, pd.DataFrame], *, title: str = "") -> Axes:
+    """One line per method through its operating points.
+
+    Args:
+        ax: the panel.
+        curves: method → table with ``relative_cost`` and ``accuracy``, one row per operating point.
+        title: of the panel.
+    """
+    for method, table in curves.items():
+        color, marker = METHODS[method]
+        table = table.sort_values("relative_cost")
+        ax.plot(
+            table.relative_cost,
+            table.accuracy,
+            color=color,
+            marker=marker,
+            markersize=5,
+            label=method,
+        )
+    return cost_axes(ax, title=title)
+
+
+def backbone_line(ax: Axes, accuracy: float) -> Axes:
+    """The accuracy of the whole backbone, as a dashed line with its name."""
+    ax.axhline(
+        accuracy, color=GREY, linestyle="--", linewidth=1.2, label=f"backbone ({accuracy:.3f})"
+    )
+    return ax
+
+
+def gallery(
+    pictures: Sequence,
+    titles: Sequence[str],
+    *,
+    columns: int,
+    heading: str = "",
+    colors: Sequence[str] | None = None,
+) -> Figure:
+    """A grid of small pictures, ``(H, W)`` or ``(H, W, 3)`` in [0, 1], a line of text over each."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.25 * columns, 1.5 * rows + 0.3), squeeze=False
+    )
+    for i, ax in enumerate(axes.flat):
+        ax.axis("off")
+        if i < len(pictures):
+            ax.imshow(np.asarray(pictures[i]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            ax.set_title(titles[i], fontsize=8, color=colors[i] if colors else "black")
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    return figure

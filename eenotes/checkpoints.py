@@ -1,0 +1,139 @@
+"""One training loop for every network of the book, on `accelerate`: resumable, with progress bars
+and safe checkpoints.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was damaged or belongs to another run, and is not used."""
+
+
+def shape_hash(model: nn.Module) -> str:
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+
+
+def resume(
+    path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[float]:
+    """Load what an earlier run has finished; return its history, which is empty if there is nothing
+    to use.
+    """
+    if not path.exists():
+        return []
+    try:
+        tensors, found = load_tensors(path)
+        if found.get("run") != run:
+            raise ValueError(f"it belongs to another run: {found.get('run')} instead of {run}")
+        state = {
+            name.removeprefix("model."): value
+            for name, value in tensors.items()
+            if name.startswith("model.")
+        }
+        if set(state) != set(model.state_dict()):
+            raise ValueError("its tensors are not those of this model")
+    except ValueError as error:
+        warnings.warn(
+            f"the checkpoint {path} is not used, training starts anew: {error}",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+        return []
+    model.load_state_dict(state)
+    _load_optimizer(optimizer, tensors)
+    return list(found["history"])
+
+
+def save_run(
+    path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[float]
+) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {
+            f"optimizer.{index}.{key}": torch.as_tensor(value)
+            for key, value in state.items()
+            if value is not None
+        }
+    save_tensors(path, tensors, run=run, history=history)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], **facts) -> None:
+    """Write tensors of any shape ``(...)`` and JSON facts as one safetensors file: complete under
+    its name, or not there at all.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # clone: safetensors refuses tensors that share memory
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(tensors, partial_file, metadata={"facts": json.dumps(facts)})
+    os.replace(partial_file, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what `save_tensors` wrote: the tensors, each ``(...)`` as it was, and the facts.
+
+    Raises:
+        ValueError: if the file is damaged or was written by something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
+                file.metadata()["facts"]
+            )
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged or was not written by eenotes ({error}); delete it to build it anew"
+        ) from error
+
+
+def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
+    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``,
+    saved there; on the CPU.
+
+    Args:
+        path: a ``.safetensors`` file.
+        compute: gives tensors of any shape ``(...)`` by name.
+        facts: what the tensors follow from, as JSON knows it.
+
+    Warns:
+        CheckpointWarning: if the file is damaged or holds other facts; then it is written anew, and
+            no error is raised.
+    """
+    if Path(path).exists():
+        try:
+            tensors, found = load_tensors(path)
+            if found == json.loads(json.dumps(facts)):
+                return tensors
+            raise ValueError(f"it holds {found} instead of {facts}")
+        except ValueError as error:
+            warnings.warn(
+                f"{path} is not used and computed anew: {error}", CheckpointWarning, stacklevel=2
+            )
+    tensors = {name: value.detach().cpu() for name, value in compute().items()}
+    save_tensors(path, tensors, **facts)
+    return tensors

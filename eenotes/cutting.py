@@ -1,0 +1,229 @@
+"""Partial computation: a backbone cut into stages, and the network with an exit after each of them."""
+
+import difflib
+import math
+import operator
+import re
+from collections.abc import Sequence
+
+from torch import fx, nn
+
+from eenotes.network import in_mode, modes_of, put_back
+
+# What may hand on its input, or a view of it, instead of a new tensor.
+_VIEWS = {
+    "chunk", "contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "flatten", "getattr", "getitem",
+    "identity", "permute", "reshape", "split", "squeeze", "to", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+}  # fmt: skip
+
+
+def split(backbone: nn.Module, *, at: Sequence[str]) -> nn.ModuleList:
+    """Cut a backbone into stages that compose to exactly the backbone and share its parameters.
+
+    A cut is legal where one single tensor carries everything that comes later; then the batch can
+    shrink there.  The backbone is traced by ``torch.fx`` once in training and once in evaluation
+    mode (what a mode decides is baked into a graph), and is left as it was.
+
+    Args:
+        backbone: any module that ``torch.fx`` can trace.
+        at: names of modules or graph nodes, in the order of execution; a stage ends after each.
+            ``["layer1", "layer2"]`` gives three stages.  `cut_points` lists the legal ones.
+
+    Returns:
+        ``len(at) + 1`` stages; each follows ``train()`` and ``eval()``.
+
+    Raises:
+        TypeError: if the backbone is no module or ``at`` is a bare string.
+        ValueError: if the backbone cannot be traced, or a name is unknown, illegal as a cut,
+            repeated or out of order.
+    """
+    from torchvision.models.feature_extraction import DualGraphModule
+
+    if isinstance(at, str):
+        raise TypeError(f"at={at!r} must be a list of names, for example at=[{at!r}]")
+    at = list(at)
+    if not at:
+        raise ValueError("at=[] leaves one stage and no exit: name at least one place to cut")
+    pieces = {}
+    for training in (True, False):
+        graph, names = _trace(backbone, training=training)
+        legal = _legal(graph, backbone)
+        pieces[training] = _cut(graph, [_resolve(name, graph, names, legal) for name in at], at)
+    # a new stage puts what it shares with the backbone into training mode
+    before = modes_of(backbone)
+    stages = nn.ModuleList(
+        DualGraphModule(backbone, train_graph, eval_graph, class_name="Stage")
+        for train_graph, eval_graph in zip(pieces[True], pieces[False], strict=True)
+    ).train(backbone.training)
+    put_back(before)
+    return stages
+
+
+def cut_points(backbone: nn.Module) -> list[str]:
+    """Every place where `split` may cut, in the order of execution, each under its shortest name."""
+    names, legal = {}, {}
+    for training in (True, False):
+        graph, names[training] = _trace(backbone, training=training)
+        legal[training] = _legal(graph, backbone)
+    found = [_shortest_name(node, names[False]) for node in legal[False]]
+    # In training more may be needed later, such as the auxiliary logits of GoogLeNet.
+    in_training = set(legal[True])
+    return [name for name in found if in_training.intersection(_nodes(name, names[True])[-1:])]
+
+
+def _trace(backbone: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """The graph in one mode, and the qualified name of each node; the modes of all submodules are
+    put back.
+    """
+    import torchvision
+    from torchvision.models.feature_extraction import NodePathTracer
+
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
+    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops))
+    try:
+        with in_mode(backbone, training=training):
+            graph = tracer.trace(backbone)
+    except Exception as error:
+        raise ValueError(
+            f"torch.fx cannot trace {type(backbone).__name__} ({error}); write its stages by hand and give them to "
+            "EarlyExitNetwork"
+        ) from error
+    return graph, dict(tracer.node_to_qualname)
+
+
+def _shortest_name(node: fx.Node, names: dict[fx.Node, str]) -> str:
+    """The shortest module path whose last node this is, else the node's own name."""
+    last = {}
+    for other in names:
+        parts = names[other].split(".")
+        for depth in range(1, len(parts) + 1):
+            last[".".join(parts[:depth])] = other
+    return min((name for name, end in last.items() if end is node), key=len)
+
+
+def _resolve(
+    name: str, graph: fx.Graph, names: dict[fx.Node, str], legal: list[fx.Node]
+) -> fx.Node:
+    """The last node of the module called ``name``, or the node of that name, if a cut after it is
+    legal.
+    """
+    nodes = _nodes(name, names)
+    if not nodes:
+        prefixes = {
+            ".".join(path.split(".")[:depth])
+            for path in names.values()
+            for depth in range(1, path.count(".") + 2)
+        }
+        near = difflib.get_close_matches(name, sorted(prefixes), n=3, cutoff=0.4)
+        raise ValueError(
+            f"the backbone has no node {name!r}; near it: {near or sorted(prefixes)[:5]}"
+        )
+    if nodes[-1] not in legal:
+        order = {node: position for position, node in enumerate(graph.nodes)}
+        near = sorted(legal, key=lambda node: abs(order[node] - order[nodes[-1]]))[:2]
+        near = [_shortest_name(node, names) for node in sorted(near, key=order.__getitem__)]
+        raise ValueError(
+            f"no cut is possible after {name!r}: more than one value (or none that keeps the batch first) is needed later, or "
+            f"the next operation overwrites it in place; the nearest legal places are {near}"
+        )
+    return nodes[-1]
+
+
+def _nodes(name: str, names: dict[fx.Node, str]) -> list[fx.Node]:
+    """The nodes of the module called ``name``, or the one node of that name."""
+    return [node for node, path in names.items() if path == name or path.startswith(name + ".")]
+
+
+def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
+    """The nodes after which exactly one value is still needed, which nothing later overwrites."""
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    # Parameters and buffers do not count: a later stage reads them itself.
+    last_use = {
+        node: max((order[user] for user in node.users), default=-1)
+        for node in graph.nodes
+        if node.op != "get_attr"
+    }
+    legal, live = [], set()
+    for node, position in order.items():
+        live = {other for other in live if last_use[other] > position}
+        if last_use.get(node, -1) > position:
+            live.add(node)
+        only = live == {node} and node.op not in ("placeholder", "output")
+        if (
+            only
+            and not any(user.op == "output" or _takes_apart(user) for user in node.users)
+            and not _overwritten(node, backbone)
+        ):
+            legal.append(node)
+    return legal
+
+
+def _takes_apart(user: fx.Node) -> bool:
+    """Whether an operation takes one item out of its input, which then is a tuple and no batch."""
+    return user.target is operator.getitem and isinstance(user.args[1], int)
+
+
+def _overwritten(node: fx.Node, backbone: nn.Module) -> bool:
+    """Whether a value, or a view of it, is changed in place: the exit head before would see, or
+    keep, the changed values.
+    """
+    return any(
+        _overwrites(user, backbone)
+        or (_operation(user, backbone) in _VIEWS and _overwritten(user, backbone))
+        for user in node.users
+    )
+
+
+def _overwrites(user: fx.Node, backbone: nn.Module) -> bool:
+    if user.op == "call_module":
+        return getattr(backbone.get_submodule(user.target), "inplace", False)
+    # relu_, but neither __dunder__ nor operator.and_; x += y is traced as x + y
+    marked = (
+        re.search(r"[^_]_$", _operation(user, backbone))
+        and getattr(user.target, "__module__", "") != "_operator"
+    )
+    return bool(marked or user.kwargs.get("inplace"))
+
+
+def _operation(node: fx.Node, backbone: nn.Module) -> str:
+    """What a node does, in lower case:
+
+    ``"flatten"`` for the module, the function and the method.
+    """
+    if node.op == "call_module":
+        return type(backbone.get_submodule(node.target)).__name__.lower()
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _cut(graph: fx.Graph, ends: list[fx.Node], at: list[str]) -> list[fx.Graph]:
+    """One graph per stage; each takes the node at which the one before it ends."""
+    nodes = list(graph.nodes)
+    positions = [nodes.index(end) for end in ends]
+    if positions != sorted(set(positions)):
+        raise ValueError(f"at={at} must name different places in the order of execution")
+    bounds = [0, *(position + 1 for position in positions), len(nodes)]
+    entries = [None, *ends]
+    return [
+        _piece(nodes[start:stop], entry)
+        for start, stop, entry in zip(bounds[:-1], bounds[1:], entries, strict=True)
+    ]
+
+
+def _piece(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
+    piece, copies = fx.Graph(), {}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:  # a parameter that an earlier stage read first: read it here again
+            copies[node] = piece.node_copy(node, copy)
+        return copies[node]
+
+    if entry is not None:
+        copies[entry] = piece.placeholder("features")
+    for node in nodes:
+        if node.op == "output":
+            piece.output(fx.node.map_arg(node.args[0], copy))
+            return piece
+        copy(node)
+    piece.output(copies[nodes[-1]])
+    return piece

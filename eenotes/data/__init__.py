@@ -1,1 +1,0 @@
-"""The book's data: one `load` per kind, embedded or real."""

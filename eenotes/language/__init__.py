@@ -1,0 +1,1 @@
+"""Early exits of decoder-only language models."""

@@ -1,0 +1,1 @@
+"""The thesis's methods: E²CM, pruning, CBT and EEPrune."""

@@ -1,0 +1,224 @@
+r"""E²CM: early exit by class means (Görmez, Dasari and Koyuncu, 2022).
+
+No gradient and no added layer.  One pass over the training set gives the class means $M_{j,k}$ of
+every stage's output; at inference a sample leaves at the first stage where it is close enough to
+one of them.
+
+Beyond the paper: `fit_whitened` measures distance in units of the spread within the classes, which
+makes every exit a linear one.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from eenotes.class_statistics import ClassMeans
+from eenotes.exits import ClassMeanExit, linear_exits, pool
+from eenotes.gaussian import linear_discriminant
+from eenotes.network import EarlyExitNetwork
+from eenotes.rules import Confidence
+
+
+@torch.no_grad()
+def fit(
+    stages: Sequence[nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    normaliser: Literal["mean", "rms"] = "mean",
+) -> EarlyExitNetwork:
+    r"""Put a class-mean exit after every stage but the last; the stages themselves stay as they
+    are.
+
+    Args:
+        stages: from `eenotes.split`, in evaluation mode.
+        batches: ``(x, y)`` over the whole training set, iterable more than once.
+        num_classes: K.
+        normaliser: $\mu_{j,k}$ (2.4), which divides the distances in the confidence.  ``"mean"``:
+            the mean distance of **all** training samples to $M_{j,k}$ (the paper's), known after a
+            second pass; ``"rms"``: its root mean square, which the first pass already gives.
+
+    Raises:
+        ValueError: stages in training mode, no batches, a class without samples, labels out of
+            range, features that are not finite.
+    """
+    if normaliser not in ("mean", "rms"):
+        raise ValueError(f"normaliser={normaliser!r} must be 'mean' or 'rms'")
+    if any(module.training for stage in stages for module in stage.modules()):
+        raise ValueError(
+            "the stages are in training mode: call eval() before fit, or the statistics would move while they are used"
+        )
+    early = list(stages)[:-1]
+    device = next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
+    means = [ClassMeans(num_classes).to(device) for _ in early]
+    seen = 0
+    for x, y in batches:
+        x, y, seen = x.to(device), y.to(device), seen + len(y)
+        for stage, mean in zip(early, means, strict=True):
+            x = stage(x)
+            mean.update(x, y)
+    if not seen:
+        raise ValueError("the loader gave no batch: there is nothing to average")
+    if normaliser == "rms":
+        exits = [ClassMeanExit(mean.compute(), mean.root_mean_square_distance()) for mean in means]
+    else:
+        exits, again = [ClassMeanExit(mean.compute()) for mean in means], 0
+        totals = [torch.zeros(num_classes, dtype=torch.float64) for _ in early]
+        for x, y in batches:
+            x, again = x.to(device), again + len(y)
+            for stage, exit_head, total in zip(early, exits, totals, strict=True):
+                x = stage(x)
+                total += -exit_head(x).double().sum(0).cpu()
+        if again != seen:
+            raise ValueError(
+                f"batches gave {seen} samples, and {again} when asked again: give a loader or a list, no iterator"
+            )
+        exits = [
+            ClassMeanExit(mean.compute(), total / seen)
+            for mean, total in zip(means, totals, strict=True)
+        ]
+    return EarlyExitNetwork(stages, exits).to(device).eval()
+
+
+@torch.no_grad()
+def fit_whitened(
+    stages: Sequence[nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    grid: int = 4,
+    shrinkage: float = 0.01,
+) -> EarlyExitNetwork:
+    r"""Exits from class means of **whitened** features, in one pass and without a gradient.
+
+    With $\Sigma_j$ the covariance of stage j's features within the classes, the distance is
+    $d_{j,k}^2(x) = (x - M_{j,k})^{\mathsf T} \Sigma_j^{-1} (x - M_{j,k})$ (2.8).  What all classes
+    share cancels, and a linear exit is left: the discriminant of (6.14).  Its softmax is a
+    posterior, if the features of a class are Gaussian and the classes equally likely, so the plain
+    `eenotes.Confidence` is its rule: nothing has to be normalised.
+
+    Args:
+        stages: from `eenotes.split`, in evaluation mode; themselves they stay as they are.
+        batches: ``(x, y)`` over the whole training set; asked for once.
+        num_classes: K.
+        grid: average feature maps to grid × grid cells first, as the exits of Shallow-Deep Networks
+            do.  Memory: one D × D array in double precision per exit, for the D = C·grid² numbers
+            that are left.
+        shrinkage: λ in (0, 1]: $\Sigma_j$ becomes $(1-\lambda)\,\Sigma_j +
+            \lambda\,\overline{\sigma^2}\,I$, with the mean variance $\overline{\sigma^2}$; channels
+            that are always zero have no variance of their own to divide by.
+
+    Raises:
+        ValueError: another shrinkage; otherwise as `fit`, and for features that do not vary within
+            the classes.
+    """
+    if not 0 < shrinkage <= 1:
+        raise ValueError(
+            f"shrinkage={shrinkage} must be in (0, 1]: without any, features that never vary would be divided by zero"
+        )
+    if any(module.training for stage in stages for module in stage.modules()):
+        raise ValueError(
+            "the stages are in training mode: call eval() before fit_whitened, or the statistics would move"
+        )
+    device = next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
+    exits = None
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        if exits is None:
+            exits = linear_exits(stages, x[:1], num_classes=num_classes, grid=grid)
+            spreads = [_Spread(num_classes, head.linear.in_features, device) for head in exits]
+        for stage, head, spread in zip(stages, exits, spreads, strict=False):
+            x = stage(x)
+            spread.update(pool(x, grid=head.grid), y)
+    if exits is None:
+        raise ValueError("the loader gave no batch: there is nothing to average")
+    for head, spread in zip(exits, spreads, strict=True):
+        spread.discriminate(head.linear, shrinkage=shrinkage)
+    return EarlyExitNetwork(stages, exits).to(device).eval()
+
+
+class _Spread:
+    """Class means, and the covariance within the classes, of features ``(B, D)``; over all
+    processes of ``torch.distributed``.
+
+    Sums are kept in double precision, which `ClassMeans` does not do: the covariance is a
+    difference of products, and with means far from zero little of it would be left.
+    """
+
+    def __init__(self, num_classes: int, width: int, device: torch.device):
+        # counts, and refuses what cannot be averaged
+        self.seen = ClassMeans(num_classes).to(device)
+        self.sums = torch.zeros(num_classes, width, dtype=torch.float64, device=device)
+        self.products = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        self.seen.update(features, labels)
+        features = features.double()
+        self.sums.index_add_(0, labels.long(), features)
+        self.products.addmm_(features.T, features)
+
+    def discriminate(self, linear: nn.Linear, *, shrinkage: float) -> None:
+        """Set a linear layer to the discriminant (6.14) of what was seen."""
+        self.seen.compute()  # raises for a class without samples
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.seen.sync()
+            torch.distributed.all_reduce(self.sums)
+            torch.distributed.all_reduce(self.products)
+        means = self.sums / self.seen.counts[:, None]
+        covariance = (self.products - self.sums.T @ means) / self.seen.counts.sum()
+        variance = covariance.diagonal().mean()
+        if not variance > 0:
+            raise ValueError(
+                "the features do not vary within the classes: there is no spread to measure distances with"
+            )
+        covariance = (1 - shrinkage) * covariance + shrinkage * variance * torch.eye(
+            len(covariance)
+        ).to(covariance)
+        # from there, as in `ClassMeanExit`: what all features share would cost digits
+        centre = means.mean(0)
+        weight, bias = linear_discriminant(means - centre, covariance)
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias - weight @ centre)
+
+
+def rule(
+    net: EarlyExitNetwork,
+    thresholds: float | Sequence[float] = 1.0,
+    *,
+    predict: Literal["raw", "normalised"] = "raw",
+) -> Confidence:
+    r"""The E²CM rule (2.5): leave where $\max_k \mathrm{softmax}_k(-d_{j,k} / \mu_{j,k}) > T_j$.
+
+    Trained exits in between are not divided.
+
+    Args:
+        net: from `fit`, or from `combine`.
+        thresholds: one number, or one per early exit.
+        predict: the nearest class mean (``"raw"``), or the largest confidence (``"normalised"``);
+            they can differ.
+    """
+    normaliser = tuple(
+        head.mean_distance if isinstance(head, ClassMeanExit) else None for head in net.exits
+    )
+    return Confidence(thresholds, normaliser=normaliser, predict=predict)
+
+
+def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyExitNetwork:
+    """E²CM + SDN: a sample leaves a stage when either of its two exits lets it go.
+
+    After each stage first the class-mean exit is asked, then, for those who stay, the trained one:
+    two exits with nothing computed between them, and so no rule and no loop of its own.
+
+    Raises:
+        ValueError: if the two networks do not share their stages.
+    """
+    pairs = zip(class_means.stages, trained.stages, strict=False)
+    if class_means.num_exits != trained.num_exits or any(a is not b for a, b in pairs):
+        raise ValueError(
+            "combine needs two networks over the same stages: build both from one split()"
+        )
+    stages = [part for stage in trained.stages[:-1] for part in (stage, nn.Identity())]
+    exits = [head for pair in zip(class_means.exits, trained.exits, strict=True) for head in pair]
+    return EarlyExitNetwork([*stages, trained.stages[-1]], exits).eval()

@@ -1,0 +1,156 @@
+r"""Which training samples to keep: five scores behind one signature, and one way to select by them.
+
+A score is called as ``score(dataset, recipe, *, seed)`` and returns `Scores`: the higher, the more
+worth keeping.  EEPrune, in `eenotes.eeprune`, has the same signature.  What a score has cost goes
+with it: the samples that networks were shown, and the seconds.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class SelectionWarning(UserWarning):
+    """Fewer samples could be dropped than were asked for."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a method thinks of every sample of a data set, in the data set's order.
+
+    Args:
+        method: its name.
+        values: ``(N,)``, float64; samples with the lowest values are dropped first, and those with
+            ``inf`` never.
+        labels: ``(N,)``, int64.
+        samples_seen: how often a network was shown a sample, in training or afterwards, to find the
+            values.
+        seconds: what that took.
+
+    Raises:
+        ValueError: not one value per label, no sample, values that are NaN, or labels that are no
+            whole numbers from 0.
+    """
+
+    method: str
+    values: Tensor
+    labels: Tensor
+    samples_seen: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self):
+        if self.values.ndim != 1 or self.values.shape != self.labels.shape or not len(self.values):
+            raise ValueError(
+                f"need one value per label, got {tuple(self.values.shape)} values and {tuple(self.labels.shape)} labels"
+            )
+        if self.values.isnan().any():
+            raise ValueError(
+                f"{int(self.values.isnan().sum())} of {len(self.values)} values of {self.method} are NaN"
+            )
+        if self.labels.is_floating_point() or self.labels.min() < 0:
+            raise ValueError(
+                f"labels must be whole numbers from 0, got {self.labels.dtype} from {self.labels.min().item()}"
+            )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of a data set, ascending: those to keep and those to drop; ``wanted`` is how many were
+    to be dropped.
+    """
+
+    keep: Tensor
+    drop: Tensor
+    wanted: int
+
+
+def select(scores: Scores, ratio: float, balanced: bool = False, *, seed: int = 0) -> Selection:
+    """Drop the share ``ratio`` of the samples that has the lowest scores.
+
+    Args:
+        scores: of the whole data set.
+        ratio: in [0, 1).
+        balanced: drop the same share of every class, as nearly as whole samples allow.
+        seed: equal scores come in a random order, drawn from it: in the order of the data set they
+            could favour a class.
+
+    Raises:
+        ValueError: a ratio outside [0, 1), or one that leaves nothing of so few samples.
+
+    Warns:
+        SelectionWarning: if fewer samples could be dropped (a value of ``inf`` is never dropped);
+            those that can are.
+    """
+    check_ratio(ratio)
+    count = len(scores.values)
+    wanted = round(ratio * count)
+    if wanted == count:
+        raise ValueError(f"ratio={ratio} of {count} samples would leave none")
+    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = shuffled[scores.values[shuffled].sort(stable=True).indices]
+    droppable = order[scores.values[order] < math.inf]
+    if balanced:
+        quotas = class_quotas(scores.labels, wanted)
+        drop = torch.cat(
+            [
+                droppable[scores.labels[droppable] == k][:quota]
+                for k, quota in enumerate(quotas.tolist())
+            ]
+        )
+    else:
+        drop = droppable[:wanted]
+    if len(drop) < wanted:
+        warnings.warn(
+            f"{scores.method}: {wanted} of {count} samples were to be dropped ({ratio:.0%}{', per class' if balanced else ''}), but only "
+            f"{len(drop)} qualify; those are dropped",
+            SelectionWarning,
+            stacklevel=2,
+        )
+    return split_rows(drop, count, wanted=wanted)
+
+
+def class_quotas(labels: Tensor, wanted: int) -> Tensor:
+    """``(K,)``: how many of ``wanted`` samples each class gives, in proportion to its size; the
+    largest remainders are rounded up.
+    """
+    exact = labels.bincount().double() * wanted / len(labels)
+    quotas = exact.floor().long()
+    quotas[
+        (exact - quotas).sort(descending=True, stable=True).indices[: wanted - int(quotas.sum())]
+    ] += 1
+    return quotas
+
+
+def imbalance(selection: Selection, labels: Tensor) -> float:
+    r"""How far the kept samples are from the class shares of all labels ``(N,)``, $\frac12 \sum_k
+    |\text{kept share}_k - \text{share}_k|$.
+
+    0: the shares are as they were.  0.1: one in ten of the kept samples would have to be of another
+    class for that.
+    """
+    classes = int(labels.max()) + 1
+    kept, all_of_them = (
+        rows.bincount(minlength=classes).double() for rows in (labels[selection.keep], labels)
+    )
+    return 0.5 * (kept / kept.sum() - all_of_them / all_of_them.sum()).abs().sum().item()
+
+
+def split_rows(drop: Tensor, count: int, *, wanted: int | None = None) -> Selection:
+    """The rows to drop, numbers ``(n,)`` below ``count``, as a `Selection`."""
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[drop] = False
+    return Selection(
+        kept.nonzero().squeeze(1),
+        (~kept).nonzero().squeeze(1),
+        len(drop) if wanted is None else wanted,
+    )
+
+
+def check_ratio(ratio: float) -> None:
+    if not 0 <= ratio < 1:
+        raise ValueError(
+            f"ratio={ratio} must be in [0, 1): the share of the samples to drop, and something has to be left"
+        )

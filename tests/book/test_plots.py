@@ -1,0 +1,115 @@
+"""Figures: caption and alternative text are not optional, methods keep their looks, and no panel
+stays empty.
+"""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from eenotes_book import style
+from eenotes_book.ch02_e2cm import experiment, figures
+from eenotes_book.ch04_cbt import experiment as ch04_cbt_experiment
+from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
+
+
+def test_show_puts_caption_and_alt_beside_the_picture():
+    figure, ax = plt.subplots()
+    html = style.show(ax, caption="a < b", alt='the "curve"').data
+    assert (
+        "a &lt; b" in html
+        and 'alt="the &quot;curve&quot;"' in html
+        and "data:image/png;base64," in html
+    )
+    assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize(("caption", "alt"), [("", "x"), ("x", " ")])
+def test_show_asks_for_both(caption, alt):
+    with pytest.raises(ValueError, match="caption"):
+        style.show(plt.figure(), caption=caption, alt=alt)
+
+
+CHAPTERS = {
+    "1": ["confidence", "entropy", "patience"],
+    "2": ["backbone", "E²CM", experiment.WHITENED, "SDN", "BranchyNet", "E²CM + SDN"],
+    "3": ["unpruned", "together", "separately", "separately, all exits' loss", "channels"],
+    "4": [*ch04_cbt_experiment.BUDGET_METHODS, "CBT-ns"],
+    "5": [ch05_eeprune_experiment.NONE, *ch05_eeprune_experiment.METHODS],
+    "6": ["random", "copy", "copy, after the final norm", "class mean", "class mean, scaled", "class mean, plug-in N₀",
+          "whitened class mean", "class mean + random", "class mean + copy"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_methods_of_a_chapter_differ_in_colour_and_in_marker(chapter):
+    colors, markers = zip(*(style.METHODS[name] for name in CHAPTERS[chapter]), strict=True)
+    assert len(set(colors)) == len(set(markers)) == len(CHAPTERS[chapter])
+
+
+def test_every_method_belongs_to_a_chapter():
+    assert set(style.METHODS) == {
+        "early exits",
+        *(name for names in CHAPTERS.values() for name in names),
+    }
+
+
+def test_what_is_one_method_looks_the_same_everywhere():
+    looks = style.METHODS
+    assert looks["confidence"] == looks["one per exit"] == looks["early exits"], (
+        "softmax confidence, a threshold per exit"
+    )
+    assert looks["E²CM"] == looks["class mean"], "the exits of chapters 2 and 6"
+    assert looks[experiment.WHITENED] == looks["whitened class mean"]
+    assert looks["backbone"] == looks["unpruned"]
+
+
+def test_a_class_without_separability_is_white_and_the_most_separable_has_its_full_colour():
+    table = pd.DataFrame({"stem": [0.0, 0.2], "classifier": [0.4, 0.8]}, index=["cat", "dog"])
+    image = (
+        figures.class_mean_grid(table, colors=figures.THREE_COLORS).axes[0].images[0].get_array()
+    )
+    np.testing.assert_allclose(image[0, 0], [1, 1, 1])
+    np.testing.assert_allclose(image[1, 1], matplotlib.colors.to_rgb(figures.THREE_COLORS[1]))
+    assert (image[0, 1] < 1).any() and image[0, 1].sum() > np.sum(
+        matplotlib.colors.to_rgb(figures.THREE_COLORS[0])
+    )
+    plt.close("all")
+
+
+def test_comparison_panels_draw_every_method_of_every_data_set():
+    curve = pd.DataFrame(
+        {"relative_cost": [0.2, 0.8], "accuracy": [0.5, 0.9], "spread": [np.nan, 0.1]}
+    )
+    figure = figures.comparison_panels(
+        {"A": {"E²CM": curve, "SDN": curve}, "B": {"E²CM": curve}}, {"A": 0.9, "B": 0.8}
+    )
+    assert [len(ax.lines) for ax in figure.axes] == [3, 2]  # the backbone's line too
+    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {
+        "E²CM",
+        "SDN",
+        "backbone",
+    }
+    plt.close("all")
+
+
+@pytest.mark.parametrize("count", range(1, 30))
+def test_ink_stands_out_from_the_ground_of_every_exit(count):
+    looks = style.exit_colors(count)
+    assert len(looks) == count == len({ground for ground, _ in looks})
+    for ground, ink in looks:
+        light, dark = sorted(map(luminance, (ground, ink)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def luminance(color):
+    """WCAG's relative luminance."""
+    linear = [
+        c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+        for c in matplotlib.colors.to_rgb(color)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

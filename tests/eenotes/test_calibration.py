@@ -1,0 +1,307 @@
+"""Thresholds from cached logits: a sweep says what evaluate says, the front is what nothing beats."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eenotes import Confidence, Entropy, Patience
+from eenotes.costs import Costs
+from eenotes.inference import simulate
+from eenotes.thresholds import (
+    draw_thresholds,
+    evaluate,
+    for_accuracy,
+    for_budget,
+    pareto_front,
+    summarise,
+    sweep,
+)
+
+COSTS = Costs(stages=(10, 30, 60), exits=(5, 15))
+# (J, N, K) = (3, 4, 2) with confidences .9 .8 .7 .6 at the first exit, .55 everywhere at the second
+FIRST = [0.9, 0.8, 0.7, 0.6]
+LOGITS = torch.tensor(
+    [[[math.log(p), math.log(1 - p)] for p in c] for c in (FIRST, [0.55] * 4, [0.3, 0.9, 0.9, 0.9])]
+)
+LABELS = torch.tensor([0, 1, 0, 0])
+
+
+def random_logits(seed, num_exits=3, count=30, classes=4):
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(num_exits, count, classes, generator=generator), torch.randint(
+        classes, (count,), generator=generator
+    )
+
+
+# --- evaluate
+
+
+def test_evaluate_by_hand():
+    """Two leave at the first exit (right, wrong) for 15 MACs each, two at the end (right, right)
+    for 120.
+    """
+    numbers = evaluate(LOGITS, LABELS, Confidence([0.75, 1.0]), COSTS)
+    assert numbers == {
+        "accuracy": 0.75,
+        "relative_cost": pytest.approx(0.675),
+        "overhead": pytest.approx(0.125),
+        "left": [0.5, 0, 0.5],
+    }
+
+
+def test_leaving_early_can_be_right_where_the_end_is_wrong():
+    assert evaluate(LOGITS, LABELS, Confidence(1.0), COSTS)["accuracy"] == 0.5
+    assert evaluate(LOGITS, LABELS, Confidence([0.85, 1.0]), COSTS)["accuracy"] == 0.75
+
+
+def test_evaluate_takes_every_rule():
+    assert evaluate(LOGITS, LABELS, Patience(1), COSTS)["left"] == [0, 1, 0]
+    assert summarise(simulate(LOGITS, Patience(1)), LABELS, COSTS)[
+        "relative_cost"
+    ] == pytest.approx(0.6)
+
+
+# --- sweep
+
+
+RULES = {
+    "confidence": Confidence(0.0),
+    "normalised": Confidence(0.0, normaliser=[torch.arange(1.0, 5), None], predict="normalised"),
+    "raw": Confidence(0.0, normaliser=[torch.arange(1.0, 5), torch.ones(4)]),
+    "entropy": Entropy(0.0),
+}
+
+
+@given(
+    st.sampled_from(sorted(RULES)),
+    st.integers(0, 99),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5),
+)
+def test_a_row_is_what_evaluate_says(name, seed, thresholds):
+    logits, labels = random_logits(seed)
+    table = sweep(logits, labels, RULES[name], COSTS, thresholds=thresholds)
+    assert list(table.columns) == ["thresholds", "accuracy", "relative_cost", "overhead"]
+    for row, vector in zip(table.itertuples(), thresholds, strict=True):
+        assert row.thresholds == vector
+        rule = RULES[name]
+        rule = (
+            Entropy(vector)
+            if name == "entropy"
+            else Confidence(vector, normaliser=rule.normaliser, predict=rule.predict)
+        )
+        numbers = evaluate(logits, labels, rule, COSTS)
+        assert row.accuracy == pytest.approx(numbers["accuracy"])
+        assert row.relative_cost == pytest.approx(numbers["relative_cost"])
+        assert row.overhead == pytest.approx(numbers["overhead"])
+
+
+@given(st.sampled_from(["confidence", "entropy", "raw"]), st.integers(0, 20))
+def test_a_drawn_threshold_means_the_same_later(name, seed):
+    """A drawn threshold is the value of one sample: that sample must stay in the table, in
+    simulate, and after a trip through JSON.
+    """
+    logits, labels = random_logits(seed)
+    drawn = draw_thresholds(logits, RULES[name], count=8, seed=seed)
+    for row in sweep(logits, labels, RULES[name], COSTS, thresholds=drawn).itertuples():
+        rule = type(RULES[name])(
+            row.thresholds, **({"normaliser": RULES["raw"].normaliser} if name == "raw" else {})
+        )
+        assert evaluate(logits, labels, rule, COSTS)["relative_cost"] == pytest.approx(
+            row.relative_cost
+        )
+
+
+def test_a_sweep_needs_samples_thresholds_and_one_per_exit():
+    with pytest.raises(ValueError, match=r"2 early exits must be \(M, 2\), got \(1, 3\)"):
+        sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="at least one"):
+        sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="at least one"):
+        sweep(LOGITS[:, :0], LABELS[:0], Confidence(0.0), COSTS, thresholds=torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("labels", [LABELS[:, None], LABELS[:1], LABELS[:3]])
+def test_labels_that_would_broadcast_are_refused(labels):
+    with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
+        evaluate(LOGITS, labels, Confidence(0.5), COSTS)
+    with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
+        sweep(LOGITS, labels, Confidence(0.0), COSTS, thresholds=torch.zeros(1, 2))
+
+
+def test_costs_of_another_network_are_refused():
+    other = Costs(stages=(10, 30, 30, 30), exits=(5, 15, 15))
+    with pytest.raises(ValueError, match="costs are of 4 stages, the logits of 3 exits"):
+        evaluate(LOGITS, LABELS, Confidence(0.5), other)
+    with pytest.raises(ValueError, match="costs are of 4 stages, the logits of 3 exits"):
+        sweep(LOGITS, LABELS, Confidence(0.0), other, thresholds=torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("exit_index", [0, 1, 2])
+def test_a_sweep_refuses_nan_logits(exit_index):
+    logits = LOGITS.clone()
+    logits[exit_index, 2] = torch.nan
+    with pytest.raises(ValueError, match=f"exit {exit_index} gave NaN"):
+        sweep(logits, LABELS, Confidence(0.0), COSTS, thresholds=torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, 7.0, -0.1])
+def test_every_row_of_thresholds_is_looked_at(bad):
+    thresholds = torch.tensor([[0.5, 0.5], [0.5, bad], [0.5, 0.5]])
+    with pytest.raises(ValueError, match="must be one number, or one per early exit"):
+        sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=thresholds)
+
+
+# --- drawing
+
+
+@pytest.mark.parametrize("how", ["quantile", "uniform"])
+def test_draws_depend_on_the_seed_alone(how):
+    torch.manual_seed(1)
+    first = draw_thresholds(LOGITS, Confidence(0.0), count=20, seed=3, how=how)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(draw_thresholds(LOGITS, Confidence(0.5), count=20, seed=3, how=how), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(
+        draw_thresholds(LOGITS, Confidence(0.0), count=20, seed=4, how=how), first
+    )
+    assert first.shape == (20, 2)
+
+
+@pytest.mark.parametrize("rule", [Confidence(0.0), Entropy(0.0)])
+def test_quantiles_open_every_exit_to_every_share(rule):
+    """Confidences between .10 and .11, as E²CM's are with ten classes: uniform draws would miss
+    them all.
+    """
+    logits = 0.01 * torch.randn(3, 200, 10, generator=torch.Generator().manual_seed(0))
+    drawn = draw_thresholds(logits, rule, count=400)
+    for j in range(2):
+        statistic = rule.observe(j, logits[j])[2]
+        leave = (
+            torch.stack([rule.leaves(statistic, limit.item()) for limit in drawn[:, j]])
+            .double()
+            .mean(1)
+        )
+        assert (leave == 0).any()
+        assert (leave > 0.9).any()
+        spread = torch.histc(leave[leave > 0], bins=4, min=0, max=1) / (leave > 0).sum()
+        assert (spread > 0.15).all()
+
+
+def test_a_closed_exit_stays_closed_on_other_data():
+    for rule, never in ((Confidence(0.0), 1.0), (Entropy(0.0), 0.0)):
+        drawn = draw_thresholds(LOGITS, rule, count=200)
+        closed = drawn == never
+        assert 0.2 < closed.double().mean() < 0.8
+        for j in range(2):
+            assert set(drawn[:, j][~closed[:, j]].tolist()) <= set(
+                rule.observe(j, LOGITS[j])[2].tolist()
+            )
+
+
+def test_the_order_of_the_samples_does_not_change_the_draws():
+    rule, order = Confidence(0.0), torch.tensor([2, 0, 3, 1])
+    assert torch.equal(
+        draw_thresholds(LOGITS, rule, count=9), draw_thresholds(LOGITS[:, order], rule, count=9)
+    )
+
+
+def test_uniform_is_for_confidences():
+    with pytest.raises(ValueError, match="uniform"):
+        draw_thresholds(LOGITS, Entropy(0.0), count=2, how="uniform")
+    with pytest.raises(ValueError, match="'quantiles' must be"):
+        draw_thresholds(LOGITS, Confidence(0.0), count=2, how="quantiles")
+
+
+# --- front
+
+
+def table(points):
+    return pd.DataFrame(points, columns=["relative_cost", "accuracy"])
+
+
+def pairs(frame):
+    return list(frame[["relative_cost", "accuracy"]].itertuples(index=False, name=None))
+
+
+# a small grid: many ties
+points = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=12)
+
+
+def test_front_by_hand():
+    given_points = [(3, 5), (1, 2), (2, 2), (2, 4), (3, 3), (4, 5), (5, 6)]
+    assert pairs(pareto_front(table(given_points))) == [(1, 2), (2, 4), (3, 5), (5, 6)]
+    # (3, 5) lies above the line from (2, 4) to (5, 6); a point on a line is not needed
+    assert pairs(pareto_front(table(given_points), convex=True)) == [(1, 2), (2, 4), (3, 5), (5, 6)]
+    assert pairs(pareto_front(table([(1, 1), (2, 2), (3, 3)]), convex=True)) == [(1, 1), (3, 3)]
+    assert pairs(pareto_front(table([(1, 0), (2, 1), (3, 9)]), convex=True)) == [(1, 0), (3, 9)]
+
+
+@given(points)
+def test_front_is_what_no_other_row_beats(found):
+    beaten = {p for p in found for q in found if q != p and q[0] <= p[0] and q[1] >= p[1]}
+    assert pairs(pareto_front(table(found))) == sorted(set(found) - beaten)
+
+
+@given(points)
+def test_hull_is_the_part_of_the_front_under_no_chord(found):
+    front = pairs(pareto_front(table(found)))
+
+    def under_a_chord(p):
+        return any(
+            a[0] < p[0] < b[0] and (p[1] - a[1]) * (b[0] - a[0]) <= (b[1] - a[1]) * (p[0] - a[0])
+            for a in front
+            for b in front
+        )
+
+    assert pairs(pareto_front(table(found), convex=True)) == [
+        p for p in front if not under_a_chord(p)
+    ]
+
+
+def test_front_keeps_the_other_columns_and_leaves_the_table_alone():
+    whole = table([(2, 1), (1, 1), (3, 2)]).assign(thresholds=["a", "b", "c"])
+    copy = whole.copy()
+    assert pareto_front(whole).thresholds.tolist() == ["b", "c"]
+    pd.testing.assert_frame_equal(whole, copy)
+
+
+# --- one operating point
+
+
+TABLE = table([(0.5, 0.8), (0.3, 0.8), (0.4, 0.8), (0.3, 0.6), (0.9, 0.9)])
+
+
+@pytest.mark.parametrize(
+    ("budget", "point"),
+    [(0.3, (0.3, 0.8)), (0.6, (0.3, 0.8)), (0.9, (0.9, 0.9)), (5.0, (0.9, 0.9))],
+)
+def test_the_most_accurate_within_a_budget_and_of_those_the_cheapest(budget, point):
+    assert tuple(for_budget(TABLE, max_relative_cost=budget)) == point
+
+
+@pytest.mark.parametrize(
+    ("floor", "point"), [(0.0, (0.3, 0.8)), (0.6, (0.3, 0.8)), (0.85, (0.9, 0.9))]
+)
+def test_the_cheapest_that_is_accurate_enough_and_of_those_the_most_accurate(floor, point):
+    assert tuple(for_accuracy(TABLE, min_accuracy=floor)) == point
+
+
+def test_what_cannot_be_had_is_said():
+    with pytest.raises(ValueError, match=r"at most 0.2; the cheapest costs 0.300"):
+        for_budget(TABLE, max_relative_cost=0.2)
+    with pytest.raises(ValueError, match=r"accuracy of 0.95; the best reaches 0.900"):
+        for_accuracy(TABLE, min_accuracy=0.95)
+
+
+@given(points, st.integers(0, 13))
+def test_an_operating_point_lies_on_the_front(found, limit):
+    front = pairs(pareto_front(table(found)))
+    if any(cost <= limit for cost, _ in found):
+        assert tuple(for_budget(table(found), max_relative_cost=limit)) in front
+    if any(accuracy >= limit for _, accuracy in found):
+        assert tuple(for_accuracy(table(found), min_accuracy=limit)) in front

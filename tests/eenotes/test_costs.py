@@ -1,0 +1,165 @@
+"""MACs against numbers computed by hand; nothing is hidden, nothing stays changed."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from eenotes import ClassMeanExit, EarlyExitNetwork, LinearExit, count_macs, linear_exits, split
+from eenotes.costs import Costs
+from eenotes_book.models.resnet import CifarResNet
+
+
+def macs(module, x):
+    return count_macs(EarlyExitNetwork([module], []), x).stages[0]
+
+
+# --- by hand
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("module", "shape", "expected"),
+    [
+        (nn.Linear(5, 7), (5,), 5 * 7),
+        (nn.Linear(5, 7), (4, 5), 4 * 5 * 7),
+        (nn.Conv2d(3, 8, 3, padding=1, bias=False), (3, 6, 6), 6 * 6 * 8 * 3 * 3 * 3),
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), (3, 6, 6), 3 * 3 * 8 * 3 * 3 * 3),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), (8, 6, 6), 6 * 6 * 8 * 3 * 3),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), (3, 6, 6), 0),
+        # queries, keys, values and output; scores and mixture; the two layers behind
+        (
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+            (5, 8),
+            4 * 5 * 8 * 8 + 2 * 5 * 5 * 8 + 2 * 5 * 8 * 16,
+        ),
+    ],
+)
+def test_one_sample_by_hand(module, shape, expected, batch):
+    assert macs(module, torch.randn(batch, *shape)) == expected
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_class_mean_exit_takes_classes_times_features(batch):
+    net = EarlyExitNetwork([nn.Identity(), nn.Linear(12, 2)], [ClassMeanExit(torch.randn(10, 12))])
+    costs = count_macs(net, torch.randn(batch, 12))
+    assert (costs.stages, costs.exits) == ((0, 24), (120,))
+
+
+def test_a_linear_exit_takes_classes_times_channels():
+    net = EarlyExitNetwork([nn.Identity(), LinearExit(3, 5)], [LinearExit(3, 5)])
+    assert count_macs(net, torch.randn(2, 3, 4, 4)) == Costs(stages=(0, 15), exits=(15,))
+
+
+def test_the_resnet_by_hand():
+    """ResNet-8 of width 4 on 8×8 images: one block per group, the second and third with a 1×1
+    shortcut.
+    """
+    stages = split(CifarResNet(8, width=4, num_classes=10), at=["stem", "group1", "group2"])
+    x = torch.randn(2, 3, 8, 8)
+    costs = count_macs(EarlyExitNetwork(stages, linear_exits(stages, x, num_classes=10)), x)
+    assert costs.stages == (
+        64 * 9 * 3 * 4,
+        64 * 9 * (4 * 4 + 4 * 4),
+        16 * (9 * 4 * 8 + 9 * 8 * 8 + 4 * 8),
+        4 * (9 * 8 * 16 + 9 * 16 * 16 + 8 * 16) + 16 * 10,
+    )
+    assert costs.exits == (40, 40, 80)
+    assert costs.backbone == macs(CifarResNet(8, width=4), x)
+
+
+def test_attention_of_a_vision_transformer_is_not_hidden():
+    backbone = torchvision.models.VisionTransformer(
+        image_size=8,
+        patch_size=4,
+        num_layers=3,
+        num_heads=2,
+        hidden_dim=8,
+        mlp_dim=16,
+        num_classes=3,
+    ).eval()
+    tokens, d = 4 + 1, 8
+    layer = 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * 16
+    at = [f"encoder.layers.encoder_layer_{i}" for i in range(3)]
+    costs = count_macs(
+        EarlyExitNetwork(split(backbone, at=at), [LinearExit(d, 3)] * 3), torch.randn(2, 3, 8, 8)
+    )
+    assert costs.stages == (4 * (3 * 4 * 4) * d + layer, layer, layer, d * 3)
+
+
+# --- relative cost
+
+
+COSTS = Costs(stages=(10, 30, 60), exits=(5, 15))
+
+
+def test_relative_cost_by_hand():
+    assert COSTS.backbone == 100
+    assert COSTS.cumulative.tolist() == [15, 60, 120]
+    left = torch.tensor([2, 0, 1, 0])
+    assert COSTS.relative_cost(left).tolist() == [1.2, 0.15, 0.6, 0.15]
+    assert COSTS.overhead(left).tolist() == [0.2, 0.05, 0.2, 0.05]
+
+
+def test_a_network_without_early_exits_costs_one():
+    costs = Costs(stages=(7,), exits=())
+    assert costs.relative_cost(torch.zeros(2, dtype=torch.int64)).tolist() == [1, 1]
+    assert costs.overhead(torch.zeros(1, dtype=torch.int64)).tolist() == [0]
+
+
+# --- nothing stays changed
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_modes_statistics_and_the_fast_path_stay_as_they_were(unchanged, fast, fails):
+    backbone = CifarResNet(8, width=4).train()
+    backbone.group2.eval()
+    stages = split(backbone, at=["group1"])
+    net = EarlyExitNetwork(stages, [LinearExit(5 if fails else 4, 10)])
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast)
+    try:
+        with unchanged(net):
+            if fails:
+                with pytest.raises(RuntimeError):
+                    count_macs(net, torch.randn(2, 3, 8, 8))
+            else:
+                count_macs(net, torch.randn(2, 3, 8, 8))
+        assert torch.backends.mha.get_fastpath_enabled() == fast
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_costs_that_are_none():
+    with pytest.raises(ValueError, match="3 stages have 2 exit tests between them, got 3"):
+        Costs((1, 1, 1), (1, 1, 1))
+    for stages in ((1, -1), (1, math.inf), (1, math.nan)):
+        with pytest.raises(ValueError, match="finite and not negative"):
+            Costs(stages, (0,))
+    with pytest.raises(ValueError, match="cost nothing"):
+        Costs((0, 0), (1,)).relative_cost(torch.tensor([0]))
+
+
+def test_exit_indices_of_every_whole_type_and_no_others():
+    costs = Costs((10, 30, 60), (5, 15))
+    for kind in (torch.uint8, torch.int32, torch.int64):
+        assert costs.relative_cost(torch.tensor([0, 1, 2], dtype=kind)).tolist() == pytest.approx(
+            [0.15, 0.6, 1.2]
+        )
+        assert costs.overhead(torch.tensor([2, 0], dtype=kind)).tolist() == pytest.approx(
+            [0.2, 0.05]
+        )
+    assert costs.relative_cost(torch.zeros(0, dtype=torch.int64)).tolist() == []
+    for bad in (torch.tensor([-1]), torch.tensor([3]), torch.tensor([0.0]), torch.tensor([True])):
+        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.2"):
+            costs.relative_cost(bad)
+        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.2"):
+            costs.overhead(bad)
+
+
+def test_an_empty_batch():
+    with pytest.raises(ValueError, match="empty"):
+        macs(nn.Linear(2, 2), torch.zeros(0, 2))

@@ -1,0 +1,133 @@
+"""Decoding with an exit: whatever is saved, the text must be the one that was promised."""
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from test_class_aware import DEPTH, MODELS, V, made, text
+
+from eenotes.language import (
+    decoding,
+    exits,
+    initialisation,
+)
+
+AT, NEW = 2, 16
+PROMPT = text(rows=1)[0]
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def exited(name, how="copy"):
+    return initialisation.initialise(exits.attach(made(name), at=AT), how).eval()
+
+
+@each_model
+def test_nobody_leaves_and_drafts_are_verified_so_the_text_is_plain_greedy(name):
+    model = exited(name)
+    plain = decoding.greedy(model, PROMPT, max_new_tokens=NEW)
+    for other in (
+        decoding.early_exit(model, PROMPT, max_new_tokens=NEW, threshold=1.0),
+        decoding.self_speculative(model, PROMPT, max_new_tokens=NEW),
+    ):
+        assert torch.equal(other.ids, plain.ids)
+    assert len(plain.new) == NEW and plain.prompt == 12
+
+
+@each_model
+def test_every_token_is_what_its_head_says_of_the_whole_prefix(name):
+    """The keys and values that waiting tokens get later are those that they would have got at once."""
+    model = exited(name)
+    sure = decoding.early_exit(model, PROMPT, max_new_tokens=NEW, threshold=1.0).confidence
+    found = decoding.early_exit(model, PROMPT, max_new_tokens=NEW, threshold=sorted(sure)[NEW // 2])
+    assert 0 < sum(found.early) < NEW
+    with torch.no_grad():
+        for i, early in enumerate(found.early):
+            exit_logits, final_logits = model(found.ids[None, : 12 + i])
+            assert (exit_logits if early else final_logits)[0, -1].argmax() == found.new[i]
+            assert exit_logits[0, -1].softmax(0).max().item() == pytest.approx(
+                found.confidence[i], abs=1e-4
+            )
+
+
+def test_when_everybody_leaves_the_upper_half_runs_once():
+    found = decoding.early_exit(exited("opt tied"), PROMPT, max_new_tokens=NEW, threshold=0.0)
+    assert found.early == [False] + [True] * (NEW - 1)
+    assert found.layer_passes == NEW * AT + (DEPTH - AT)
+    assert found.token_layers == (12 + NEW - 1) * AT + 12 * (DEPTH - AT)
+
+
+def test_layers_of_plain_greedy():
+    model = exited("opt tied")
+    for found in (
+        decoding.greedy(model, PROMPT, max_new_tokens=NEW),
+        decoding.early_exit(model, PROMPT, max_new_tokens=NEW, threshold=1.0),
+    ):
+        assert (found.layer_passes, found.token_layers) == (NEW * DEPTH, (12 + NEW - 1) * DEPTH)
+
+
+@each_model
+def test_the_draft_model_is_the_exit_and_shares_every_weight(name):
+    model = exited(name)
+    draft = decoding.draft_model(model)
+    torch.testing.assert_close(draft(input_ids=text()).logits, model.exit_logits(text()))
+    assert {p.data_ptr() for p in draft.parameters()} <= {p.data_ptr() for p in model.parameters()}
+    assert (
+        len(exits.anatomy(draft).decoders) == AT
+        and len(exits.anatomy(model.model).decoders) == DEPTH
+    )
+
+
+def test_the_draft_model_with_a_norm():
+    model = initialisation.initialise(exits.attach(made("llama"), at=AT, norm=True), "copy").eval()
+    torch.testing.assert_close(
+        decoding.draft_model(model)(input_ids=text()).logits, model.exit_logits(text())
+    )
+
+
+def test_a_perfect_draft_is_accepted_whole():
+    """Upper decoders that hand on what they get: the exit then says what the model says."""
+    model = made("opt tied")
+    for layer in exits.anatomy(model).decoders[AT:]:
+        for last in (layer.self_attn.out_proj, layer.fc2):
+            torch.nn.init.zeros_(last.weight)
+            torch.nn.init.zeros_(last.bias)
+    model = initialisation.initialise(exits.attach(model, at=AT, norm=True), "copy").eval()
+    found = decoding.self_speculative(model, PROMPT, max_new_tokens=15, draft=4)
+    # three drafts of 4, each with one token on top
+    assert (found.drafted, sum(found.early), found.acceptance) == (12, 12, 1.0)
+    assert found.layer_passes == 3 * DEPTH + 12 * AT
+
+
+def test_transformers_own_early_exit_drafts_as_ours_with_the_copied_head_and_norm():
+    """`assistant_early_exit`, which Llama honours, is our self-speculation with one of the
+    initialisations.
+    """
+    llama = made("llama")
+    model = initialisation.initialise(exits.attach(llama, at=AT, norm=True), "copy").eval()
+    ours = decoding.self_speculative(model, PROMPT, max_new_tokens=NEW)
+    llama.generation_config.update(
+        num_assistant_tokens=4,
+        num_assistant_tokens_schedule="constant",
+        assistant_confidence_threshold=0.0,
+    )
+    with decoding._counted(llama) as runs:
+        theirs = llama.generate(
+            PROMPT[None], assistant_early_exit=AT, **decoding._plain(PROMPT[None], NEW)
+        )
+    assert torch.equal(ours.ids, theirs[0])
+    assert len(runs) > NEW / 5, "it did draft"
+
+
+def test_bad_input():
+    model = exited("opt tied")
+    with pytest.raises(ValueError, match="at least one token number"):
+        decoding.greedy(model, PROMPT[:0], max_new_tokens=1)
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):
+        decoding.early_exit(model, PROMPT, max_new_tokens=0, threshold=0.5)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        decoding.greedy(model, torch.tensor([V]), max_new_tokens=1)
+    with pytest.raises(ValueError, match="positions for 64"):
+        decoding.self_speculative(model, PROMPT, max_new_tokens=60)
+    with pytest.raises(ValueError, match="training mode"):
+        decoding.greedy(exited("opt tied").train(), PROMPT, max_new_tokens=1)

@@ -1,0 +1,161 @@
+"""The two kinds of exit: a linear layer on pooled features, and distances to class means."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from eenotes import ClassMeanExit, LinearExit, linear_exits, split
+from eenotes.exits import pool
+from eenotes_book.models.resnet import CifarResNet
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((2, 3), None), ((2, 5, 3), 1), ((2, 3, 4, 5), (2, 3)), ((2, 3, 4, 5, 6), (2, 3, 4))],
+)
+def test_pool_averages_space_or_tokens(shape, axes):
+    x = torch.randn(shape)
+    assert torch.allclose(pool(x), x if axes is None else x.mean(axes), atol=1e-6)
+    assert pool(x).shape == (2, 3)
+
+
+def test_linear_exit_by_hand():
+    head = LinearExit(2, 3)
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 1]]))
+        head.linear.bias.copy_(torch.tensor([0.0, 0, 10]))
+    # (1, 2, 1, 2): the averages are 2 and 6
+    features = torch.tensor([[[[1.0, 3.0]], [[4.0, 8.0]]]])
+    assert head(features).tolist() == [[2, 6, 18]]
+
+
+def test_a_grid_averages_each_cell_by_hand():
+    features = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert pool(features, grid=2).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+    head = LinearExit(4, 1, grid=2)
+    nn.init.ones_(head.linear.weight)
+    nn.init.zeros_(head.linear.bias)
+    assert head(features).item() == 30
+
+
+def test_a_grid_is_no_finer_than_the_feature_map():
+    stages = split(CifarResNet(8, width=4), at=["stem", "group2", "group3"])  # 8×8, 4×4, 2×2
+    exits = linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=7, grid=4)
+    assert [head.grid for head in exits] == [4, 4, 2]
+    assert [head.linear.in_features for head in exits] == [4 * 16, 8 * 16, 16 * 4]
+    flat = linear_exits(
+        [nn.Linear(3, 5), nn.Linear(5, 7)], torch.randn(2, 3), num_classes=7, grid=4
+    )
+    assert [head.linear.in_features for head in flat] == [5]
+
+
+def test_linear_exits_have_the_width_of_their_stage(unchanged):
+    backbone = CifarResNet(8, width=4).train()
+    stages = split(backbone, at=["stem", "group2", "group3"])
+    with unchanged(stages):
+        exits = linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=7)
+    assert [tuple(head.linear.weight.shape) for head in exits] == [(7, 4), (7, 8), (7, 16)]
+
+
+# --- class means
+
+
+def test_class_mean_exit_by_hand():
+    head = ClassMeanExit(torch.tensor([[0.0, 0], [3, 4]]))
+    assert torch.allclose(
+        head(torch.tensor([[0.0, 0], [3, 4], [3, 0]])),
+        -torch.tensor([[0, 5.0], [5, 0], [3, 4]]),
+        atol=1e-3,
+    )
+    assert head.mean_distance.tolist() == [1, 1]
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 20), st.integers(0, 9))
+def test_logits_are_negative_distances(batch, classes, width, seed):
+    g = torch.Generator().manual_seed(seed)
+    means, x = torch.randn(classes, width, generator=g), torch.randn(batch, width, generator=g)
+    head = ClassMeanExit(means)
+    assert torch.allclose(head(x), -torch.cdist(x, means), atol=1e-3)
+    assert torch.allclose(head.means, means, atol=1e-6)
+
+
+def test_features_of_any_shape_are_flattened():
+    means, x = torch.randn(3, 2, 4, 5), torch.randn(6, 2, 4, 5)
+    expected = (x[:, None] - means).flatten(2).norm(dim=2)
+    assert torch.allclose(ClassMeanExit(means)(x), -expected, atol=1e-4)
+
+
+def test_what_all_features_have_in_common_costs_no_digits():
+    """||x||² of features around 1000 is 10⁸ here: without care float32 keeps nothing of distances
+    around 10.
+    """
+    g = torch.Generator().manual_seed(0)
+    means = torch.randn(5, 100, generator=g) + 1000
+    x = means[torch.arange(50) % 5] + torch.randn(50, 100, generator=g)
+    exact = torch.cdist(x.double(), means.double())
+    assert torch.allclose(-ClassMeanExit(means)(x).double(), exact, rtol=1e-4)
+    assert torch.equal(ClassMeanExit(means)(x).argmax(1), exact.argmin(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_distances_are_float32_whatever_the_features_and_the_autocast(dtype):
+    means, x = torch.randn(3, 64), torch.randn(4, 64).to(dtype)
+    head = ClassMeanExit(means)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head(x)
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, -torch.cdist(x.float(), means), atol=1e-4)
+
+
+def test_means_and_normaliser_travel_with_the_weights_and_want_no_gradient():
+    head = ClassMeanExit(torch.randn(3, 4, requires_grad=True), torch.tensor([1.0, 2, 3]))
+    other = ClassMeanExit(torch.zeros(3, 4))
+    other.load_state_dict(head.state_dict())
+    x = torch.randn(2, 4)
+    assert torch.equal(other(x), head(x))
+    assert other.mean_distance.tolist() == [1, 2, 3]
+    assert not list(head.parameters())
+    assert not head(x).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("means", "normaliser", "words"),
+    [
+        ([[0, 1], [float("nan"), 1], [0, float("inf")]], None, r"classes \[1, 2\] are not finite"),
+        ([[0, 1], [2, 3]], [1], "2 positive numbers"),
+        ([[0, 1], [2, 3]], [1, 0], "2 positive numbers"),
+        ([[0, 1], [2, 3]], [1, -1], "2 positive numbers"),
+        ([[0, 1], [2, 3]], [1, float("nan")], "2 positive numbers"),
+    ],
+)
+def test_bad_means(means, normaliser, words):
+    normaliser = None if normaliser is None else torch.tensor(normaliser)
+    with pytest.raises(ValueError, match=words):
+        ClassMeanExit(torch.tensor(means), normaliser)
+
+
+@pytest.mark.parametrize(
+    ("kind", "close"), [(torch.bfloat16, 0.05), (torch.float16, 0.01), (torch.float64, 1e-6)]
+)
+def test_a_network_in_another_precision_keeps_its_class_means(kind, close):
+    """In half precision the squares of 100 numbers around 30 would overflow or lose every digit;
+    the head computes them in float32.
+    """
+    generator = torch.Generator().manual_seed(0)
+    means, x = (30 + 3 * torch.randn(count, 100, generator=generator) for count in (3, 5))
+    full, other = ClassMeanExit(means)(x), ClassMeanExit(means).to(kind)(x.to(kind))
+    torch.testing.assert_close(other, full, rtol=close, atol=0)
+
+
+def test_features_of_another_width():
+    with pytest.raises(ValueError, match="6 numbers each, the features 8"):
+        ClassMeanExit(torch.zeros(2, 3, 2))(torch.zeros(1, 2, 4))
+
+
+def test_heads_are_one_call():
+    x = torch.randn(4, 3, 2, 2)
+    for head in (LinearExit(3, 5), ClassMeanExit(torch.randn(5, 3, 2, 2))):
+        assert isinstance(head, nn.Module)
+        assert head(x).shape == (4, 5)

@@ -1,0 +1,281 @@
+"""ClassMeans: one pass, one K × D array, the same however the samples arrive."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eenotes import ClassMeans, class_statistics
+
+X = torch.tensor([[1.0, 10], [3, 30], [5, 50], [7, 70]])
+Y = torch.tensor([0, 1, 0, 1])
+
+
+def samples(seed=0, count=60, shape=(3, 2), classes=4):
+    """Every class at least once."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.cat(
+        [torch.arange(classes), torch.randint(classes, (count - classes,), generator=generator)]
+    )
+    return torch.randn(count, *shape, generator=generator), labels
+
+
+def fitted(x, y, classes=4, size=None):
+    means = ClassMeans(classes)
+    for part in range(0, len(x), size or len(x)):
+        means.update(x[part : part + (size or len(x))], y[part : part + (size or len(x))])
+    return means
+
+
+def direct(x, y, classes=4):
+    """(means, root mean square distance of all samples to each), in double precision."""
+    x = x.double().flatten(1)
+    means = torch.stack([x[y == k].mean(0) for k in range(classes)])
+    return means, torch.stack([(x - mean).square().sum(1).mean().sqrt() for mean in means])
+
+
+# --- by hand
+
+
+def test_means_by_hand():
+    means = fitted(X, Y, 2)
+    assert means.compute().tolist() == [[3, 30], [5, 50]]
+    assert means.counts.tolist() == [2, 2]
+
+
+def test_root_mean_square_distance_by_hand():
+    """Two numbers 0 and 2 of class 0, one number 4 of class 1: the means are 1 and 4, the squares
+    (1+1+9)/3 and (16+4+0)/3.
+    """
+    means = fitted(torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([0, 0, 1]), 2)
+    assert means.compute().tolist() == [[1], [4]]
+    assert means.root_mean_square_distance().tolist() == pytest.approx(
+        [(11 / 3) ** 0.5, (20 / 3) ** 0.5]
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 3, 4), (2, 2, 2, 2)])
+def test_features_of_any_shape_come_back_in_it(shape):
+    x, y = samples(shape=shape)
+    means = fitted(x, y, size=7)
+    assert means.compute().shape == (4, *shape)
+    expected, distance = direct(x[:, None], y)
+    assert torch.allclose(means.compute().flatten().double(), expected.flatten(), atol=1e-5)
+    assert torch.allclose(means.root_mean_square_distance().double(), distance, rtol=1e-4)
+
+
+# --- the same however samples arrive
+
+
+@given(st.integers(0, 99), st.lists(st.integers(1, 59), max_size=5), st.randoms())
+def test_any_split_into_batches_in_any_order(seed, cuts, random):
+    x, y = samples(seed)
+    parts = list(
+        zip(
+            torch.tensor_split(x, sorted(set(cuts))),
+            torch.tensor_split(y, sorted(set(cuts))),
+            strict=True,
+        )
+    )
+    random.shuffle(parts)
+    means = ClassMeans(4)
+    for part in parts:
+        means.update(*part)
+    expected, distance = direct(x, y)
+    assert torch.allclose(means.compute().flatten(1).double(), expected, atol=1e-5)
+    assert torch.allclose(means.root_mean_square_distance().double(), distance, rtol=1e-5)
+
+
+@given(st.integers(0, 99), st.integers(1, 59))
+def test_two_merged_are_one(seed, cut):
+    """Neither half needs to have seen every class."""
+    x, y = samples(seed)
+    order = y.argsort()
+    x, y = x[order], y[order]
+    a, b, whole = fitted(x[:cut], y[:cut]), fitted(x[cut:], y[cut:]), fitted(x, y)
+    a.merge_state(b)
+    assert torch.allclose(a.compute(), whole.compute(), atol=1e-5)
+    assert torch.allclose(
+        a.root_mean_square_distance(), whole.root_mean_square_distance(), rtol=1e-5
+    )
+    assert torch.equal(a.counts, whole.counts)
+
+
+def test_merging_into_a_new_one_keeps_the_shape_and_forgets_an_old_result():
+    a, b = ClassMeans(2), fitted(X[:, :, None], Y, 2)
+    a.merge_state(b)
+    assert a.compute().shape == (2, 2, 1)
+    a.merge_state(fitted(X[:, :, None] + 2, Y, 2))
+    assert a.compute().flatten(1).tolist() == [[4, 31], [6, 51]]
+
+
+def test_only_alike_means_can_be_merged():
+    for other in (fitted(torch.zeros(4, 1), Y, 2), fitted(X, Y, 3)):
+        a = fitted(X, Y, 2)
+        with pytest.raises(ValueError, match="merge"):
+            a.merge_state(other)
+        assert a.compute().tolist() == [[3, 30], [5, 50]]
+
+
+@pytest.mark.parametrize("limit", [0, 256])
+def test_both_ways_of_summing_agree(monkeypatch, limit):
+    monkeypatch.setattr(class_statistics, "_ONE_HOT_CLASSES", limit)
+    x, y = samples(shape=(5,))
+    assert torch.allclose(fitted(x, y, size=7).compute().double(), direct(x, y)[0], atol=1e-5)
+
+
+def test_many_classes():
+    x, y = samples(count=900, shape=(3,), classes=300)
+    assert torch.allclose(
+        fitted(x, y, 300, size=100).compute().double(), direct(x, y, 300)[0], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8])
+def test_sums_are_float32_whatever_comes_in(dtype):
+    """In half precision a sum of a thousand ones would stop long before it gets there."""
+    x, y = torch.ones(4000, 2, dtype=dtype), torch.arange(4000) % 2
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        means = fitted(x, y, 2, size=1000)
+    assert means.compute().dtype == torch.float32
+    assert means.compute().tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_labels_of_any_whole_type(dtype):
+    assert fitted(X, Y.to(dtype), 2).compute().tolist() == [[3, 30], [5, 50]]
+
+
+def test_a_large_common_offset_over_many_batches():
+    """1,000 batches around 100 with standard deviation 1: the means keep five digits, the distances
+    three.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, y = (
+        torch.randn(64_000, 8, generator=generator) + 100,
+        torch.randint(3, (64_000,), generator=generator),
+    )
+    means, (expected, distance) = fitted(x, y, 3, size=64), direct(x, y, 3)
+    assert torch.allclose(means.compute().double(), expected, rtol=1e-5)
+    assert torch.allclose(means.root_mean_square_distance().double(), distance, rtol=2e-3)
+
+
+def _work(rank, folder):
+    """One of two processes: every second sample each."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    x, y = samples()
+    means = fitted(x[rank::2], y[rank::2], size=8)
+    torch.save(means.compute(), f"{folder}/{rank}.pt")
+    assert int(means.counts.sum()) == 30, "after compute() each process has its own sums again"
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    # A spawned process would spend ten seconds on importing torchmetrics.
+    torch.multiprocessing.start_processes(_work, (str(tmp_path),), nprocs=2, start_method="fork")
+    x, y = samples()
+    for rank in range(2):
+        assert torch.allclose(
+            torch.load(tmp_path / f"{rank}.pt"), fitted(x, y).compute(), atol=1e-5
+        )
+
+
+# --- memory, copies, reset
+
+
+def test_memory_is_one_array_of_classes_by_features():
+    x, y = samples(count=500, shape=(7, 3))
+    state = fitted(x, y, size=10).metric_state
+    assert {name: tuple(value.shape) for name, value in state.items()} == {
+        "sums": (4, 21),
+        "counts": (4,),
+        "squares": (),
+    }
+
+
+def test_the_features_are_not_kept():
+    x = X.clone().requires_grad_()
+    means = fitted(x * 2, Y, 2)
+    assert not means.compute().requires_grad
+    assert not means.root_mean_square_distance().requires_grad
+
+
+def test_copies_are_independent_and_can_be_pickled():
+    means = fitted(X, Y, 2)
+    for twin in (copy.deepcopy(means), pickle.loads(pickle.dumps(means))):
+        twin.update(X + 2, Y)
+        assert twin.compute().tolist() == [[4, 31], [6, 51]]
+    assert means.compute().tolist() == [[3, 30], [5, 50]]
+
+
+def test_reset_forgets_the_shape_too():
+    means = fitted(X, Y, 2)
+    means.reset()
+    means.update(X[:, :1], Y)
+    assert means.compute().tolist() == [[3], [5]]
+
+
+def test_calling_is_updating():
+    """torchmetrics would compute the means of each batch, in which a class may be missing."""
+    means = ClassMeans(2)
+    means(X[:1], Y[:1])
+    means(X[1:], Y[1:])
+    assert means.compute().tolist() == [[3, 30], [5, 50]]
+
+
+# --- bad input changes nothing
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "words"),
+    [
+        (torch.zeros(0, 2), Y[:0], "at least one"),
+        (X, Y[:3], "as many labels as samples"),
+        (X, Y[:, None], "as many labels as samples"),
+        (X, Y.float(), "whole numbers"),
+        (X, torch.tensor([0, 1, 2, 0]), r"0\.\.1, got 0\.\.2"),
+        (X, torch.tensor([0, 1, -1, 0]), r"0\.\.1, got -1\.\.1"),
+        (X[:, :1], Y, r"shape \(2,\), these have \(1,\)"),
+        (X[:, :, None], Y, r"shape \(2,\), these have \(2, 1\)"),
+        (X.clone().index_fill_(0, torch.tensor(2), float("nan")), Y, "NaN"),
+        (X.clone().index_fill_(0, torch.tensor(2), float("inf")), Y, "infinite"),
+        (X.to("meta"), Y, "one device"),
+        (X, Y.to("meta"), "one device"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_bad_batches_are_refused_and_change_nothing(features, labels, words):
+    means = fitted(X, Y, 2)
+    before = {name: value.clone() for name, value in means.metric_state.items()}
+    with pytest.raises(ValueError, match=words):
+        means.update(features, labels)
+    assert all(torch.equal(value, before[name]) for name, value in means.metric_state.items())
+    assert means.compute().tolist() == [[3, 30], [5, 50]]
+
+
+def test_a_bad_first_batch_does_not_fix_the_shape():
+    means = ClassMeans(2)
+    with pytest.raises(ValueError):
+        means.update(torch.full((4, 5), float("nan")), Y)
+    means.update(X, Y)
+    assert means.compute().tolist() == [[3, 30], [5, 50]]
+
+
+def test_a_class_without_samples():
+    means = fitted(X, Y * 2, 4)
+    for ask in (means.compute, means.root_mean_square_distance):
+        with pytest.raises(ValueError, match=r"no sample of class \[1, 3\]"):
+            ask()
+    means.update(X, Y * 2 + 1)
+    assert means.compute().shape == (4, 2)
+
+
+def test_at_least_one_class():
+    with pytest.raises(ValueError, match="at least 1"):
+        ClassMeans(0)

@@ -1,0 +1,464 @@
+"""split: stages compose to exactly the backbone, share its parameters, leave it untouched, and end
+where a batch may shrink.
+"""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from eenotes import EarlyExitNetwork, LinearExit, cut_points, linear_exits, split
+from eenotes.network import in_mode
+from eenotes_book.models.resnet import CifarResNet
+
+TORCHVISION = {
+    "resnet50": (["layer1", "layer2", "layer3.2", "layer4"], 64),
+    "mobilenet_v3_large": (["features.3", "features.7.block.0", "features.12"], 64),
+    "efficientnet_v2_s": (["features.2", "features.4", "features.6.0"], 64),
+    "vit_b_16": (
+        ["encoder.layers.encoder_layer_2", "encoder.layers.encoder_layer_7.add", "encoder"],
+        224,
+    ),
+}
+
+
+def tiny_vit():
+    torch.manual_seed(0)
+    net = torchvision.models.VisionTransformer(
+        image_size=8,
+        patch_size=4,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        mlp_dim=16,
+        num_classes=3,
+        dropout=0.2,
+    )
+    nn.init.normal_(net.heads.head.weight)
+    return net
+
+
+def tiny_densenet():
+    torch.manual_seed(0)
+    return torchvision.models.DenseNet(
+        growth_rate=4, block_config=(2, 2), num_init_features=8, num_classes=3
+    )
+
+
+def resnet(**options):
+    torch.manual_seed(0)
+    return CifarResNet(8, width=4, **options)
+
+
+@pytest.fixture(scope="module", params=["cifar_resnet", *TORCHVISION])
+def cut(request):
+    """A backbone, its stages, and what it was before it was split."""
+    torch.manual_seed(0)
+    at, size = TORCHVISION.get(request.param, (["stem", "group1", "group2.0"], 16))
+    backbone = (
+        resnet()
+        if request.param == "cifar_resnet"
+        else torchvision.models.get_model(request.param, weights=None)
+    )
+    backbone.eval()
+    for p in backbone.parameters():
+        if not p.any():  # the head of a new vision transformer: all its logits would be zero
+            nn.init.normal_(p, std=0.1)
+    x = torch.randn(1 if size == 224 else 2, 3, size, size)
+    with torch.no_grad():
+        out = backbone(x)
+    state = {name: value.clone() for name, value in backbone.state_dict().items()}
+    return SimpleNamespace(
+        backbone=backbone, stages=split(backbone, at=at), at=at, x=x, out=out, state=state
+    )
+
+
+def run(stages, x):
+    for stage in stages:
+        x = stage(x)
+    return x
+
+
+# --- equal, shared, untouched
+
+
+def test_stages_leave_the_backbone_as_it_was(cut):
+    assert not any(part.training for part in [*cut.backbone.modules(), *cut.stages.modules()])
+    assert all(
+        torch.equal(value, cut.state[name]) for name, value in cut.backbone.state_dict().items()
+    )
+    assert all(p.requires_grad for p in cut.backbone.parameters())
+    with torch.no_grad():
+        assert torch.equal(cut.backbone(cut.x), cut.out)
+
+
+def test_stages_share_the_parameters(cut):
+    assert len(cut.stages) == len(cut.at) + 1
+    assert {id(p) for p in cut.stages.parameters()} == {id(p) for p in cut.backbone.parameters()}
+    assert {id(b) for b in cut.stages.buffers()} == {id(b) for b in cut.backbone.buffers()}
+
+
+def test_stages_compose_to_the_backbone_in_evaluation_mode(cut):
+    with torch.no_grad():
+        assert torch.equal(run(cut.stages.eval(), cut.x), cut.out)
+
+
+def test_stages_compose_to_the_backbone_in_training_mode(cut):
+    """Dropout and stochastic depth included: under one seed both draw the same."""
+    results = []
+    with torch.no_grad(), in_mode(cut.backbone, cut.stages, training=True):
+        for part in ([cut.backbone], cut.stages):
+            torch.manual_seed(3)
+            results.append(run(part, cut.x))
+    assert torch.equal(*results)
+    # no batch normalisation, and no dropout by default
+    stateless = isinstance(cut.backbone, torchvision.models.VisionTransformer)
+    assert stateless or not torch.equal(results[0], cut.out), (
+        "if the modes did not differ, the test would show nothing"
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("build", [resnet, tiny_vit, tiny_densenet])
+def test_stages_follow_train_and_eval(build, training):
+    backbone = build().train(not training)
+    stages = split(backbone, at=cut_points(backbone)).train(training)
+    backbone.train(training)
+    x, results = torch.randn(2, 3, *(8, 8) if build is tiny_vit else (32, 32)), []
+    for part in ([backbone], stages):
+        torch.manual_seed(0)
+        results.append(run(part, x))
+    assert torch.equal(*results)
+
+
+def test_every_submodule_keeps_its_mode(unchanged, modes):
+    """A backbone with frozen batch normalisation is in training mode, but not everywhere."""
+    backbone = resnet().train()
+    backbone.group2.eval()
+    with unchanged(backbone):
+        cut_points(backbone)
+        stages = split(backbone, at=["group1", "group2"])
+        EarlyExitNetwork(stages, [LinearExit(4, 10), LinearExit(8, 10)])
+    assert [stage.training for stage in stages] == [True] * 3
+    with unchanged(backbone), pytest.raises(ValueError):
+        split(backbone, at=["group1", "group7"])
+
+
+def test_parts_shared_between_stages_keep_their_modes(modes):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.drop = nn.Linear(4, 4), nn.Linear(4, 4), nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(self.last(self.drop(self.first(x))))
+
+    backbone = Shared().train()
+    stages = split(backbone, at=["first", "last"])
+    backbone.drop.eval()
+    before = modes(stages)
+    with in_mode(stages):
+        assert not any(modes(stages).values())
+    assert modes(stages) == before
+
+
+def test_later_changes_of_the_weights_reach_the_stages():
+    backbone, other = resnet().eval(), resnet()
+    stages, x = split(backbone, at=["group1"]), torch.randn(2, 3, 16, 16)
+    nn.init.normal_(other.stem[0].weight)
+    backbone.load_state_dict(other.state_dict())
+    torch.nn.init.zeros_(backbone.classifier.bias)
+    assert torch.equal(run(stages, x), backbone(x))
+
+
+def test_a_parameter_that_two_stages_read_is_one():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(3.0))
+            self.middle = nn.ReLU()
+
+        def forward(self, x):
+            return self.middle(x * self.weight) * self.weight
+
+    backbone = Tied()
+    stages = split(backbone, at=["middle"])
+    assert all(stage.weight is backbone.weight for stage in stages)
+    assert run(stages, torch.tensor([[2.0]])).item() == 18
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_deepcopy_is_independent_and_in_the_same_modes(training, modes):
+    backbone = resnet().train(training)
+    stages = split(backbone, at=["group1", "group2"])
+    net = EarlyExitNetwork(stages, linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=10))
+    backbone.stem.eval()
+    twin = copy.deepcopy(net)
+    assert modes(twin) == modes(net)
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in net.parameters()}
+    x = torch.randn(2, 3, 8, 8)
+    expected = [z.clone() for z in net(x)]
+    assert all(torch.equal(a, b) for a, b in zip(twin(x), expected, strict=True))
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(net(x), expected, strict=True))
+    assert not twin(x)[0].any()
+    before = modes(net)
+    twin.train(not training)
+    assert modes(net) == before
+
+
+def test_gradients_flow_through_the_stages_into_the_backbone():
+    backbone = resnet()
+    run(split(backbone, at=["group1"]), torch.randn(2, 3, 8, 8)).sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
+# --- where to cut
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_large", "efficientnet_v2_s", "shufflenet_v2_x0_5"])
+def test_every_cut_point_is_legal_and_nothing_later_overwrites_its_features(name):
+    """Activations and dropout in place, views of what was cut, tuples from chunk: all at once, in
+    training mode.
+    """
+    torch.manual_seed(0)
+    backbone = torchvision.models.get_model(name, weights=None)
+    at = cut_points(backbone)
+    stages = split(backbone, at=at)
+    features, x = [], torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for stage in stages:
+            x = stage(x)
+            features.append((x, x.clone()))
+    assert [
+        p for p, (now, then) in zip(at, features, strict=False) if not torch.equal(now, then)
+    ] == []
+
+
+def test_features_are_the_outputs_of_the_stages():
+    stages = split(resnet().eval(), at=["stem", "group2"])
+    net = EarlyExitNetwork(stages, [nn.Identity(), nn.Identity()])
+    x = torch.randn(2, 3, 8, 8)
+    first = stages[0](x)
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.features(x), [first, stages[1](first)], strict=True)
+    )
+    assert [tuple(f.shape) for f in net.features(x)] == [(2, 4, 8, 8), (2, 8, 4, 4)]
+
+
+def test_cut_points_are_named_shortest_and_in_order():
+    assert cut_points(CifarResNet(14, width=4)) == [
+        "stem.0", "stem.1", "stem",
+        "group1.0.add", "group1.0", "group1.1.add", "group1",
+        "group2.0.add", "group2.0", "group2.1.add", "group2",
+        "group3.0.add", "group3.0", "group3.1.add", "group3",
+        "mean",
+    ]  # fmt: skip
+
+
+def test_exit_points_of_the_resnet_are_legal():
+    backbone = CifarResNet(14, width=4)
+    assert backbone.exit_points == [
+        "stem",
+        "group1.0",
+        "group1.1",
+        "group2.0",
+        "group2.1",
+        "group3.0",
+    ]
+    assert len(split(backbone, at=backbone.exit_points)) == 7
+
+
+def in_place(body):
+    """A chain l1 → body → l2."""
+
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l1, self.l2 = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.relu, self.identity, self.flatten = (
+                nn.ReLU(inplace=True),
+                nn.Identity(),
+                nn.Flatten(),
+            )
+
+        def forward(self, x):
+            return self.l2(body(self, self.l1(x)))
+
+    return Chain()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda net, x: net.relu(x),
+        lambda net, x: x.relu_(),
+        lambda net, x: torch.relu_(x),
+        lambda net, x: nn.functional.relu(x, inplace=True),
+        lambda net, x: nn.functional.relu(x, True),
+        lambda net, x: net.relu(net.identity(x)),
+        lambda net, x: net.relu(net.flatten(x)),
+        lambda net, x: net.relu(x.view(-1, 4)),
+        lambda net, x: net.relu(x.reshape(-1, 2, 2)[:, 0]).repeat(1, 2),
+    ],
+)
+def test_no_cut_before_an_operation_in_place(body):
+    net = in_place(body)
+    assert "l1" not in cut_points(net)
+    with pytest.raises(ValueError, match="in place"):
+        split(net, at=["l1"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [lambda net, x: torch.relu(x), lambda net, x: net.identity(x), lambda net, x: net.relu(x * 2)],
+)
+def test_a_cut_where_nothing_is_in_place(body):
+    net = in_place(body)
+    assert cut_points(net)[0] == "l1"
+    net.eval()
+    x = torch.randn(3, 4)
+    assert torch.equal(run(split(net, at=["l1"]), x), net(x))
+
+
+class Auxiliary(nn.Module):
+    """Like GoogLeNet: in training a second value lives on beside the trunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = (nn.Linear(2, 2) for _ in range(4))
+
+    def forward(self, x):
+        x = self.a(x)
+        extra = self.head(x) if self.training else None
+        x = self.c(self.b(x))
+        return (x, extra) if self.training else x
+
+
+def test_cut_points_are_legal_in_both_modes():
+    assert cut_points(Auxiliary()) == ["a"]
+    with pytest.raises(ValueError, match="'b'"):
+        split(Auxiliary(), at=["b"])
+
+
+def test_a_tuple_is_no_place_to_cut():
+    class Chunks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(2, 4)
+
+        def forward(self, x):
+            a, b = self.first(x).chunk(2, dim=1)
+            return (a + b).exp()
+
+    assert cut_points(Chunks()) == ["first", "add"]
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "near"),
+    [
+        # the shortcut is alive, too
+        (lambda: CifarResNet(14, width=4), "group2.0.conv1", ["group1.1.add", "group1"]),
+        (lambda: CifarResNet(14, width=4), "group1.1.relu", ["group1.0.add", "group1.0"]),
+        (tiny_densenet, "features.denseblock1.denselayer1", ["features.relu0", "features.pool0"]),
+        (tiny_vit, "conv_proj", ["reshape", "permute"]),  # the batch size is alive as a number
+        (lambda: torchvision.models.resnet18(weights=None), "bn1", ["conv1", "relu"]),
+        (resnet, "classifier", ["mean"]),  # the end is no cut
+        (resnet, "x", ["stem.0"]),
+    ],
+)
+def test_an_illegal_cut_names_the_nearest_legal_places(build, name, near):
+    with pytest.raises(ValueError, match="no cut is possible after") as error:
+        split(build(), at=[name])
+    assert repr(name) in str(error.value)
+    assert all(repr(place) in str(error.value) for place in near)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("gruop2", "group2"), ("group", "group1"), ("group1.0.conv3", "group1.0.conv1")],
+)
+def test_an_unknown_name_suggests_near_ones(name, near):
+    with pytest.raises(ValueError, match="no node") as error:
+        split(resnet(), at=["stem", name])
+    assert repr(near) in str(error.value)
+
+
+@pytest.mark.parametrize("at", [["group2", "group1"], ["group1", "group1"], ["group1", "group1.0"]])
+def test_names_must_differ_and_be_in_order(at):
+    with pytest.raises(ValueError, match="order of execution"):
+        split(resnet(), at=at)
+
+
+def test_a_bare_string_or_nothing_is_no_list_of_names():
+    with pytest.raises(TypeError, match=r"at=\['group1'\]"):
+        split(resnet(), at="group1")
+    with pytest.raises(ValueError, match="at least one"):
+        split(resnet(), at=[])
+
+
+def test_only_modules_that_can_be_traced():
+    class Loop(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    for function in (lambda net: split(net, at=["x"]), cut_points):
+        with pytest.raises(ValueError, match="by hand") as error:
+            function(Loop())
+        assert "Loop" in str(error.value)
+        with pytest.raises(TypeError, match="Module"):
+            function(torch.relu)
+
+
+# --- the network
+
+
+def test_logits_of_every_exit_by_hand():
+    double, head = nn.Linear(1, 1, bias=False), nn.Linear(1, 2, bias=False)
+    nn.init.constant_(double.weight, 2.0)
+    nn.init.constant_(head.weight, 3.0)
+    net = EarlyExitNetwork([double, nn.Sequential(double, head)], [head])
+    first, last = net(torch.tensor([[1.0], [5.0]]))
+    assert first.tolist() == [[6, 6], [30, 30]]
+    assert last.tolist() == [[12, 12], [60, 60]]
+    assert net.num_exits == 2
+    features, logits = net.step(0, torch.tensor([[1.0]]))
+    assert (features.item(), logits.tolist()) == (2, [[6, 6]])
+
+
+def test_a_network_takes_the_mode_of_its_stages():
+    stages = split(resnet().eval(), at=["group1"])
+    assert not any(
+        part.training for part in EarlyExitNetwork(stages, [LinearExit(4, 10)]).modules()
+    )
+    assert all(
+        part.training for part in EarlyExitNetwork(stages.train(), [LinearExit(4, 10)]).modules()
+    )
+
+
+@pytest.mark.parametrize(("stages", "exits"), [(0, 0), (1, 1), (3, 1), (3, 3)])
+def test_one_exit_less_than_stages(stages, exits):
+    with pytest.raises(ValueError, match=f"{stages} stages need {max(stages - 1, 1)}"):
+        EarlyExitNetwork([nn.Identity()] * stages, [nn.Identity()] * exits)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 9, 21])
+def test_depth_of_the_resnet(depth):
+    with pytest.raises(ValueError, match="6n"):
+        CifarResNet(depth)
+
+
+def test_depth_counts_the_layers_with_weights():
+    net = CifarResNet(20)
+    main = [
+        m
+        for n, m in net.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in n
+    ]
+    assert len(main) == 20
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)

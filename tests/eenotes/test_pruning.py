@@ -1,0 +1,653 @@
+"""Pruning on a network of twelve weights, where every zero can be computed by hand."""
+
+import copy
+import math
+import sys
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune
+from torch.utils.data import TensorDataset
+
+from eenotes import (
+    EarlyExitNetwork,
+    LinearExit,
+    checkpoints,
+    count_macs,
+    linear_exits,
+    split,
+    training,
+)
+from eenotes.exits import ClassMeanExit
+from eenotes.methods import pruned_costs, pruning
+from eenotes_book.models.resnet import CifarResNet
+
+STAGE, EXIT, CLASSIFIER = "stages.0", "exits.0.linear", "stages.1"
+
+
+def toy():
+    """Two stages and one exit; the weights are the numbers 1 to 12 with alternating signs, the
+    exit's in between.
+    """
+    first, exit_head, last = (
+        nn.Linear(2, 2, bias=False),
+        LinearExit(2, 2),
+        nn.Linear(2, 2, bias=False),
+    )
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0, -2.0], [3.0, -4.0]]))
+        exit_head.linear.weight.copy_(torch.tensor([[5.0, -6.0], [7.0, -8.0]]))
+        exit_head.linear.bias.zero_()
+        last.weight.copy_(torch.tensor([[9.0, -10.0], [11.0, -12.0]]))
+    return EarlyExitNetwork([first, last], [exit_head]).eval()
+
+
+def small(seed=0):
+    """A convolutional network with batch normalisation and two exits, and data for it."""
+    torch.manual_seed(seed)
+    backbone = CifarResNet(8, width=4, num_classes=3, in_channels=1)
+    stages = split(backbone, at=["group1", "group2"])
+    x, y = torch.randn(24, 1, 8, 8), torch.arange(24) % 3
+    return EarlyExitNetwork(stages, linear_exits(stages, x, num_classes=3)).eval(), TensorDataset(
+        x, y
+    )
+
+
+def nothing(net, part, number):
+    """A tune that changes nothing."""
+
+
+def no_accuracy(net):
+    return [0.5] * net.num_exits
+
+
+PLAIN = {"tune": nothing, "evaluate": no_accuracy, "rate": 0.5, "rounds": 2}
+
+
+def tuning(data, **options):
+    usual = {"samples": 12, "batch_size": 6, "optimizer": partial(training.sgd, lr=0.05)}
+    return partial(pruning.fine_tune, dataset=data, **usual | options)
+
+
+# --- which weights, and pruning
+
+
+def test_layers_in_order_of_execution():
+    net = toy()
+    assert list(pruning.layers(net)) == [STAGE, EXIT, CLASSIFIER]
+    assert list(pruning.layers(net, part="exits")) == [EXIT]
+    assert list(pruning.layers(net, part="backbone")) == [STAGE, CLASSIFIER]
+    assert all(net.get_submodule(name) is module for name, module in pruning.layers(net).items())
+
+
+def test_layers_of_the_thesis():
+    """ResNet-56 with exits after blocks 4, 8, ..., 24, 27: 57 convolutions and 7 linear layers,
+    these at 10, 19, 29, 38, 48, 57, 64.
+    """
+    backbone = CifarResNet(56, width=1)
+    at = ["group1.3", "group1.7", "group2.2", "group2.6", "group3.1", "group3.5"]
+    stages = split(backbone, at=at)
+    net = EarlyExitNetwork(stages, linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=10))
+    table = pruned_costs.sparsity_table(net)
+    assert (table.kind == "convolution").sum() == 57
+    assert [i + 1 for i, kind in enumerate(table.kind) if kind == "linear"] == [
+        10,
+        19,
+        29,
+        38,
+        48,
+        57,
+        64,
+    ]
+    assert table.part.tolist().count("exits") == 6 and table.part.iloc[-1] == "backbone"
+
+
+def test_a_layer_used_twice_counts_once():
+    shared = nn.Linear(2, 2)
+    net = EarlyExitNetwork([shared, nn.Sequential(shared, nn.Linear(2, 3))], [LinearExit(2, 3)])
+    assert list(pruning.layers(net)) == ["stages.0", "exits.0.linear", "stages.1.1"]
+
+
+def test_one_pool_by_hand():
+    """A quarter of twelve: 1, 2 and 3 go, all in the first stage."""
+    net = toy()
+    pruning.prune_smallest(pruning.layers(net).values(), rate=0.25)
+    assert net.stages[0].weight.tolist() == [[0, 0], [0, -4]]
+    assert pruning.sparsity(pruning.layers(net)) == {STAGE: 0.75, EXIT: 0, CLASSIFIER: 0}
+
+
+def test_each_layer_by_hand():
+    net = toy()
+    pruning.prune_smallest(pruning.layers(net).values(), rate=0.25, scope="layer")
+    assert net.stages[0].weight.tolist() == [[0, -2], [3, -4]]
+    assert net.exits[0].linear.weight.tolist() == [[0, -6], [7, -8]]
+    assert net.stages[1].weight.tolist() == [[0, -10], [11, -12]]
+
+
+def test_the_second_time_a_fraction_of_what_remains():
+    """12 → 6 → 3: the rate is of the remaining weights, so the sparsity is 1 - (1 - rate)^2."""
+    net = toy()
+    for _ in range(2):
+        pruning.prune_smallest(pruning.layers(net).values(), rate=0.5)
+    assert net.stages[1].weight.tolist() == [[0, -10], [11, -12]]
+    assert pruned_costs.sparsity_table(net).zeros.tolist() == [4, 4, 1]
+    assert pruned_costs.pool_sparsity(pruned_costs.sparsity_table(net)).to_dict() == {
+        "backbone": 5 / 8,
+        "exits": 1,
+        "all": 9 / 12,
+    }
+
+
+def test_pools_of_their_own_by_hand():
+    """The exit's weights meet only each other: 5 and 6 go, although 1 to 4 are smaller."""
+    net = toy()
+    pruning.prune_smallest(pruning.layers(net, part="exits").values(), rate=0.5)
+    assert net.exits[0].linear.weight.tolist() == [[0, 0], [7, -8]]
+    assert net.stages[0].weight.tolist() == [[1, -2], [3, -4]]
+
+
+def test_what_is_compared_is_the_weight_after_the_last_step():
+    """`module.weight` of a pruned layer is what the last forward pass used; pruning must not decide
+    on yesterday's weights.
+    """
+    net = toy()
+    modules = list(pruning.layers(net).values())
+    pruning.prune_smallest(modules, rate=0.25)
+    with torch.no_grad():
+        # as an optimizer would: the masked weight does not know it yet
+        net.stages[1].weight_orig.mul_(0.01)
+    pruning.prune_smallest(modules, rate=0.45)  # 9 left: 4 of them go
+    assert net.stages[1].weight.count_nonzero() == 0
+    assert net.exits[0].linear.weight.count_nonzero() == 4
+
+
+@given(
+    rates=st.lists(st.floats(0.05, 0.6), min_size=1, max_size=4),
+    scope=st.sampled_from(["global", "layer"]),
+    seed=st.integers(0, 5),
+)
+def test_properties_of_pruning(rates, scope, seed):
+    """Zeros stay zeros, kept weights keep their values, and each step takes the rate of what is
+    left, up to rounding.
+    """
+    torch.manual_seed(seed)
+    modules = [nn.Linear(5, 7), nn.Conv2d(2, 3, 3)]
+    before, left = [m.weight.detach().clone() for m in modules], [35, 54]
+    for rate in rates:
+        pruning.prune_smallest(modules, rate=rate, scope=scope)
+        kept = [int(m.weight.count_nonzero()) for m in modules]
+        if scope == "layer":
+            assert kept == [n - round(rate * n) for n in left]
+        assert sum(kept) == pytest.approx((1 - rate) * sum(left), abs=1.01)
+        for m, dense in zip(modules, before, strict=True):
+            assert torch.equal(m.weight, dense * (m.weight != 0))
+            before = [m.weight.detach().clone() for m in modules]
+        if scope == "global":
+            removed = torch.cat([m.weight_orig[m.weight_mask == 0].abs() for m in modules])
+            assert (
+                removed.max() <= torch.cat([m.weight[m.weight != 0].abs() for m in modules]).min()
+            )
+        left = kept
+
+
+def test_permanent_is_a_plain_copy(unchanged):
+    net, data = small()
+    pruning.prune_smallest(pruning.layers(net).values(), rate=0.7)
+    x = data.tensors[0]
+    with unchanged(net):
+        plain = pruning.permanent(net)
+        assert all(torch.equal(a, b) for a, b in zip(plain(x), net(x), strict=True))
+    assert not prune.is_pruned(plain) and prune.is_pruned(net)
+    assert set(plain.state_dict()) == set(small()[0].state_dict())
+    assert pruning.sparsity(pruning.layers(plain)) == pruning.sparsity(pruning.layers(net))
+    with torch.no_grad():
+        plain.exits[0].linear.weight.zero_()
+    assert net.exits[0].linear.weight.count_nonzero() > 0
+
+
+# --- schedules
+
+
+def test_together_by_hand():
+    iterations = list(pruning.together(toy(), **PLAIN))
+    assert [(i.part, i.number) for i in iterations] == [("all", 1), ("all", 2)]
+    assert iterations[0].sparsity == {STAGE: 1, EXIT: 0.5, CLASSIFIER: 0}
+    assert iterations[1].sparsity == {STAGE: 1, EXIT: 1, CLASSIFIER: 0.25}
+    assert iterations[0].accuracy == (0.5, 0.5)
+
+
+def test_separately_by_hand():
+    iterations = list(pruning.separately(toy(), **PLAIN))
+    assert [(i.part, i.number) for i in iterations] == [
+        ("backbone", 1),
+        ("backbone", 2),
+        ("exits", 1),
+        ("exits", 2),
+    ]
+    assert [list(i.sparsity.values()) for i in iterations] == [
+        [1, 0, 0],
+        [1, 0, 0.5],
+        [1, 0.5, 0.5],
+        [1, 0.75, 0.5],
+    ]
+
+
+def test_both_give_every_weight_as_many_rounds_and_end_with_as_many_zeros():
+    for rounds in (1, 2, 3):
+        seen = {}
+        for schedule in (pruning.together, pruning.separately):
+            net, rounds_of = small()[0], {"backbone": 0, "exits": 0}
+            for iteration in schedule(net, **PLAIN | {"rounds": rounds, "rate": 0.3}):
+                for part in rounds_of:
+                    rounds_of[part] += iteration.part in (part, "all")
+            assert rounds_of == {"backbone": rounds, "exits": rounds}
+            seen[schedule] = pruned_costs.sparsity_table(net).zeros.sum()
+        # rounding of two pools
+        assert abs(seen[pruning.together] - seen[pruning.separately]) <= rounds + 1
+        assert seen[pruning.together] / pruned_costs.sparsity_table(
+            net
+        ).weights.sum() == pytest.approx(1 - 0.7**rounds, abs=2e-3)
+
+
+def test_by_round_puts_the_halves_side_by_side():
+    apart = pruned_costs.by_round(list(pruning.separately(toy(), **PLAIN)))
+    assert apart.loc[1].tolist() == [1, 0.5, 0] and apart.loc[2].tolist() == [1, 0.75, 0.5]
+    assert list(apart.columns) == [STAGE, EXIT, CLASSIFIER]
+    pool = pruned_costs.by_round(list(pruning.together(toy(), **PLAIN)))
+    assert (apart - pool).loc[2].tolist() == [0, -0.25, 0.25]
+
+
+def test_a_schedule_works_only_when_asked():
+    net = toy()
+    iterations = pruning.together(net, **PLAIN)
+    assert not prune.is_pruned(net)
+    next(iterations)
+    assert pruned_costs.sparsity_table(net).zeros.sum() == 6
+
+
+def test_frozen_is_frozen_bit_by_bit():
+    """Phase 1 leaves the exits alone, phase 2 the backbone, its batch statistics included; both
+    parts do learn in their own phase.
+    """
+    net, data = small()
+    start, states = pruning.fingerprint(net.stages), []
+    schedule = pruning.separately(net, tune=tuning(data), evaluate=no_accuracy, rate=0.3, rounds=2)
+    exits_before = pruning.fingerprint(net.exits)
+    for iteration in schedule:
+        states.append({name: value.clone() for name, value in net.state_dict().items()})
+        if iteration.part == "backbone":
+            assert pruning.fingerprint(net.exits) == exits_before
+    assert pruning.fingerprint(net.stages) != start
+    done, last = states[1], states[-1]
+    backbone = [name for name in last if name.startswith("stages.")]
+    assert any(name.endswith("running_var") for name in backbone)
+    assert all(torch.equal(done[name], last[name]) for name in backbone)
+    assert not torch.equal(
+        states[0]["stages.0.stem.1.running_mean"], done["stages.0.stem.1.running_mean"]
+    )
+    moved = [
+        name
+        for name in last
+        if name.startswith("exits.") and not torch.equal(states[2][name], last[name])
+    ]
+    assert any(name.endswith("weight_orig") for name in moved)
+
+
+@pytest.mark.parametrize(("phase", "culprit"), [("exits", "stages.0.stem.1.running_mean"), ("exits", "stages.0.stem.1.bias"),
+                                                ("backbone", "exits.0.linear.bias")])  # fmt: skip
+def test_a_tune_that_touches_the_frozen_part_is_caught(phase, culprit):
+    def careless(net, part, number):
+        if part == phase:
+            with torch.no_grad():
+                net.state_dict()[culprit].add_(1e-6)
+
+    with pytest.raises(RuntimeError, match=f"fine-tuning of the {phase} changed"):
+        list(pruning.separately(small()[0], **PLAIN | {"tune": careless}))
+
+
+def test_zeros_stay_zero_through_fine_tuning():
+    """With momentum and weight decay the hidden values move on; what the network computes with
+    stays zero.
+    """
+    net, data = small()
+    zero, hidden = None, None
+    for iteration in pruning.together(
+        net, tune=tuning(data), evaluate=no_accuracy, rate=0.4, rounds=3
+    ):
+        now = {name: module.weight == 0 for name, module in pruning.layers(net).items()}
+        if zero is not None:
+            assert all((now[name] | ~zero[name]).all() for name in now)
+            assert any(
+                not torch.equal(m.weight_orig, hidden[name])
+                for name, m in pruning.layers(net).items()
+            )
+        zero, hidden = (
+            now,
+            {name: m.weight_orig.detach().clone() for name, m in pruning.layers(net).items()},
+        )
+        assert iteration.sparsity == {
+            name: mask.double().mean().item() for name, mask in now.items()
+        }
+    x = data.tensors[0]
+    assert all(torch.equal(a, b) for a, b in zip(net(x), pruning.permanent(net)(x), strict=True))
+
+
+def test_fine_tune_draws_the_same_samples_for_every_schedule():
+    seen = {}
+    for part in ("all", "exits"):
+        net, data = small()
+        rows = seen[part] = []
+        numbered = TensorDataset(
+            torch.arange(24.0)[:, None, None, None].expand(-1, 1, 8, 8).contiguous(),
+            data.tensors[1],
+        )
+        tune = tuning(
+            numbered,
+            augment=lambda x, generator, rows=rows: rows.append(x[:, 0, 0, 0].long().tolist()) or x,
+        )
+        tune(net, part, 1)
+    assert seen["all"] == seen["exits"] and sum(map(len, seen["all"])) == 12
+    assert len(set(sum(seen["all"], []))) == 12
+
+
+def test_fine_tune_may_see_samples_twice():
+    net, data = small()
+    rows = []
+    tuning(data, samples=30, augment=lambda x, generator: rows.append(len(x)) or x)(net, "all", 1)
+    assert sum(rows) == 30
+
+
+def test_backbone_alone_learns_from_its_classifier_only():
+    """With the default loss the early exits do not pull: the same step with other exits gives the
+    same backbone.
+    """
+    results = []
+    for scale in (1.0, 5.0):
+        net, data = small()
+        with torch.no_grad():
+            net.exits[0].linear.weight.mul_(scale)
+        tuning(data)(net, "backbone", 1)
+        results.append(pruning.fingerprint(net.stages))
+    net, data = small()
+    tuning(data, backbone_loss=training.joint_loss)(net, "backbone", 1)
+    assert results[0] == results[1] != pruning.fingerprint(net.stages)
+
+
+def test_accuracies_by_hand(table_net, rows):
+    net = table_net([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    assert pruning.accuracies(net, [(rows(2), torch.tensor([0, 0]))]) == (0.5, 1.0)
+
+
+def test_accuracies_refuse_what_would_only_look_like_one(table_net, rows):
+    logits = [[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [math.nan, 0.0]]]
+    with pytest.raises(ValueError, match="exit 1 gave NaN"):
+        pruning.accuracies(table_net(logits), [(rows(2), torch.tensor([0, 0]))])
+    with pytest.raises(ValueError, match="one label per sample"):
+        pruning.accuracies(table_net(logits), [(rows(2), torch.tensor([[0], [0]]))])
+
+
+@pytest.mark.parametrize(("part", "count"), [("heads", 24), ("all", 0)])
+def test_fine_tune_refuses(part, count):
+    net, data = small()
+    with pytest.raises(
+        ValueError, match="'all', 'backbone' or 'exits'" if count else "of 0: fine-tuning"
+    ):
+        tuning(TensorDataset(*data[:count]))(net, part, 1)
+
+
+def test_any_order_is_a_plan():
+    """Exits first, at another rate: 1 of their 4 weights goes; then half of the backbone's 8."""
+    options = {"tune": nothing, "evaluate": no_accuracy}
+    iterations = list(
+        pruning.schedule(toy(), [("exits", 0.25, 1), ("backbone", 0.5, 1)], **options)
+    )
+    assert [list(i.sparsity.values()) for i in iterations] == [[0, 0.25, 0], [1, 0.25, 0]]
+    with pytest.raises(ValueError, match="'all', 'backbone' or 'exits'"):
+        pruning.schedule(toy(), [("heads", 0.5, 1)], **options)
+
+
+# --- resumption
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rounds", "cut"),
+    [(pruning.together, 2, 1), (pruning.separately, 2, 1), (pruning.separately, 2, 3)],
+)
+def test_a_schedule_that_was_cut_off_goes_on(schedule, rounds, cut, tmp_path):
+    """Cut off in the first or in the second phase, it ends with the same bits, and does nothing
+    twice.
+    """
+    net, data = small()
+    evaluate = partial(pruning.accuracies, batches=[data.tensors])
+    options = {"tune": tuning(data, samples=6), "evaluate": evaluate, "rate": 0.3, "rounds": rounds}
+    whole = list(schedule(net, **options))
+
+    again, path = small()[0], tmp_path / "cut.safetensors"
+    iterations = schedule(again, **options, checkpoint=path)
+    for _ in range(cut):
+        next(iterations)
+    iterations.close()
+
+    calls, resumed = [], small()[0]
+    options["tune"] = lambda *args, tune=options["tune"]: (calls.append(args[2]), tune(*args))
+    assert list(schedule(resumed, **options, checkpoint=path)) == whole
+    assert len(calls) == len(whole) - cut
+    assert pruning.fingerprint(resumed) == pruning.fingerprint(net)
+
+    finished = small()[0]
+    assert list(schedule(finished, **options, checkpoint=path)) == whole
+    assert len(calls) == len(whole) - cut and pruning.fingerprint(finished) == pruning.fingerprint(
+        net
+    )
+
+
+def test_a_foreign_or_damaged_checkpoint_is_reported_and_not_used(tmp_path):
+    path = tmp_path / "a.safetensors"
+    first = list(pruning.together(small()[0], **PLAIN, checkpoint=path))
+    for change in ({"rate": 0.4}, {"net": small(seed=1)[0]}, {"scope": "layer"}):
+        options = {"net": small()[0]} | PLAIN | change
+        with pytest.warns(checkpoints.CheckpointWarning, match="another plan or network"):
+            assert list(pruning.together(**options, checkpoint=path)) != first
+        path.unlink()
+        list(pruning.together(small()[0], **PLAIN, checkpoint=path))
+    path.write_bytes(b"half a file")
+    with pytest.warns(checkpoints.CheckpointWarning, match="damaged"):
+        assert list(pruning.together(small()[0], **PLAIN, checkpoint=path)) == first
+
+
+# --- what pruning has left
+
+
+def test_effective_macs_without_zeros_are_the_counted_ones():
+    net, data = small()
+    assert pruned_costs.effective_costs(net, data.tensors[0]) == count_macs(net, data.tensors[0])
+
+
+def test_effective_macs_by_hand():
+    """A convolution's weight works once per output position: 2 zeros at 16 positions save 32 of 1 *
+    2 * 9 * 16 MACs.
+    """
+    conv, classifier = nn.Conv2d(1, 2, 3, padding=1), nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+    net = EarlyExitNetwork([conv, classifier], [LinearExit(2, 3)])
+    with torch.no_grad():
+        conv.weight[0, 0, 0, :2] = 0
+        net.exits[0].linear.weight[1] = 0
+        classifier[1].weight[:, 0] = 0
+    costs = pruned_costs.effective_costs(net, torch.randn(5, 1, 4, 4))
+    assert costs.stages == (288 - 32, 96 - 3) and costs.exits == (6 - 2,)
+    assert net.training  # modes are left alone
+
+
+def test_two_digits_of_a_stage_are_not_confused():
+    """Stage 1 and stage 10 begin with the same letters."""
+    stages = [nn.Linear(2, 2) for _ in range(11)]
+    net = EarlyExitNetwork(stages, [LinearExit(2, 2) for _ in range(10)])
+    with torch.no_grad():
+        stages[10].weight[0] = 0
+        net.exits[1].linear.weight.zero_()
+    costs = pruned_costs.effective_costs(net, torch.randn(1, 2))
+    assert costs.stages == (4,) * 10 + (2,) and costs.exits == (4, 0) + (4,) * 8
+
+
+def test_zeros_compress_and_plain_files_do_not_shrink():
+    dense, _ = small()
+    net = copy.deepcopy(dense)
+    pruning.prune_smallest(pruning.layers(net).values(), rate=0.9)
+    assert pruned_costs.checkpoint_bytes(net, compress=False) == pruned_costs.checkpoint_bytes(
+        dense, compress=False
+    )
+    assert pruned_costs.checkpoint_bytes(net) < 0.5 * pruned_costs.checkpoint_bytes(dense)
+    weights = pruned_costs.sparsity_table(dense).weights.sum()
+    assert pruned_costs.checkpoint_bytes(dense, compress=False) > 4 * weights
+
+
+# --- channels, really gone
+
+
+@pytest.fixture
+def torch_pruning():
+    return pytest.importorskip("torch_pruning")
+
+
+def test_channels_are_gone_from_backbone_and_exits(torch_pruning, unchanged):
+    net, data = small()
+    x = data.tensors[0]
+    with unchanged(net):
+        thin = pruned_costs.prune_channels(net, x, ratio=0.5)
+    shapes = {name: tuple(m.weight.shape) for name, m in pruning.layers(thin).items()}
+    assert shapes["stages.0.stem.0"] == (2, 1, 3, 3)
+    assert shapes["exits.0.linear"] == (3, 2) and shapes["exits.1.linear"] == (3, 4)
+    assert shapes["stages.2.classifier"] == (3, 8)
+    assert [tuple(z.shape) for z in thin(x)] == [(24, 3)] * 3
+    dense, after = count_macs(net, x), count_macs(thin, x)
+    assert after.backbone < 0.3 * dense.backbone and all(
+        a < d for a, d in zip(after.exits, dense.exits, strict=True)
+    )
+    assert pruned_costs.checkpoint_bytes(
+        thin, compress=False
+    ) < 0.5 * pruned_costs.checkpoint_bytes(net, compress=False)
+    assert not any(part.training for part in thin.modules())
+
+
+def test_a_thin_network_can_be_trained(torch_pruning):
+    net, data = small()
+    thin = pruned_costs.prune_channels(net, data.tensors[0], ratio=0.5)
+    before = pruning.fingerprint(thin)
+    tuning(data)(thin, "all", 1)
+    assert pruning.fingerprint(thin) != before
+
+
+def test_the_least_important_channel_goes():
+    """One hidden channel is nearly zero on both sides; it is the one that disappears."""
+    pytest.importorskip("torch_pruning")
+    torch.manual_seed(0)
+    first, last = nn.Linear(3, 2), nn.Linear(2, 3)
+    with torch.no_grad():
+        first.weight[0], last.weight[:, 0] = 1e-3, 1e-3
+    net = EarlyExitNetwork([first, last], [LinearExit(2, 3)])
+    with torch.no_grad():
+        net.exits[0].linear.weight[:, 0] = 1e-3
+    thin = pruned_costs.prune_channels(net, torch.randn(2, 3), ratio=0.5)
+    assert torch.equal(thin.stages[0].weight, first.weight[1:]) and torch.equal(
+        thin.stages[1].weight, last.weight[:, 1:]
+    )
+
+
+def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    net, data = small()
+    with pytest.raises(ImportError, match=r"eenotes\[pruning\]"):
+        pruned_costs.prune_channels(net, data.tensors[0], ratio=0.5)
+
+
+# --- bad input
+
+BAD_RATES = [0, 1, 1.0, 0.0, -0.1, 1.5, float("nan"), True, "half", None]
+
+
+@pytest.mark.parametrize("rate", BAD_RATES)
+def test_a_rate_outside_0_and_1(rate, unchanged):
+    net, data = small()
+    with unchanged(net):
+        for call in (
+            lambda: pruning.prune_smallest(pruning.layers(net).values(), rate=rate),
+            lambda: pruning.together(net, **PLAIN | {"rate": rate}),
+            lambda: pruning.separately(net, **PLAIN | {"rate": rate}),
+            lambda: pruned_costs.prune_channels(net, data.tensors[0], ratio=rate),
+        ):
+            with pytest.raises(ValueError, match="strictly between 0 and 1"):
+                call()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rounds": 0}, "rounds=0"),
+        ({"rounds": 1.5}, "whole number"),
+        ({"rounds": True}, "rounds=True"),
+        ({"scope": "local"}, "'global' or 'layer'"),
+    ],
+)
+def test_bad_schedules_are_refused_before_anything_happens(options, words, unchanged):
+    net, _ = small()
+    for schedule in (pruning.together, pruning.separately):
+        with unchanged(net), pytest.raises(ValueError, match=words):
+            schedule(net, **PLAIN | options)
+
+
+def test_a_network_without_exits():
+    alone = EarlyExitNetwork([nn.Linear(2, 2)], [])
+    without_weights = EarlyExitNetwork(
+        [nn.Linear(2, 2), nn.Linear(2, 2)], [ClassMeanExit(torch.randn(2, 2))]
+    )
+    for net in (alone, without_weights):
+        for call in (
+            lambda n: pruning.together(n, **PLAIN),
+            lambda n: pruning.separately(n, **PLAIN),
+            pruning.layers,
+        ):
+            with pytest.raises(ValueError, match="no exit to prune"):
+                call(net)
+        assert pruning.layers(net, part="backbone")
+
+
+def test_an_unknown_part_and_a_backbone_without_weights():
+    with pytest.raises(ValueError, match="'all', 'backbone' or 'exits'"):
+        pruning.layers(toy(), part="heads")
+    with pytest.raises(ValueError, match="no linear or convolution layer"):
+        pruning.layers(
+            EarlyExitNetwork([nn.Identity(), nn.Identity()], [LinearExit(2, 2)]), part="backbone"
+        )
+
+
+def test_nothing_left_to_prune(unchanged):
+    layer = nn.Linear(2, 2)
+    pruning.prune_smallest([layer], rate=0.75)
+    for rate in (0.1, 0.5):  # one weight left: half of it rounds to nothing
+        with unchanged(layer), pytest.raises(ValueError, match="nothing left to prune.* 1 weights"):
+            pruning.prune_smallest([layer], rate=rate)
+    with pytest.raises(ValueError, match="nothing left to prune"):
+        list(pruning.together(toy(), **PLAIN | {"rounds": 9}))
+
+
+@pytest.mark.parametrize(
+    ("modules", "words"),
+    [([], "at least one layer"), ([nn.ReLU()], "with a weight"), ([nn.Linear(2, 2)], "not finite")],
+)
+def test_bad_modules(modules, words):
+    if words == "not finite":
+        nn.init.constant_(modules[0].weight, float("nan"))
+    with pytest.raises(ValueError, match=words):
+        pruning.prune_smallest(modules, rate=0.5)
+
+
+def test_an_unknown_scope_and_no_samples():
+    with pytest.raises(ValueError, match="'global' or 'layer'"):
+        pruning.prune_smallest([nn.Linear(2, 2)], rate=0.5, scope="local")
+    net, data = small()
+    with pytest.raises(ValueError, match="at least one"):
+        tuning(data, samples=0)(net, "all", 1)

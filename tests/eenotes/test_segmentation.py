@@ -1,0 +1,435 @@
+"""Skipping finished places gives what computing everything and masking gives, and costs what it
+says.
+"""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from eenotes import Confidence, Patience, PerClass, count_macs
+from eenotes_book.models import segmentation, segmentation_training, sparse_convolution, token_vit
+from eenotes_book.models.segmentation import SegmentationNetwork, unfinished
+from eenotes_book.models.segmentation_training import class_weights, exits_loss, masked_loss
+from eenotes_book.models.sparse_convolution import Neighbours
+from eenotes_book.models.token_vit import TokenViT
+
+
+def settled(net):
+    """Running statistics, as after training, that are no one's default."""
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def conv():
+    torch.manual_seed(0)
+    return settled(SegmentationNetwork(3, channels=8, blocks=(1, 2, 1, 1)))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    torch.manual_seed(0)
+    return settled(TokenViT(3, size=(40, 48), channels=12, layers=(1, 1, 2), heads=3, context=2))
+
+
+def images(count=2, height=30, width=42, seed=1):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def same(a, b):
+    assert torch.equal(a.exit_index, b.exit_index)
+    for one, other in zip(a.logits, b.logits, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def plan(share, *, count, size, exits, seed=0):
+    """Where each place finishes; ``share[j]`` of those left finish at exit j, in patches."""
+    generator = torch.Generator().manual_seed(seed)
+    rough = torch.rand(count, 1, 3, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(rough, size=size, mode="bilinear")[
+        :, 0
+    ] + 0.2 * torch.rand(count, *size, generator=generator)
+    index = torch.full((count, *size), exits - 1)
+    for j, part in enumerate(share):
+        left = index == exits - 1
+        if left.any():
+            limit = smooth[left].quantile(part)
+            index[left & (smooth <= limit if part >= 1 else smooth < limit)] = j
+    return index
+
+
+# --- the conv network
+
+
+shares = st.lists(st.floats(0, 1), min_size=3, max_size=3)
+
+
+@given(shares, st.integers(0, 10), st.sampled_from(["sparse", "dense", "auto"]))
+def test_skipping_equals_computing_everything_and_masking(conv, share, seed, mode):
+    x, index = images(), plan(share, count=2, size=(8, 11), exits=4, seed=seed)
+    same(
+        conv.segment(x, None, exit_index=index, mode=mode),
+        segmentation.dense_then_mask(conv, x, None, exit_index=index),
+    )
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense", "auto"])
+def test_a_rule_decides_place_by_place(conv, mode):
+    x = images()
+    first = torch.stack(conv(x))[0].softmax(1).amax(1)
+    rule = Confidence(first.median().item())
+    out = conv.segment(x, rule, mode=mode)
+    assert torch.equal(out.exit_index == 0, first > rule.thresholds)
+    same(out, segmentation.dense_then_mask(conv, x, rule))
+
+
+def test_without_early_finishers_it_is_the_plain_network(conv):
+    x = images()
+    for mode in ("sparse", "dense"):
+        out = conv.segment(x, Confidence(1.0), mode=mode)
+        for ours, plain in zip(out.logits, conv(x), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+    assert (out.exit_index == 3).all()
+
+
+def test_a_finished_place_keeps_its_logits(conv):
+    x, index = images(), plan([0.3, 0.3, 0.3], count=2, size=(8, 11), exits=4)
+    out = conv.segment(x, None, exit_index=index)
+    for j in range(4):
+        done = (out.exit_index == j)[:, None].expand_as(out.logits[0])
+        for later in range(j + 1, 4):
+            assert torch.equal(out.logits[later][done], out.logits[j][done])
+    first = (out.exit_index == 0)[:, None].expand_as(out.logits[0])
+    torch.testing.assert_close(out.logits[-1][first], conv(x)[0][first], rtol=1e-4, atol=1e-4)
+
+
+def test_everybody_finished_at_once_costs_one_stage(conv):
+    x = images()
+    costs, out = count_macs(conv, x), conv.segment(x, Confidence(0.0))
+    assert (out.exit_index == 0).all()
+    assert out.macs.tolist() == [costs.stages[0] + costs.exits[0]] * 4
+    assert out.spent == out.macs[-1]
+    assert torch.equal(out.logits[3], out.logits[0])
+
+
+def test_neighbours_by_hand():
+    """A row of five places, the middle one and its right neighbour active; κ = 0 makes the filling
+    a plain average.
+    """
+    n = Neighbours(torch.tensor([2, 3]), (1, 1, 5), 0.0)
+    assert n.halo.tolist() == [1, 4]
+    # rows: place 2, place 3, place 1, place 4, outside
+    assert n.neighbours[0].tolist() == [4, 4, 4, 2, 0, 1, 4, 4, 4]
+    assert n.neighbours[1].tolist() == [4, 4, 4, 0, 1, 3, 4, 4, 4]
+    assert n.filled(torch.tensor([[10.0], [20.0]])).tolist() == [[10.0], [20.0]]
+
+
+def test_filling_weighs_by_distance():
+    """The corner (0, 0) of three by three, with (0, 1) at distance 1 and (1, 1) at √2 active."""
+    n = Neighbours(torch.tensor([1, 4]), (1, 3, 3), 1.0)
+    near, far = torch.exp(torch.tensor([-1.0, -2.0]))
+    corner = n.filled(torch.tensor([[1.0], [0.0]]))[n.halo.tolist().index(0)]
+    assert corner.item() == pytest.approx((near / (near + far)).item())
+
+
+def test_images_of_a_batch_do_not_touch(conv):
+    x, index = images(3), plan([0.5, 0.5, 0.5], count=3, size=(8, 11), exits=4)
+    together = conv.segment(x, None, exit_index=index, mode="sparse")
+    for b in range(3):
+        alone = conv.segment(x[b : b + 1], None, exit_index=index[b : b + 1], mode="sparse")
+        torch.testing.assert_close(
+            together.logits[-1][b], alone.logits[-1][0], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_rule_with_memory_follows_its_places(conv):
+    x = images()
+    out = conv.segment(x, Patience(1), mode="sparse")
+    said = [z.argmax(1) for z in conv(x)]
+    assert torch.equal(out.exit_index == 1, said[0] == said[1])
+
+
+def test_macs_are_those_of_the_counter(conv):
+    x, index = images(), plan([0.4, 0.4, 0.4], count=2, size=(8, 11), exits=4)
+    with FlopCounterMode(display=False) as counter:
+        out = conv.segment(x, None, exit_index=index, mode="sparse")
+    counted = counter.get_total_flops() / (2 * len(x))  # the counter does not see the filling
+    assert counted < out.macs[-1] < 1.1 * counted
+    halo, filled = [], 0
+    for j, blocks in ((1, 2), (2, 1), (3, 1)):
+        halo.append(
+            len(Neighbours((index.flatten() >= j).nonzero().squeeze(1), (2, 8, 11), 1.0).halo)
+        )
+        filled += 2 * blocks * 9 * 8 * halo[-1] / 2
+    assert counted + filled == pytest.approx(out.macs[-1].item())
+    assert out.spent == out.macs[-1]
+    dense = conv.segment(x, None, exit_index=index, mode="dense")
+    assert dense.spent > dense.macs[-1] == out.macs[-1]
+
+
+def test_nobody_leaving_costs_the_plain_network_and_its_tests(conv):
+    x = images()
+    out, costs = conv.segment(x, Confidence(1.0), mode="sparse"), count_macs(conv, x)
+    assert out.macs[-1] == costs.cumulative[-1]
+
+
+def test_places_are_not_computed_when_they_are_finished(conv, monkeypatch):
+    """Rows that go into the matrix products: the active places, and none else."""
+    seen = []
+    plain = sparse_convolution.affine
+    monkeypatch.setattr(
+        segmentation,
+        "_affine",
+        lambda rows, *args: seen.append(tuple(rows.shape)) or plain(rows, *args),
+    )
+    index = plan([0.5, 0.5, 0.5], count=2, size=(8, 11), exits=4)
+    conv.segment(images(), None, exit_index=index, mode="sparse")
+    left = [int((index > j).sum()) for j in range(3)]
+    convolved = [rows for rows, width in seen if width == 9 * 8]  # narrower ones are the exits'
+    assert convolved == [left[0]] * 4 + [left[1]] * 2 + [left[2]] * 2
+
+
+def test_full_resolution_labels(conv):
+    out = conv.segment(images(), Confidence(0.6))
+    assert out.labels((30, 42)).shape == (2, 30, 42)
+    assert out.labels((8, 11), exit_index=0).equal(out.logits[0].argmax(1))
+
+
+# --- the transformer
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(0, 10))
+def test_a_shorter_sequence_equals_a_hidden_one(vit, share, seed):
+    x, index = images(2, 40, 48), plan(share, count=2, size=(5, 6), exits=3, seed=seed)
+    same(
+        vit.segment(x, None, exit_index=index),
+        token_vit.dense_then_mask(vit, x, None, exit_index=index),
+    )
+
+
+def test_tokens_leave_by_a_rule(vit):
+    x = images(2, 40, 48)
+    rule = PerClass(
+        torch.stack(vit(x))[:2]
+        .softmax(2)
+        .amax(2)
+        .flatten(1)
+        .quantile(0.5, dim=1)[:, None]
+        .expand(2, 3)
+        .clamp_min(0.34)
+    )
+    out = vit.segment(x, rule)
+    assert len(out.exit_index.unique()) == 3
+    same(out, token_vit.dense_then_mask(vit, x, rule))
+
+
+def test_another_size_than_trained_and_nobody_leaving(vit):
+    x = images(2, 30, 42)
+    for ours, plain in zip(vit.segment(x, Confidence(1.0)).logits, vit(x), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_the_surest_of_each_class_stay_as_context():
+    group, confidence = (
+        torch.tensor([0, 0, 0, 1, 1, 0]),
+        torch.tensor([0.9, 0.7, 0.9, 0.5, 0.6, 0.95]),
+    )
+    assert sorted(
+        token_vit._surest(torch.tensor([0, 1, 2, 3, 4]), group, confidence, 1).tolist()
+    ) == [0, 4]
+    assert sorted(token_vit._surest(torch.tensor([0, 1, 2, 5]), group, confidence, 2).tolist()) == [
+        0,
+        5,
+    ]
+    assert token_vit._surest(torch.tensor([0, 3]), group, confidence, 0).tolist() == []
+
+
+def test_macs_of_the_transformer_are_those_of_the_counter(vit):
+    x, index = images(2, 40, 48), plan([0.4, 0.4], count=2, size=(5, 6), exits=3)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        out = vit.segment(x, None, exit_index=index)
+    assert out.macs[-1] == counter.get_total_flops() / (2 * len(x))
+    assert out.macs[-1] < count_macs(vit, x).cumulative[-1]
+    assert vit.segment(x, Confidence(1.0)).macs[-1] == count_macs(vit, x).cumulative[-1]
+
+
+# --- training
+
+
+def test_the_loss_of_a_cell_is_the_average_over_its_pixels():
+    """One place of four pixels: two of class 0, one of class 1, one ignored."""
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().view(1, 3, 1, 1)
+    labels = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
+    loss = exits_loss(lambda x: [logits, logits], (torch.zeros(1, 3, 2, 2), labels))
+    expected = -(2 * torch.tensor(0.2).log() + torch.tensor(0.5).log()) / 3
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_loss_mirrors_image_and_labels_together():
+    x = torch.arange(6.0).view(1, 1, 1, 6).expand(16, 3, 1, 6)
+    labels = torch.arange(6).view(1, 1, 6).expand(16, 1, 6).to(torch.uint8)
+    sure = lambda images: [
+        100 * torch.nn.functional.one_hot(images[:, 0].long(), 6).permute(0, 3, 1, 2).float()
+    ]
+    torch.manual_seed(0)
+    assert exits_loss(sure, (x, labels)) < 1e-6
+
+
+def test_weights_of_classes_in_the_loss():
+    """As above: class 0 has two pixels of weight 1, class 1 one of weight 4."""
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().view(1, 3, 1, 1)
+    labels = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
+    batch = torch.zeros(1, 3, 2, 2), labels
+    loss = exits_loss(lambda x: [logits], batch, weights=torch.tensor([1.0, 4.0, 9.0]))
+    torch.testing.assert_close(
+        loss, -(2 * torch.tensor(0.2).log() + 4 * torch.tensor(0.5).log()) / 6
+    )
+    torch.testing.assert_close(
+        exits_loss(lambda x: [logits], batch, weights=torch.ones(3)),
+        exits_loss(lambda x: [logits], batch),
+    )
+
+
+@given(st.lists(st.floats(0.2, 1), min_size=2, max_size=2))
+def test_training_sees_what_masked_inference_sees(conv, stop):
+    """Each image with a threshold of its own; what later exits say of a finished place is nobody's
+    business.
+    """
+    x, stop = images(), torch.tensor(stop)
+    with torch.no_grad():
+        logits = conv(x, stop=stop)
+    for i, threshold in enumerate(stop.tolist()):
+        out = segmentation.dense_then_mask(conv, x[i : i + 1], Confidence(threshold))
+        for j, active in enumerate(unfinished([z[i : i + 1] for z in logits], stop[i : i + 1])):
+            # at the last exit everybody leaves
+            assert torch.equal(active, out.exit_index > j) or j == 3
+            asked = (out.exit_index >= j)[:, None].expand_as(out.logits[j])
+            torch.testing.assert_close(
+                logits[j][i : i + 1][asked], out.logits[j][asked], rtol=1e-4, atol=1e-4
+            )
+
+
+def test_a_network_in_which_nothing_stops_is_the_plain_one(conv):
+    x = images()
+    with torch.no_grad():
+        for one, other in zip(conv(x, stop=torch.ones(2)), conv(x), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masked_training_in_half_precision_stays_finite(dtype):
+    """Also where whole regions are finished, and their fillings have nothing to be filled from."""
+    torch.manual_seed(0)
+    net = SegmentationNetwork(3, channels=8, blocks=(1, 1, 1)).train()
+    labels = torch.zeros(4, 30, 42, dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=dtype):
+        stopped = net(images(4), stop=torch.tensor([0.0, 0.4, 0.5, 1.0]))
+        loss = masked_loss(net, (images(4), labels))
+    assert all(z.isfinite().all() for z in stopped)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_finished_place_counts_in_no_later_loss():
+    """64 images of one place each: exit 1 is as sure as can be, exit 2 gives the right class one
+    half.
+    """
+    first, second = (
+        torch.tensor([20.0, 0.0]).view(1, 2, 1, 1),
+        torch.tensor([0.0, 0.0]).view(1, 2, 1, 1),
+    )
+    stops = []
+
+    def model(images, *, stop):
+        stops.append(stop)
+        return [z.expand(len(images), 2, 1, 1) for z in (first, second)]
+
+    torch.manual_seed(0)
+    loss = masked_loss(model, (torch.zeros(64, 3, 1, 1), torch.zeros(64, 1, 1, dtype=torch.uint8)))
+    plain = stops[0] == 1
+    assert 0.3 < plain.double().mean() < 0.7
+    assert stops[0].min() >= segmentation_training.LEAST_STOP and stops[0][~plain].max() < 1
+    torch.testing.assert_close(
+        loss, torch.tensor(2.0).log() * plain.float().mean() / 2, rtol=1e-5, atol=1e-8
+    )
+
+
+def test_without_a_sure_exit_masked_training_is_plain_training():
+    logits = torch.randn(2, 8, 3, 2, 2, generator=torch.Generator().manual_seed(0)) / 10
+    batch = torch.zeros(8, 3, 4, 4), torch.zeros(8, 4, 4, dtype=torch.uint8)
+    torch.testing.assert_close(
+        masked_loss(lambda x, stop: list(logits), batch), exits_loss(lambda x: list(logits), batch)
+    )
+
+
+def test_class_weights_are_inverse_fourth_roots_of_shares():
+    """Shares 16/17 and 1/17: weights as 1 to 2, scaled so that the average pixel counts 1; class 2
+    never occurs.
+    """
+    labels = torch.tensor([0] * 16 + [1] + [255] * 4 + [-1] * 3)
+    expected = torch.tensor([1.0, 2.0, 2.0]) / (16 / 17 * 1 + 1 / 17 * 2)
+    torch.testing.assert_close(class_weights([labels], num_classes=3), expected)
+    torch.testing.assert_close(class_weights(labels.split(5), num_classes=3), expected)
+    with pytest.raises(ValueError, match="no pixel has a label"):
+        class_weights([torch.full((4,), 255, dtype=torch.uint8)], num_classes=3)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize("name", ["conv", "vit"])
+def test_bad_input(name, request):
+    net, x = request.getfixturevalue(name), images(1, 40, 48)
+    with pytest.raises(ValueError, match="empty"):
+        net.segment(x[:0], Confidence(0.5))
+    with pytest.raises(ValueError, match="either a rule or"):
+        net.segment(x, None)
+    with pytest.raises(ValueError, match="one number per place"):
+        net.segment(x, None, exit_index=torch.zeros(1, 2, 2))
+    places = net(x)[0].shape[2:]
+    for bad in (torch.full((1, *places), 4), torch.full((1, *places), -1), torch.zeros(1, *places)):
+        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.[23]"):
+            net.segment(x, None, exit_index=bad)
+    with pytest.raises(ValueError, match="NaN"):
+        net.segment(x * torch.nan, None, exit_index=torch.zeros(1, *places, dtype=torch.int64))
+    for other in (x[0], x[:, :1]):
+        with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+            net.segment(other, Confidence(0.5))
+    with pytest.raises(ValueError, match="7 classes"):
+        net.segment(x, PerClass(torch.full((7,), 0.6)))
+    with pytest.raises(ValueError, match="5 thresholds"):
+        net.segment(x, Confidence([0.5] * 5))
+    with pytest.raises(ValueError, match="NaN"):
+        net.segment(x * torch.nan, Confidence(0.5))
+    net.train()
+    with pytest.raises(ValueError, match="training mode"):
+        net.segment(x, Confidence(0.5))
+    net.eval()
+
+
+def test_bad_networks():
+    for options in ({"blocks": (2,)}, {"blocks": (1, 0)}, {"channels": 7}):
+        with pytest.raises(ValueError, match="two stages"):
+            SegmentationNetwork(3, **options)
+    for options in (
+        {"layers": (2,)},
+        {"layers": (1, 0)},
+        {"channels": 10},
+        {"context": -1},
+        {"heads": 0},
+    ):
+        with pytest.raises(ValueError, match="two stages"):
+            TokenViT(3, size=(16, 16), **options)
+    for sharpness in (-1.0, 20.0, torch.nan):
+        with pytest.raises(ValueError, match="sharpness"):
+            SegmentationNetwork(3, sharpness=sharpness)
+    with pytest.raises(ValueError, match="mode="):
+        SegmentationNetwork(3, channels=4, blocks=(1, 1)).eval().segment(
+            images(), Confidence(0.5), mode="fast"
+        )

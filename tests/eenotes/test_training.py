@@ -1,0 +1,463 @@
+"""Training: resumed is the same as never interrupted, files are data, and nothing of the loop stays
+behind.
+"""
+
+import json
+import pickle
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from eenotes import EarlyExitNetwork, LinearExit, training
+from eenotes.checkpoints import CheckpointWarning, load_tensors, remember, save_tensors
+from eenotes.training import adamw, classification_loss, schedule, sgd
+
+
+@pytest.fixture(autouse=True)
+def one_accelerator():
+    """Each test has an accelerator of its own; a process may only have one precision at a time."""
+    yield
+    training.accelerator.cache_clear()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(params=["no", "bf16"])
+def precision(request, monkeypatch):
+    monkeypatch.setattr(training, "precision", lambda: request.param)
+    return request.param
+
+
+def data(count=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDataset(
+        torch.randn(count, 4, generator=generator), torch.randint(3, (count,), generator=generator)
+    )
+
+
+def model(seed=0, width=8):
+    """With everything that could differ after a resume: batch statistics and dropout."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(4, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(width, 3),
+        )
+
+
+def network(seed=0):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        stages = [
+            nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU()),
+            nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 3)),
+        ]
+        return EarlyExitNetwork(stages, [LinearExit(8, 3)])
+
+
+def noise(x, generator):
+    return x + 0.1 * torch.randn(x.shape, generator=generator)
+
+
+class Counting:
+    """The usual loss, counting its calls and, if told so, stopping the run like a kill."""
+
+    def __init__(self, stop_at=None):
+        self.calls, self.stop_at, self.__name__ = 0, stop_at, "counting"
+
+    def __call__(self, net, batch):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        return classification_loss(net, batch)
+
+
+def fit(net, loss=classification_loss, **options):
+    return training.fit(
+        net, options.pop("dataset", data()), loss=loss, **{"epochs": 3, "batch_size": 8, **options}
+    )
+
+
+def same(a, b):
+    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+
+
+def quiet(function):
+    """Run without any CheckpointWarning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CheckpointWarning)
+        return function()
+
+
+# --- resume
+
+
+@pytest.mark.parametrize("optimizer", [sgd, adamw])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, precision, optimizer):
+    options = {"augment": noise, "optimizer": optimizer, "seed": 3}
+    whole = model()
+    history = fit(whole, Counting(), **options)
+
+    first, path = model(), tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        # three batches an epoch: in the second
+        fit(first, Counting(stop_at=5), checkpoint=path, **options)
+    assert len(load_tensors(path)[1]["history"]) == 1
+
+    torch.manual_seed(99)  # another process has drawn other numbers
+    resumed, loss = model(), Counting()
+    assert quiet(lambda: fit(resumed, loss, checkpoint=path, **options)) == history
+    assert loss.calls == 6
+    assert same(resumed, whole)
+
+
+def test_a_finished_run_is_only_loaded(tmp_path):
+    path, first = tmp_path / "deep" / "er" / "run.safetensors", model()
+    history = fit(first, Counting(), checkpoint=path)
+    again, loss = model(seed=1).train(), Counting()
+    assert quiet(lambda: fit(again, loss, checkpoint=path)) == history
+    assert loss.calls == 0
+    assert same(again, first)
+    assert not any(part.training for part in again.modules())
+    assert [file.name for file in path.parent.iterdir()] == ["run.safetensors"]
+
+
+def test_the_seed_alone_decides():
+    """Not what was drawn before; and what is drawn afterwards does not depend on the training."""
+    nets = [model() for _ in range(3)]
+    for net, outside, seed in zip(nets, (1, 2, 1), (0, 0, 1), strict=True):
+        torch.manual_seed(outside)
+        before = torch.get_rng_state()
+        fit(net, seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert same(nets[0], nets[1])
+    assert not same(nets[0], nets[2])
+
+
+def test_every_epoch_has_an_order_of_its_own_and_every_sample_once():
+    seen = []
+
+    def loss(net, batch):
+        seen.append(batch[0][:, 0])
+        return classification_loss(net, batch)
+
+    fit(model(), loss)
+    epochs = [torch.cat(seen[i : i + 3]) for i in (0, 3, 6)]
+    assert all(
+        torch.equal(epoch.sort().values, data().tensors[0][:, 0].sort().values) for epoch in epochs
+    )
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[1], epochs[2])
+
+
+# --- files that are not this run's
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def damage(path, kind):
+    content = path.read_bytes()
+    match kind:
+        case "cut short":
+            path.write_bytes(content[: len(content) // 2])
+        case "header only":
+            path.write_bytes(content[:9])
+        case "empty":
+            path.write_bytes(b"")
+        case "garbage":
+            path.write_bytes(b"\xff" * 200)
+        case "pickle":
+            path.write_bytes(pickle.dumps(Bomb()))
+        case "torch.save":
+            torch.save({"model": Bomb()}, path)
+        case "safetensors of others":
+            from safetensors.torch import save_file
+
+            save_file({"weight": torch.zeros(2)}, path)
+        case "facts are no JSON":
+            from safetensors.torch import save_file
+
+            save_file({"weight": torch.zeros(2)}, path, metadata={"facts": "{"})
+        case "tensors missing":
+            tensors, facts = load_tensors(path)
+            save_tensors(
+                path,
+                {name: value for name, value in tensors.items() if name != "model.0.weight"},
+                **facts,
+            )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("cut short", "header only", "empty", "garbage", "pickle", "torch.save"),
+        *("safetensors of others", "facts are no JSON", "tensors missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_said_and_rebuilt(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path, first = tmp_path / "run.safetensors", model()
+    fit(first, checkpoint=path)
+    damage(path, kind)
+    again, loss = model(), Counting()
+    loss.__name__ = "classification_loss"
+    with pytest.warns(CheckpointWarning, match="run.safetensors.*anew"):
+        fit(again, loss, checkpoint=path)
+    assert loss.calls == 9
+    assert same(again, first)
+    assert not Path("exploded").exists(), "the file was executed"
+    quiet(lambda: fit(model(), checkpoint=path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"epochs": 4},
+        {"batch_size": 6},
+        {"dataset": data(count=16)},
+        {"optimizer": partial(sgd, lr=0.05)},
+        {"optimizer": adamw},
+        {"augment": noise},
+        {"loss": Counting()},
+        {"net": model(width=6)},
+        {"part": 4},
+    ],
+)
+def test_a_checkpoint_of_another_run_is_said_and_rebuilt(tmp_path, change):
+    path = tmp_path / "run.safetensors"
+    fit(model(), checkpoint=path)
+    options = {name: value for name, value in change.items() if name != "net"}
+    net, twin = change.get("net", model()), model(width=6) if "net" in change else model()
+    if "part" in options:
+        options["part"] = net[options["part"]]
+    with pytest.warns(CheckpointWarning, match="another run"):
+        fit(net, checkpoint=path, **options)
+    if "part" in options:
+        options["part"] = twin[4]
+    if "loss" not in options:
+        fit(twin, **options)
+        assert same(net, twin), "nothing of the other run may have come along"
+
+
+def test_a_file_has_its_name_only_when_it_is_complete(tmp_path, monkeypatch):
+    path, tensors = tmp_path / "new" / "it.safetensors", {"a": torch.ones(2)}
+
+    def full_disk(tensors, filename, metadata=None):
+        Path(filename).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            save_tensors(path, tensors)
+    assert not path.exists()
+    save_tensors(path, tensors, n=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            save_tensors(path, {"a": torch.zeros(2)}, n=2)
+    assert load_tensors(path)[0]["a"].tolist() == [1, 1]
+    assert load_tensors(path)[1] == {"n": 1}
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    tensors = {
+        "a": shared,
+        "view": shared.T,
+        "row": shared[0],
+        "scalar": torch.tensor(3),
+        "half": torch.ones(2).bfloat16(),
+    }
+    save_tensors(tmp_path / "x", tensors, text="ü", numbers=[1, 2.5])
+    found, facts = load_tensors(tmp_path / "x")
+    assert all(
+        torch.equal(found[name], value) and found[name].dtype == value.dtype
+        for name, value in tensors.items()
+    )
+    assert facts == {"text": "ü", "numbers": [1, 2.5]}
+    with pytest.raises(ValueError, match="missing"):
+        load_tensors(tmp_path / "missing")
+
+
+# --- what is trained and what not
+
+
+def test_training_lowers_the_loss_and_ends_in_evaluation_mode(precision):
+    net = model()
+    history = fit(net, epochs=10)
+    assert len(history) == 10
+    assert history[-1] < history[0]
+    assert not any(part.training for part in net.modules())
+
+
+def test_only_the_part_is_trained(precision, modes):
+    """Frozen means: neither weights nor running statistics move, not by a bit, and dropout is off."""
+    net, before, seen = network(), network(), []
+    net.stages[0][0].bias.requires_grad_(False)
+
+    def loss(prepared, batch):
+        seen.append((modes(net.stages), modes(net.exits), net.stages[0][0].weight.requires_grad))
+        return training.exits_loss(prepared, batch)
+
+    fit(net, loss, part=net.exits)
+    assert same(net.stages, before.stages)
+    assert not same(net.exits, before.exits)
+    assert all(
+        not any(frozen.values()) and all(trained.values()) and not wanted
+        for frozen, trained, wanted in seen
+    )
+    assert all(p.requires_grad == (p is not net.stages[0][0].bias) for p in net.parameters())
+    assert all(p.grad is None for p in net.stages.parameters())
+
+
+def test_an_empty_part_is_not_the_whole_model():
+    net = EarlyExitNetwork([nn.Linear(4, 3)], [])
+    with pytest.raises(ValueError, match="empty parameter list"):
+        fit(net, lambda net, batch: classification_loss(net.stages[0], batch), part=net.exits)
+
+
+def test_losses_by_hand():
+    """Logits 0, 0 at the first exit cost ln 2; the last is sure: 0."""
+
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return [torch.zeros(2, 2), torch.tensor([[100.0, 0], [0, 100.0]])]
+
+    batch = (torch.zeros(2, 1), torch.tensor([0, 1]))
+    ln2 = pytest.approx(0.6931472)
+    assert training.exits_loss(Fixed(), batch).item() == ln2
+    assert training.joint_loss(Fixed(), batch).item() * 2 == ln2
+    assert classification_loss(lambda x: torch.zeros(2, 2), batch).item() == ln2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_the_loop_stays_in_the_model(precision, fails):
+    net, inside = network(), []
+    attributes, x = set(vars(net)), torch.randn(5, 4)
+
+    def loss(prepared, batch):
+        inside.append(torch.is_autocast_enabled("cpu"))
+        if fails and len(inside) == 2:
+            raise KeyboardInterrupt
+        return training.joint_loss(prepared, batch)
+
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            fit(net, loss)
+    else:
+        fit(net, loss)
+    assert inside
+    assert set(inside) == {precision == "bf16"}
+    assert set(vars(net)) == attributes
+    assert all(p.requires_grad for p in net.parameters())
+    net.eval()
+    whole = net(x)
+    assert [z.dtype for z in whole] == [torch.float32] * 2
+    features = net.stages[0](x)
+    assert torch.equal(net.stages[1](features), whole[1])
+    assert not training.accelerator()._models
+    assert not training.accelerator()._dataloaders
+
+
+def test_two_trainings_after_each_other_are_two_trainings(precision):
+    net, dtypes = network(), []
+
+    def loss(prepared, batch):
+        dtypes.append(prepared.stages[0][0](batch[0]).dtype)
+        return training.joint_loss(prepared, batch)
+
+    fit(net, loss, epochs=1)
+    fit(net, loss, epochs=1, part=net.exits)
+    assert set(dtypes) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"dataset": data(count=0)}])
+def test_nothing_to_train_on(options):
+    net = model()
+    before = model()
+    with pytest.raises(ValueError, match="at least 1"):
+        fit(net, **options)
+    assert same(net, before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(ValueError, match="epoch 1 is not finite"):
+        fit(
+            model(),
+            lambda net, batch: classification_loss(net, batch) * float("inf"),
+            checkpoint=path,
+        )
+    assert not path.exists()
+
+
+# --- schedule
+
+
+def test_schedule_warms_up_and_falls_to_zero():
+    assert schedule(0.0) == pytest.approx(0.1)
+    assert schedule(0.05) == pytest.approx(0.55)
+    assert schedule(0.1) == pytest.approx(1.0)
+    assert schedule(0.55) == pytest.approx(0.5)
+    assert schedule(1.0) == pytest.approx(0.0, abs=1e-6)
+    shares = [schedule(i / 1000) for i in range(1001)]
+    assert shares[:101] == sorted(shares[:101])
+    assert shares[100:] == sorted(shares[100:], reverse=True)
+
+
+def test_the_learning_rate_follows_the_schedule():
+    rates = []
+
+    class Recorded(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    fit(model(), optimizer=partial(Recorded, lr=0.2), epochs=2)
+    assert rates == pytest.approx([0.2 * schedule(i / 6) for i in range(6)])
+
+
+# --- remember
+
+
+def test_remember_computes_once(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"a": torch.tensor([1.0], requires_grad=True) * len(calls)}
+
+    path = tmp_path / "cache" / "a.safetensors"
+    first = remember(path, compute, seeds=(0, 1), name="x")
+    again = quiet(lambda: remember(path, compute, seeds=(0, 1), name="x"))
+    assert (first["a"].item(), again["a"].item(), len(calls)) == (1, 1, 1)
+    assert first["a"].requires_grad == again["a"].requires_grad == False
+    with pytest.warns(CheckpointWarning, match="computed anew"):
+        assert remember(path, compute, seeds=(0, 2), name="x")["a"].item() == 2
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(CheckpointWarning, match="damaged"):
+        assert remember(path, compute, seeds=(0, 2), name="x")["a"].item() == 3
+    assert quiet(lambda: remember(path, compute, seeds=(0, 2), name="x"))["a"].item() == 3
+
+
+def test_checkpoints_are_readable_json_and_tensors(tmp_path):
+    fit(model(), checkpoint=tmp_path / "run.safetensors", seed=4)
+    tensors, facts = load_tensors(tmp_path / "run.safetensors")
+    assert {name for name in tensors if name.startswith("model.")} == {
+        f"model.{name}" for name in model().state_dict()
+    }
+    assert facts["run"]["seed"] == 4
+    assert json.dumps(facts)

@@ -1,0 +1,463 @@
+"""The chapters where Colab would run them: no repository around, the package from a wheel,
+everything else already there.
+
+What stands in for Colab is a new environment with nothing in it, which sees what is installed here
+through a folder of links, all but eenotes.  The real resolver is asked besides what it would
+install on the versions that Colab has.  No network anywhere.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from dataclasses import dataclass
+from email.parser import Parser
+from pathlib import Path
+
+import chapters
+import nbformat
+import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+pytestmark = pytest.mark.slow
+
+ROOT = chapters.ROOT
+NAMES = chapters.chapters()
+KEPT = ("torch", "torchvision", "numpy")
+QUICK = "02-e2cm"  # the whole chapter that is run
+TRAINS = "01-why-leave-early"  # the chapter that is cut off while it trains
+NOWHERE = "http://127.0.0.1:9"
+
+# What Colab had in August 2026 of what the package needs (github.com/googlecolab/backend-info,
+# pip-freeze.txt); the rest it lacked.
+COLAB = {
+    "torch": "2.11.0+cpu", "torchvision": "0.26.0+cpu", "numpy": "2.1.3", "accelerate": "1.14.0", "safetensors": "0.8.0",
+    "scikit-learn": "1.6.1", "pandas": "2.2.3", "matplotlib": "3.10.0", "seaborn": "0.13.2", "tqdm": "4.67.3", "ipywidgets": "7.7.1",
+    "transformers": "5.15.0",
+}  # fmt: skip
+
+
+def run(*command, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, **options
+    )
+
+
+def code_cells(name: str) -> list[str]:
+    cells = chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def up_to(name: str, pattern: str) -> list[str]:
+    """A chapter's code cells up to the first one that matches."""
+    cells = code_cells(name)
+    return cells[: next(i for i, source in enumerate(cells) if re.search(pattern, source)) + 1]
+
+
+# --- the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, as pip builds it from a clone: nothing is left behind here, and nothing
+    that lies around gets in.
+    """
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(
+        ROOT / "eenotes", source / "eenotes", ignore=shutil.ignore_patterns("__pycache__", "tiny")
+    )
+    done = run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "-w",
+        target,
+        source,
+    )
+    assert done.returncode == 0, done.stderr
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def test_wheel_has_the_package_with_its_assets_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    package = ROOT / "eenotes"
+    wanted = {p.relative_to(ROOT).as_posix() for p in chapters.package_files("tiny")}
+    assert {"eenotes/assets/settings.toml", "eenotes/assets/models.csv"} <= wanted and any(
+        "/results/study/" in name for name in wanted
+    )
+    assert inside == wanted, (
+        f"{package.name}: only here {wanted - inside}, only in the wheel {inside - wanted}"
+    )
+
+
+def test_wheel_says_what_it_is(wheel, metadata):
+    assert (
+        metadata["Name"] == "eenotes"
+        and metadata["License-Expression"] == "MIT"
+        and metadata["License-File"] == "LICENSE"
+    )
+    assert metadata["Requires-Python"] == ">=3.11"
+    addresses = dict(entry.split(", ") for entry in metadata.get_all("Project-URL"))
+    assert set(addresses) == {"Source", "Changelog", "Book"} and all(
+        url.startswith("https://") for url in addresses.values()
+    )
+    assert "# eenotes" in metadata.get_payload()
+
+
+def requirements(metadata, *extras: str) -> list[Requirement]:
+    found = [Requirement(entry) for entry in metadata.get_all("Requires-Dist")]
+    environments = [{"extra": extra} for extra in ("", *extras)]
+    return [
+        r
+        for r in found
+        if r.marker is None or any(r.marker.evaluate(environment) for environment in environments)
+    ]
+
+
+@pytest.mark.parametrize("pins", ["constraints.txt", "constraints-oldest.txt"])
+def test_wheel_allows_the_pins_and_the_oldest_versions(metadata, pins):
+    lines = (ROOT / pins).read_text(encoding="utf-8").splitlines()
+    pinned = {
+        canonicalize_name(line.split("==")[0]): line.split("==")[1]
+        for line in lines
+        if "==" in line and not line.startswith("#")
+    }
+    needed = requirements(metadata, "lm", "pruning")
+    assert {r.name for r in needed} >= {*COLAB, "torch-pruning"}
+    for requirement in needed:
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), (
+            f"{pins}: {requirement}"
+        )
+
+
+# --- what pip would do in Colab
+
+
+def install_arguments(name: str, wheel: Path, installed: dict[str, str]) -> list[str]:
+    """The first cell's `%pip install ...`, with the wheel in the place of the repository."""
+    (line,) = re.findall(r"%pip install (.*)", code_cells(name)[0])
+    before, requirement = re.fullmatch(r'(.*\{kept\}) "(.*) @ git\+https://\S+"', line).groups()
+    kept = " ".join(f"{package}=={installed[package]}" for package in KEPT)
+    return [*before.replace("{kept}", kept).split(), f"{requirement} @ {wheel.as_uri()}"]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """``machine(installed, *arguments)``: what pip would install where these versions are, and all
+    else there is to have is newer.
+
+    Both are packages without content: pip reads of them what it would read of the real ones, names
+    and versions.
+    """
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in [*COLAB, "torchmetrics", "torch-pruning"]:
+        file_name = name.replace("-", "_")
+        info = f"{file_name}-99.0.dist-info"
+        with zipfile.ZipFile(links / f"{file_name}-99.0-py3-none-any.whl", "w") as archive:
+            archive.writestr(
+                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n"
+            )
+            archive.writestr(
+                f"{info}/WHEEL",
+                "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            )
+            archive.writestr(f"{info}/RECORD", "")
+
+    def ask(installed: dict[str, str], *arguments: str) -> tuple[dict[str, str], str]:
+        home, report = tmp_path / "machine", tmp_path / "report.json"
+        shutil.rmtree(home, ignore_errors=True)
+        report.unlink(missing_ok=True)
+        assert run(sys.executable, "-m", "venv", "--without-pip", home).returncode == 0
+        for name, version in installed.items():
+            info = site_packages(home) / f"{name.replace('-', '_')}-{version}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            )
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            home / "bin" / "python",
+            "--disable-pip-version-check",
+        ]
+        options = ["--dry-run", "--report", report, "--no-index", "--find-links", links]
+        done = run(*pip, "install", *options, *arguments)
+        if done.returncode != 0:
+            return {}, done.stderr
+        found = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
+        return {canonicalize_name(entry["name"]): entry["version"] for entry in found}, done.stderr
+
+    return ask
+
+
+def site_packages(environment: Path) -> Path:
+    (folder,) = environment.glob("lib/python3.*/site-packages")
+    return folder
+
+
+@pytest.mark.parametrize("name", [QUICK, "03-pruning", "06-class-aware-init"])
+def test_pip_adds_in_colab_what_is_missing_and_changes_nothing(machine, wheel, name):
+    missing = {"torchmetrics": "99.0"} | ({"torch-pruning": "99.0"} if name == "03-pruning" else {})
+    found, _ = machine(COLAB, *install_arguments(name, wheel, COLAB))
+    assert found == {"eenotes": found["eenotes"]} | missing
+
+
+def test_pip_renews_only_what_is_too_old(machine, wheel):
+    older = COLAB | {"transformers": "4.57.1"}
+    found, _ = machine(older, *install_arguments("06-class-aware-init", wheel, older))
+    assert set(found) == {"eenotes", "torchmetrics", "transformers"}
+
+
+def test_pip_says_so_where_torch_is_too_old_and_does_not_replace_it(machine, wheel):
+    older = COLAB | {"torch": "2.5.1+cu121"}
+    found, complaint = machine(older, *install_arguments(QUICK, wheel, older))
+    assert not found and "torch" in complaint and "ResolutionImpossible" in complaint
+
+
+def test_pip_would_replace_torch_if_it_were_asked_to(machine, wheel):
+    """The tests above would see it."""
+    *_, requirement = install_arguments(QUICK, wheel, COLAB)
+    found, _ = machine(COLAB, "--upgrade", "--upgrade-strategy", "eager", requirement)
+    assert {name: found[name] for name in KEPT} == dict.fromkeys(KEPT, "99.0")
+
+
+# --- what the chapters do there
+
+
+@dataclass
+class Colab:
+    """A machine with Python and packages, and no eenotes."""
+
+    environment: Path
+    content: Path  # the working directory
+    wheel: Path
+    variables: dict[str, str]
+
+    @property
+    def python(self) -> Path:
+        return self.environment / "bin" / "python"
+
+    @property
+    def package(self) -> Path:
+        return site_packages(self.environment) / "eenotes"
+
+    def forget(self) -> None:
+        for path in site_packages(self.environment).glob("eenotes*"):
+            shutil.rmtree(path)
+
+    def install(self) -> None:
+        self.forget()
+        done = run(
+            self.python, "-m", "pip", "install", "-q", "--no-deps", self.wheel, env=self.variables
+        )
+        assert done.returncode == 0, done.stderr
+
+    def script(self, code: str, *arguments, **variables: str) -> subprocess.CompletedProcess:
+        return run(
+            self.python, "-c", code, *arguments, cwd=self.content, env=self.variables | variables
+        )
+
+    def notebook(self, cells: list[str], *, seconds: int = 600):
+        """Run cells in a kernel, as Colab would; the wheel takes the repository's place."""
+        address = re.compile(r"git\+https://[^\s\"]+")
+        cells = [
+            nbformat.v4.new_code_cell(address.sub(self.wheel.as_uri(), source)) for source in cells
+        ]
+        specs = KernelSpecManager(
+            kernel_dirs=[str(self.environment / "kernels")], ensure_native_kernel=False
+        )
+        kernel = AsyncKernelManager(kernel_name="colab", kernel_spec_manager=specs)
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        client = NotebookClient(
+            notebook,
+            km=kernel,
+            timeout=seconds,
+            resources={"metadata": {"path": str(self.content)}},
+        )
+        return client.execute(env=self.variables)
+
+
+@pytest.fixture(scope="module")
+def colab(wheel, tmp_path_factory) -> Colab:
+    home = tmp_path_factory.mktemp("colab")
+    environment, seen, content = home / "env", home / "seen", home / "content"
+    assert run(sys.executable, "-m", "venv", "--without-pip", environment).returncode == 0
+    seen.mkdir()
+    content.mkdir()
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for path in Path(folder).iterdir():
+            if "eenotes" not in path.name and path.suffix != ".pth":
+                (seen / path.name).symlink_to(path)
+    own = site_packages(environment)
+    (own / "seen.pth").write_text(f"{seen}\n")
+    module = own / "google" / "colab" / "__init__.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    startup = home / "ipython" / "profile_default" / "startup" / "colab.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("import google.colab\n")  # Colab's kernel has done so before the first cell
+    spec = environment / "kernels" / "colab" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [
+        str(environment / "bin" / "python"),
+        "-m",
+        "ipykernel_launcher",
+        "-f",
+        "{connection_file}",
+    ]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Colab", "language": "python"}))
+    variables = {
+        "HOME": str(home), "PATH": os.environ["PATH"], "IPYTHONDIR": str(home / "ipython"), "CUDA_VISIBLE_DEVICES": "",
+        "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "HF_HUB_OFFLINE": "1", "no_proxy": "localhost,127.0.0.1",
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE),
+        **{name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")},
+    }  # fmt: skip
+    return Colab(environment, content, wheel, variables)
+
+
+LOOK = """
+import json, os, sys, eenotes, numpy, torch, torchvision
+print(json.dumps({
+    "package": eenotes.__file__, "scale": os.environ["EENOTES_SCALE"], "download": os.environ["EENOTES_DOWNLOAD"],
+    "versions": [module.__version__ for module in (torch, torchvision, numpy)], "settings": len(vars(s)),
+}))
+"""
+
+
+def printed(cell: dict) -> str:
+    return "".join(output.get("text", "") for output in cell["outputs"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_cells_of_a_chapter(colab, name):
+    """Installs, chooses the scale and says so, imports, has its settings; and nothing but eenotes
+    is new on the machine.
+    """
+    colab.forget()
+    own = site_packages(colab.environment)
+    before = {path.name for path in own.iterdir()}
+    first, *_, last = colab.notebook([*up_to(name, r"= experiment\.settings\("), LOOK]).cells
+    assert "Scale tiny, because this machine has no GPU." in printed(first)
+    seen = json.loads(printed(last))
+    assert Path(seen["package"]) == colab.package / "__init__.py"
+    assert (seen["scale"], seen["download"]) == ("tiny", "1") and seen["settings"]
+    import numpy
+    import torch
+    import torchvision
+
+    assert seen["versions"] == [module.__version__ for module in (torch, torchvision, numpy)]
+    added = {path.name for path in own.iterdir()} - before
+    assert {re.sub(r"-.*", "", name) for name in added} == {"eenotes"}, added
+
+
+ASSETS = """
+import csv, os, sys
+from importlib.resources import files
+from eenotes import experiment
+from eenotes.data import scenes, text, vision
+for chapter in sys.argv[1:]:
+    assert all(vars(experiment.settings(chapter, scale)) for scale in experiment.SCALES)
+assert vision.load("digits").counts and scenes.load("drawn", train=2, val=1, test=1).counts
+assert text.load("python-manual", train=5000, val=500, test=500).counts
+with files("eenotes").joinpath("assets/models.csv").open(encoding="utf-8") as file:
+    assert len(list(csv.DictReader(file))) > 10
+print(sum(experiment.load_record(chapter, at) is not None for chapter in sys.argv[1:] for at in ("reduced", "study")))
+"""
+
+
+def test_settings_records_tables_and_embedded_data_come_with_the_wheel(colab):
+    colab.install()
+    done = colab.script(ASSETS, *NAMES)
+    assert done.returncode == 0, done.stderr
+    committed = [
+        path
+        for scale in ("reduced", "study")
+        for path in (ROOT / "eenotes/assets/results" / scale).glob("*.json")
+    ]
+    assert int(done.stdout) == len(committed) > 0
+
+
+def test_a_whole_chapter(colab):
+    colab.forget()
+    ran = colab.notebook(code_cells(QUICK))
+    assert not [o for cell in ran.cells for o in cell["outputs"] if o["output_type"] == "error"]
+    record = json.loads(
+        (colab.package / "assets" / "results" / "tiny" / f"{QUICK}.json").read_text(
+            encoding="utf-8"
+        )
+    )
+    assert record["claims"] and record["scale"] == "tiny"
+    assert not list(colab.content.iterdir()), (
+        "a chapter at tiny writes nothing into the working directory"
+    )
+
+
+# --- a run that was cut off
+
+# Runs a chapter's cells; says after which epochs the training wrote its checkpoint, and can die
+# then as a lost machine dies.
+CUT_OFF = """
+import json, os, signal, sys
+from IPython.core.inputtransformer2 import TransformerManager
+from eenotes import training
+save = training._save
+def watched(path, run, model, optimizer, history):
+    save(path, run, model, optimizer, history)
+    print("epoch", len(history), flush=True)
+    if len(history) == int(os.environ.get("DIE_AFTER", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+training._save = watched
+for source in json.loads(sys.argv[1]):
+    exec(TransformerManager().transform_cell(source))
+print("scores", json.dumps(test_logits.mean((1, 2)).tolist()))
+"""
+
+
+def test_a_chapter_that_was_cut_off_goes_on_with_what_it_had(colab, tmp_path):
+    """That the same network comes out, cut off or not, is for tests/test_training.py."""
+    colab.install()
+    cells = json.dumps(up_to(TRAINS, r"study\.train\("))
+
+    def attempt(**variables: str) -> tuple[int, list[int], str]:
+        done = colab.script(CUT_OFF, cells, EENOTES_CACHE=str(tmp_path), **variables)
+        scores = re.findall(r"scores (.*)", done.stdout)
+        assert scores or done.returncode < 0, done.stderr
+        return (
+            done.returncode,
+            [int(n) for n in re.findall(r"epoch (\d+)", done.stdout)],
+            "".join(scores),
+        )
+
+    died, epochs, _ = attempt(DIE_AFTER="2")
+    assert died == -9 and epochs == [1, 2]
+    _, epochs, resumed = attempt()
+    assert epochs and epochs == list(range(3, epochs[-1] + 1)), "it begins anew"
+    _, epochs, again = attempt()
+    assert not epochs and again == resumed, "a finished training is only loaded"
