@@ -102,9 +102,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(
-                file.metadata()["facts"]
-            )
+            names = file.keys()  # the file itself cannot be iterated over
+            values = {name: file.get_tensor(name) for name in names}
+            return values, json.loads(file.metadata()["facts"])
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is damaged or was not written by eenotes ({error}); delete it to build it anew"

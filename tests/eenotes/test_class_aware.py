@@ -11,13 +11,9 @@ from hypothesis import strategies as st
 
 transformers = pytest.importorskip("transformers")
 
-from eenotes.exits import ClassMeanExit
-from eenotes.gaussian import detect, linear_discriminant
-from eenotes.language import (
-    exits,
-    fine_tuning,
-    initialisation,
-)
+from eenotes.exits import ClassMeanExit  # noqa: E402
+from eenotes.gaussian import detect, linear_discriminant  # noqa: E402
+from eenotes.language import exits, fine_tuning, initialisation  # noqa: E402
 
 V, DEPTH = 40, 4
 COMMON = {

@@ -5,13 +5,9 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from test_class_aware import DEPTH, MODELS, V, made, text
+from test_class_aware import DEPTH, MODELS, V, made, text  # noqa: E402
 
-from eenotes.language import (
-    decoding,
-    exits,
-    initialisation,
-)
+from eenotes.language import decoding, exits, initialisation  # noqa: E402
 
 AT, NEW = 2, 16
 PROMPT = text(rows=1)[0]
