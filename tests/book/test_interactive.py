@@ -340,9 +340,9 @@ def test_the_live_slider_shows_the_same_rows_by_the_same_drawing():
     ] and control.value == made.first
     for i in range(3):
         control.value = i
-        assert made.state(i) in shown.value and made._said(made.rows[i]) in shown.value
+        assert made.state(i) in shown.value and made._numbers(made.rows[i]) in shown.value
         assert (
-            f'<template data-value="{control.label}" data-said="{made._said(made.rows[i])}">{made.state(i)}</template>'
+            f'<template data-value="{control.label}" data-said="{made._numbers(made.rows[i])}">{made.state(i)}</template>'
             in made.html
         )
 
