@@ -467,7 +467,11 @@ def assemble(scale: str) -> Path:
 
     source = BUILD / "book-src"
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(BOOK, source, ignore=shutil.ignore_patterns("*.ipynb", "_build", ".*", "eenotes_book", "steps"))
+    shutil.copytree(
+        BOOK,
+        source,
+        ignore=shutil.ignore_patterns("*.ipynb", "_build", ".*", "eenotes_book", "steps"),
+    )
     for chapter in chapters():
         notebook = page_source(read_notebook(executed(chapter, scale)))
         target = source / f"{chapter}.ipynb"
@@ -482,6 +486,8 @@ def assemble(scale: str) -> Path:
     fill_advice(source / "which-method.md", scale, found)
     page = source / "notation.md"
     page.write_text(reference.fill(page.read_text(encoding="utf-8"), equations()), encoding="utf-8")
+    page = source / "api" / "chapters.md"
+    page.write_text(reference.fill_chapters(page.read_text(encoding="utf-8")), encoding="utf-8")
     return source
 
 

@@ -1,12 +1,12 @@
-"""The API pages: which names they have to hold, the package's docstrings as Sphinx's autodoc wants
-them, and who computes which equation.
+"""The API pages: public names, docstrings as Sphinx's autodoc wants them, equations.
 
 In `_config.yml` this file is an extension of Sphinx.  A docstring is written to be read in an
 editor: single backticks for a name, `$` around mathematics.  Here a name becomes a link to its
 entry, if it has one, and mathematics a formula.
 
 A docstring names the equations that its code computes, "(4.2)"; the chapters number them,
-`\\tag{4.2}`.  The table of equations in `book/notation.md` follows from the docstrings.
+`\\tag{4.2}`.  The table of equations in `book/notation.md` follows from the docstrings.  The page
+`book/api/chapters.md` lists the modules of the chapters, whatever they are.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "eenotes"
-NOT_PUBLIC = ("studies",)  # the experiments of the book: read their source
+PACKAGES = {"eenotes": ROOT / "eenotes", "eenotes_book": ROOT / "book" / "eenotes_book"}
+LEFT_OUT = ("__main__", "probe", "study")  # what is run, not used
 MARKER = "<!-- equations -->"  # the line of book/notation.md where the table goes
+CHAPTERS = "<!-- chapters -->"  # the line of book/api/chapters.md where the modules go
 
 
 @dataclass(frozen=True)
@@ -41,51 +42,51 @@ class Name:
 
 
 @cache
-def modules(*, everything: bool = False) -> dict[str, Path]:
-    """The public modules by name, `eenotes.network` → its file; or `everything`, the studies too."""
+def modules() -> dict[str, Path]:
+    """The public modules of both packages by name, `eenotes.network` → its file."""
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if (everything or parts[0] not in NOT_PUBLIC) and not any(
-            part.startswith("_") for part in parts
-        ):
-            found[".".join(("eenotes", *parts))] = path
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if parts[-1] not in LEFT_OUT and not any(part.startswith("_") for part in parts):
+                found[".".join((package, *parts))] = path
     return found
 
 
+def of_a_chapter(module: str) -> bool:
+    """Whether a module lies in a chapter's folder: `eenotes_book.ch02_e2cm.claims`."""
+    return re.match(r"eenotes_book\.ch\d\d_", module) is not None
+
+
 @cache
-def names(*, everything: bool = False) -> dict[str, Name]:
-    """Every public name, by its full one; methods and properties only where they say something."""
+def names() -> dict[str, Name]:
+    """Every public name by its full one; methods and properties only if they have a docstring."""
     found = []
-    for module, path in modules(everything=everything).items():
+    for module, path in modules().items():
         for node in public(ast.parse(path.read_text(encoding="utf-8")).body):
             found.append(Name(module, node.name, node))
             if isinstance(node, ast.ClassDef):
-                members = [
-                    Name(module, f"{node.name}.{member.name}", member)
-                    for member in public(node.body)
-                ]
+                members = [Name(module, f"{node.name}.{m.name}", m) for m in public(node.body)]
                 found += [member for member in members if member.docstring]
     return {name.full: name for name in found}
 
 
 def public(body: list[ast.stmt]) -> list[ast.FunctionDef | ast.ClassDef]:
-    return [
-        node
-        for node in body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-    ]
+    """The functions and classes among these statements whose names have no underscore in front."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [node for node in body if isinstance(node, kinds) and not node.name.startswith("_")]
 
 
 def resolve(text: str, module: str, known: dict[str, Name] | None = None) -> str | None:
     """The full name that `text` stands for in a docstring of `module`, if there is exactly one."""
     known = names() if known is None else known
-    for candidate in (f"{module}.{text}", f"eenotes.{text}", text):
+    for candidate in (f"{module}.{text}", f"eenotes.{text}", f"eenotes_book.{text}", text):
         if candidate in known:
             return candidate
     tail = "." + text.removeprefix("eenotes.")
     endings = [name for name in known if name.endswith(tail)]
-    return endings[0] if len(endings) == 1 else None
+    nearest = [name for name in endings if name.startswith("eenotes.")] or endings
+    return nearest[0] if len(nearest) == 1 else None
 
 
 # --- equations
@@ -102,42 +103,62 @@ def tags(markdown: str) -> list[str]:
 
 
 def computed_by(equation: str) -> list[Name]:
-    """Whose docstring names an equation.  A class stands for its methods."""
-    found = [
-        name for name in names(everything=True).values() if equation in numbers(name.docstring)
-    ]
+    """The names whose docstring has an equation; methods stand for their class."""
+    found = [name for name in names().values() if equation in numbers(name.docstring)]
     paths = {name.full for name in found}
     return [name for name in found if name.full.rpartition(".")[0] not in paths]
 
 
 def equation_table(equations: dict[str, str]) -> str:
-    """Markdown: equation → what computes it; `equations` maps a number to the address of the
-    equation.
+    """Markdown: equation → what computes it.
+
+    Args:
+        equations: number → address of the equation.
     """
     rows = ["| equation | computed by |", "|---|---|"]
     for number, address in equations.items():
-        entries = [entry(name) for name in computed_by(number)]
-        rows.append(
-            f'| <a href="{address}">({number})</a> | {", ".join(entries) or "stated only"} |'
-        )
+        entries = ", ".join(entry(name) for name in computed_by(number)) or "stated only"
+        rows.append(f'| <a href="{address}">({number})</a> | {entries} |')
     return "\n".join(rows)
 
 
 def entry(name: Name) -> str:
-    """A name as a link to its entry; a study has none."""
-    short = name.full.removeprefix("eenotes.")
-    return f"{{py:obj}}`{short} <{name.full}>`" if name.module in modules() else f"`{short}`"
+    """A name as a link to its entry."""
+    return f"{{py:obj}}`{short(name.full)} <{name.full}>`"
+
+
+def short(full: str) -> str:
+    """A full name without its package."""
+    return full.removeprefix("eenotes.").removeprefix("eenotes_book.")
 
 
 def fill(template: str, equations: dict[str, str]) -> str:
-    """A page with its one line `MARKER` replaced by the table.
+    """The notation page: its one line `MARKER` replaced by the table.
 
     Raises:
         ValueError: unless the marker is there exactly once.
     """
-    if template.splitlines().count(MARKER) != 1:
-        raise ValueError(f"the notation page must have exactly one line {MARKER}")
-    return template.replace(MARKER, equation_table(equations))
+    return _replaced(template, MARKER, equation_table(equations))
+
+
+def fill_chapters(template: str) -> str:
+    """The page of the chapters' code: its one line `CHAPTERS` replaced by all their modules.
+
+    Raises:
+        ValueError: unless the marker is there exactly once.
+    """
+    blocks = [
+        f"## `{short(module)}`\n\n```{{eval-rst}}\n.. automodule:: {module}\n```"
+        for module in modules()
+        if of_a_chapter(module)
+    ]
+    return _replaced(template, CHAPTERS, "\n\n".join(blocks))
+
+
+def _replaced(template: str, marker: str, content: str) -> str:
+    if template.splitlines().count(marker) != 1:
+        raise ValueError(f"the page must have exactly one line {marker}")
+    return template.replace(marker, content)
 
 
 # --- docstrings
@@ -172,23 +193,21 @@ NO_TYPE = "\ue000"  # stands for a colon while napoleon looks
 
 
 def before_napoleon(app, what: str, name: str, obj, options, lines: list[str]) -> None:
-    """For Sphinx: rewrite the docstring of anything in the package."""
-    module = (
-        name
-        if what == "module"
-        else next((m for m in modules() if name.startswith(f"{m}.")), "eenotes")
-    )
-    lines[:] = restructured("\n".join(lines), module).split("\n")
-    # whose first word napoleon would take for a type: "J: the exit heads ..."
+    """For Sphinx: rewrite the docstring of anything in the packages."""
+    inside = [m for m in modules() if name == m or name.startswith(f"{m}.")]
+    lines[:] = restructured("\n".join(lines), max(inside, key=len, default=name)).split("\n")
+    # napoleon takes the word before a colon for a type: "J: the exits ..."
     if what in ("attribute", "property"):
         lines[:1] = [line.replace(": ", f"{NO_TYPE} ") for line in lines[:1]]
 
 
 def after_napoleon(app, what: str, name: str, obj, options, lines: list[str]) -> None:
+    """For Sphinx: put the colons back."""
     lines[:] = [line.replace(NO_TYPE, ":") for line in lines]
 
 
 def setup(app) -> dict:
+    """For Sphinx: the extension."""
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)  # napoleon is at 500
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     return {"parallel_read_safe": True}

@@ -212,11 +212,8 @@ def made_by(chapter: str, at: str, *, probe: probes.Values | None = None) -> dic
 
 
 def revision(chapter: str) -> int:
-    """The revision of a chapter's experiment:
-
-    ``REVISION`` in its probe, raised by hand when the meaning changes.
-    """
-    return import_module(f"eenotes_book.{folder(chapter)}.probe").REVISION
+    """``REVISION`` of a chapter's folder: raised by hand when the experiment means something else."""
+    return import_module(f"eenotes_book.{folder(chapter)}").REVISION
 
 
 def load(chapter: str, at: str) -> dict[str, Any] | None:

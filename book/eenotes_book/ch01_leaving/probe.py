@@ -26,8 +26,6 @@ from eenotes_book import timing as book_timing
 from eenotes_book.ch01_leaving import experiment
 from eenotes_book.data import vision
 
-REVISION = 1  # raise it when the meaning of the experiment changes on purpose
-
 SETTINGS = SimpleNamespace(
     data="digits",
     train=512,

@@ -20,8 +20,6 @@ from eenotes.rules import Confidence, Entropy
 from eenotes_book.ch02_e2cm import claims, experiment, unlabelled
 from eenotes_book.data import vision
 
-REVISION = 1  # raise it when the meaning of the experiment changes on purpose
-
 DRAWS, EPOCHS, SEED = 80, 2, 1  # threshold vectors; epochs of SDN without a budget; no default seed
 Numbers = dict[str, Tensor | float | list[float]]
 

@@ -22,8 +22,6 @@ from eenotes_book.ch01_leaving import experiment as ch01_leaving_experiment
 from eenotes_book.ch03_pruning import claims, experiment
 from eenotes_book.data import vision
 
-REVISION = 1  # raise it when the meaning of the experiment changes on purpose
-
 SEED = 4  # not 0: the experiment multiplies seeds
 SETTINGS = SimpleNamespace(
     data="digits",

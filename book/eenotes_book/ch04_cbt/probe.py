@@ -21,8 +21,6 @@ from eenotes_book.ch04_cbt import clock, experiment
 from eenotes_book.data import scenes
 from eenotes_book.models import segmentation, segmentation_training, token_vit
 
-REVISION = 1  # raise it when the meaning of the experiment changes on purpose
-
 # A few steps leave the exits unsure: their logits are multiplied, or nothing would stop.
 SHARP = 10.0
 SETTINGS = SimpleNamespace(

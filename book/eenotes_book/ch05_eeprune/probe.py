@@ -19,8 +19,6 @@ from eenotes_book.ch05_eeprune import claims, experiment
 from eenotes_book.ch05_eeprune import ring as ch05_eeprune_ring
 from eenotes_book.ch05_eeprune.experiment import Bench
 
-REVISION = 1  # raise it when the meaning of the experiment changes on purpose
-
 SEED = 1  # not 0: a product with a seed of 0 hides what it is multiplied with
 RATIOS = (0.3, 0.6)  # EEPrune finds enough to drop for the first of them only
 Numbers = dict[str, float | list[float] | Tensor]

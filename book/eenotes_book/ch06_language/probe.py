@@ -28,8 +28,6 @@ from eenotes_book import slider
 from eenotes_book.ch06_language import channel, experiment
 from eenotes_book.data import text
 
-REVISION = 1  # raise it when the meaning of the experiment changes on purpose
-
 SEED = 1  # not 0, so that a seed that gets lost on the way is seen
 WORDS = [
     "exit",

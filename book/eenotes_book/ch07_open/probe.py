@@ -29,8 +29,6 @@ from eenotes_book.ch07_open import (
 )
 from eenotes_book.data import text, vision
 
-REVISION = 1  # raise it when the meaning of the experiment changes on purpose
-
 DIGITS = SimpleNamespace(
     data="digits",
     train=200,
