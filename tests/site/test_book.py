@@ -2,7 +2,6 @@
 the repository.
 """
 
-import ast
 import json
 import re
 import tomllib
@@ -13,6 +12,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = chapters.ROOT
 NAMES = sorted({*chapters.chapters(), *(p.stem for p in chapters.BOOK.glob("*.ipynb"))})
@@ -80,12 +80,10 @@ def test_no_outputs_in_git(name):
 def test_chapter_is_of_readable_size(name):
     number = len(notebook(name)["cells"])
     assert 25 <= number <= 45, f"{number} cells; a chapter has 25 to 45"
-    lines = {i: len(code.strip().splitlines()) for i, code in cells(name, "code")}
-    assert not {i: n for i, n in lines.items() if n > 25}, "code cells with more than 25 lines"
-    short = sum(n <= 10 for n in lines.values())
-    assert short >= 0.7 * len(lines), (
-        f"only {short} of {len(lines)} code cells have at most 10 lines"
-    )
+    code = {i: source.strip().splitlines() for i, source in cells(name, "code")}
+    assert not {i: len(lines) for i, lines in code.items() if len(lines) > 40}
+    wide = [(i, line) for i, lines in code.items() for line in lines if len(line) > 88]
+    assert not wide, f"lines of more than 88 characters: {wide}"
 
 
 @each_chapter
@@ -98,76 +96,13 @@ def test_colab_badge(name):
     )
 
 
-# What is installed in Colab for the imports of a chapter, of the modules it imports, and so on.
-EXTRAS = {"transformers": "lm", "tokenizers": "lm", "torch_pruning": "pruning"}
-
-
-def imports(code: str) -> set[str]:
-    """Every dotted name that Python code imports, inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-def extras(name: str) -> str:
-    """``"[lm]"``, ``"[lm,pruning]"``, ``""``: what a chapter needs on top of the package's own
-    requirements.
-    """
-    code = "\n".join(
-        re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", source) for _, source in cells(name, "code")
-    )
-    needed, seen, waiting = set(), set(), imports(code) - {"eenotes"}
-    while waiting:
-        module = waiting.pop()
-        seen.add(module)
-        needed |= {EXTRAS[top] for top in {module.split(".")[0]} & set(EXTRAS)}
-        path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-        if (
-            module.startswith("eenotes.")
-            and path.is_file()
-            and module not in ("eenotes.plots", "eenotes.experiment")
-        ):
-            waiting |= imports(path.read_text(encoding="utf-8")) - seen
-    return f"[{','.join(sorted(needed))}]" if needed else ""
-
-
-def first_code_cell(name: str) -> str:
-    return cells(name, "code")[0][1]
-
-
-@each_chapter
-def test_first_cell_installs_in_colab_what_the_chapter_needs(name):
-    """tests/test_colab.py runs these cells; here is what can be said without."""
-    first = first_code_cell(name)
-    assert len(first.splitlines()) <= 10
+def test_first_cells_are_the_same_and_install_what_a_chapter_needs():
+    """tests/site/test_colab.py runs these cells; here is what can be said without."""
+    (first,) = {cells(name, "code")[0][1] for name in NAMES}
+    assert len(first.splitlines()) <= 15
     (install,) = re.findall(r"(?m)^ +%pip install .*$", first)
-    assert install.endswith(f' -q {{kept}} "eenotes{extras(name)} @ git+{ADDRESS}"'), install
-    assert (
-        'setdefault("EENOTES_DOWNLOAD", "1")' in first
-        and "print(experiment.choose_scale())" in first
-    )
-
-
-def test_first_cells_differ_in_the_extras_only():
-    assert (
-        len(
-            {
-                re.sub(r'"eenotes(\[[a-z,]+\])? @', '"eenotes @', first_code_cell(name))
-                for name in NAMES
-            }
-        )
-        == 1
-    )
-
-
-def test_extras_are_found_through_modules():
-    assert {name: extras(name) for name in ("01-why-leave-early", "03-pruning", "06-class-aware-init")} == {
-        "01-why-leave-early": "", "03-pruning": "[pruning]", "06-class-aware-init": "[lm]"
-    }  # fmt: skip
+    assert install.endswith(f' -q {{kept}} "eenotes[chapters] @ git+{ADDRESS}"'), install
+    assert 'setdefault("EENOTES_DOWNLOAD", "1")' in first and "print(scale.choose())" in first
 
 
 @each_chapter
@@ -271,14 +206,13 @@ def test_code_and_settings_do_not_repeat_the_repository_address():
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-RUNTIME = [
-    Requirement(r)
-    for r in PROJECT["dependencies"]
-    + [d for e in ("lm", "pruning") for d in PROJECT["optional-dependencies"][e]]
-]
-EVERYTHING = RUNTIME + [
-    Requirement(r) for e in ("book", "test") for r in PROJECT["optional-dependencies"][e]
-]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def required(*extras: str) -> list[Requirement]:
+    """What the package requires, with these extras; not the extras that an extra names."""
+    lines = PROJECT["dependencies"] + [line for extra in extras for line in EXTRAS[extra]]
+    return [r for r in map(Requirement, lines) if r.name != "eenotes"]
 
 
 def pins(name: str) -> dict[str, str]:
@@ -290,26 +224,17 @@ def pins(name: str) -> dict[str, str]:
 
 def test_pins_satisfy_the_ranges():
     pinned = pins("constraints.txt")
-    for requirement in EVERYTHING:
-        if requirement.name != "eenotes":
-            assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
+    for requirement in required(*EXTRAS):
+        assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
 
 
 def test_oldest_pins_are_the_lower_bounds():
     """So that `make test-oldest` tests what pyproject.toml promises."""
-    oldest = pins("constraints-oldest.txt")
-    assert set(oldest) == {r.name for r in RUNTIME}
-    for requirement in RUNTIME:
-        bounds = [s.version for s in requirement.specifier if s.operator == ">="]
-        as_numbers = [
-            [int(n) for n in version.split(".")]
-            for version in (bounds[0], oldest[requirement.name])
-        ]
-        width = max(map(len, as_numbers))
-        low, old = ([*n, *[0] * (width - len(n))] for n in as_numbers)
-        assert low == old, (
-            f"{requirement}, but constraints-oldest.txt has {oldest[requirement.name]}"
-        )
+    oldest, needed = pins("constraints-oldest.txt"), required("language", "pruning", "chapters")
+    assert set(oldest) == {r.name for r in needed}
+    for requirement in needed:
+        (low,) = [Version(s.version) for s in requirement.specifier if s.operator == ">="]
+        assert Version(oldest[requirement.name]) == low, requirement
 
 
 # --- executed chapters
@@ -338,7 +263,7 @@ def test_every_figure_has_alt_text(name):
         for data in (output.get("data", {}) for output in cell.get("outputs", [])):
             bare = [kind for kind in data if kind.startswith("image/")]
             assert not bare, (
-                f"cell {number}: a bare figure; eenotes.plots.show gives it a caption and alt text"
+                f"cell {number}: a bare figure; style.show gives it a caption and alt text"
             )
             for tag in re.findall(r"<img[^>]*>", "".join(data.get("text/html", ""))):
                 alt = re.search(r'alt="([^"]*)"', tag)

@@ -73,9 +73,10 @@ def wheel(tmp_path_factory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "eenotes", source / "eenotes", ignore=shutil.ignore_patterns("__pycache__", "tiny")
-    )
+    for package in ("eenotes", "book/eenotes_book"):
+        shutil.copytree(
+            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__", "tiny")
+        )
     done = run(
         sys.executable,
         "-m",
@@ -101,17 +102,15 @@ def metadata(wheel):
         return Parser().parsestr(archive.read(name).decode())
 
 
-def test_wheel_has_the_package_with_its_assets_and_nothing_else(wheel):
+def test_wheel_has_both_packages_with_their_settings_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-    package = ROOT / "eenotes"
-    wanted = {p.relative_to(ROOT).as_posix() for p in chapters.package_files("tiny")}
-    assert {"eenotes/assets/settings.toml", "eenotes/assets/models.csv"} <= wanted and any(
-        "/results/study/" in name for name in wanted
-    )
-    assert inside == wanted, (
-        f"{package.name}: only here {wanted - inside}, only in the wheel {inside - wanted}"
-    )
+    files = {p.relative_to(ROOT).as_posix() for p in chapters.package_files("tiny")}
+    wanted = {name.removeprefix("book/") for name in files}
+    chapter = "eenotes_book/ch01_leaving"
+    assert {f"{chapter}/settings.toml", f"{chapter}/models.csv"} <= wanted
+    assert any("/records/study/" in name for name in wanted)
+    assert inside == wanted, f"only here {wanted - inside}, only in the wheel {inside - wanted}"
 
 
 def test_wheel_says_what_it_is(wheel, metadata):
@@ -146,7 +145,7 @@ def test_wheel_allows_the_pins_and_the_oldest_versions(metadata, pins):
         for line in lines
         if "==" in line and not line.startswith("#")
     }
-    needed = requirements(metadata, "lm", "pruning")
+    needed = requirements(metadata, "language", "pruning", "chapters")
     assert {r.name for r in needed} >= {*COLAB, "torch-pruning"}
     for requirement in needed:
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), (
@@ -222,17 +221,15 @@ def site_packages(environment: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [QUICK, "03-pruning", "06-class-aware-init"])
-def test_pip_adds_in_colab_what_is_missing_and_changes_nothing(machine, wheel, name):
-    missing = {"torchmetrics": "99.0"} | ({"torch-pruning": "99.0"} if name == "03-pruning" else {})
-    found, _ = machine(COLAB, *install_arguments(name, wheel, COLAB))
-    assert found == {"eenotes": found["eenotes"]} | missing
+def test_pip_adds_in_colab_what_is_missing_and_changes_nothing(machine, wheel):
+    found, _ = machine(COLAB, *install_arguments(QUICK, wheel, COLAB))
+    assert found == {"eenotes": found["eenotes"], "torchmetrics": "99.0", "torch-pruning": "99.0"}
 
 
 def test_pip_renews_only_what_is_too_old(machine, wheel):
     older = COLAB | {"transformers": "4.57.1"}
     found, _ = machine(older, *install_arguments("06-class-aware-init", wheel, older))
-    assert set(found) == {"eenotes", "torchmetrics", "transformers"}
+    assert set(found) == {"eenotes", "torchmetrics", "torch-pruning", "transformers"}
 
 
 def test_pip_says_so_where_torch_is_too_old_and_does_not_replace_it(machine, wheel):
@@ -266,7 +263,7 @@ class Colab:
 
     @property
     def package(self) -> Path:
-        return site_packages(self.environment) / "eenotes"
+        return site_packages(self.environment) / "eenotes_book"
 
     def forget(self) -> None:
         for path in site_packages(self.environment).glob("eenotes*"):
@@ -343,9 +340,9 @@ def colab(wheel, tmp_path_factory) -> Colab:
 
 
 LOOK = """
-import json, os, sys, eenotes, numpy, torch, torchvision
+import json, os, sys, eenotes_book, numpy, torch, torchvision
 print(json.dumps({
-    "package": eenotes.__file__, "scale": os.environ["EENOTES_SCALE"], "download": os.environ["EENOTES_DOWNLOAD"],
+    "package": eenotes_book.__file__, "scale": os.environ["EENOTES_SCALE"], "download": os.environ["EENOTES_DOWNLOAD"],
     "versions": [module.__version__ for module in (torch, torchvision, numpy)], "settings": len(vars(s)),
 }))
 """
@@ -363,7 +360,7 @@ def test_first_cells_of_a_chapter(colab, name):
     colab.forget()
     own = site_packages(colab.environment)
     before = {path.name for path in own.iterdir()}
-    first, *_, last = colab.notebook([*up_to(name, r"= experiment\.settings\("), LOOK]).cells
+    first, *_, last = colab.notebook([*up_to(name, r"= settings\.load\("), LOOK]).cells
     assert "Scale tiny, because this machine has no GPU." in printed(first)
     seen = json.loads(printed(last))
     assert Path(seen["package"]) == colab.package / "__init__.py"
@@ -374,21 +371,22 @@ def test_first_cells_of_a_chapter(colab, name):
 
     assert seen["versions"] == [module.__version__ for module in (torch, torchvision, numpy)]
     added = {path.name for path in own.iterdir()} - before
-    assert {re.sub(r"-.*", "", name) for name in added} == {"eenotes"}, added
+    assert {re.sub(r"-.*", "", name) for name in added} == {"eenotes", "eenotes_book"}, added
 
 
 ASSETS = """
 import csv, os, sys
 from importlib.resources import files
-from eenotes import experiment
-from eenotes.data import scenes, text, vision
+from eenotes_book import records, scale, settings
+from eenotes_book.data import scenes, text, vision
 for chapter in sys.argv[1:]:
-    assert all(vars(experiment.settings(chapter, scale)) for scale in experiment.SCALES)
+    assert all(vars(settings.load(chapter, at)) for at in scale.SCALES)
 assert vision.load("digits").counts and scenes.load("drawn", train=2, val=1, test=1).counts
 assert text.load("python-manual", train=5000, val=500, test=500).counts
-with files("eenotes").joinpath("assets/models.csv").open(encoding="utf-8") as file:
+with files("eenotes_book.ch01_leaving").joinpath("models.csv").open(encoding="utf-8") as file:
     assert len(list(csv.DictReader(file))) > 10
-print(sum(experiment.load_record(chapter, at) is not None for chapter in sys.argv[1:] for at in ("reduced", "study")))
+there = [records.load(chapter, at) for chapter in sys.argv[1:] for at in ("reduced", "study")]
+print(sum(record is not None for record in there))
 """
 
 
@@ -397,9 +395,7 @@ def test_settings_records_tables_and_embedded_data_come_with_the_wheel(colab):
     done = colab.script(ASSETS, *NAMES)
     assert done.returncode == 0, done.stderr
     committed = [
-        path
-        for scale in ("reduced", "study")
-        for path in (ROOT / "eenotes/assets/results" / scale).glob("*.json")
+        path for scale in ("reduced", "study") for path in (chapters.RECORDS / scale).glob("*.json")
     ]
     assert int(done.stdout) == len(committed) > 0
 
@@ -408,11 +404,8 @@ def test_a_whole_chapter(colab):
     colab.forget()
     ran = colab.notebook(code_cells(QUICK))
     assert not [o for cell in ran.cells for o in cell["outputs"] if o["output_type"] == "error"]
-    record = json.loads(
-        (colab.package / "assets" / "results" / "tiny" / f"{QUICK}.json").read_text(
-            encoding="utf-8"
-        )
-    )
+    path = colab.package / "records" / "tiny" / f"{QUICK}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert record["claims"] and record["scale"] == "tiny"
     assert not list(colab.content.iterdir()), (
         "a chapter at tiny writes nothing into the working directory"
@@ -441,7 +434,7 @@ print("scores", json.dumps(test_logits.mean((1, 2)).tolist()))
 
 
 def test_a_chapter_that_was_cut_off_goes_on_with_what_it_had(colab, tmp_path):
-    """That the same network comes out, cut off or not, is for tests/test_training.py."""
+    """That the same network comes out, cut off or not, is for tests/eenotes/test_training.py."""
     colab.install()
     cells = json.dumps(up_to(TRAINS, r"study\.train\("))
 

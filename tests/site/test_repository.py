@@ -269,7 +269,7 @@ def test_figures_are_those_of_cells_that_exist():
             c["id"]: "".join(c["source"])
             for c in chapters.read_notebook(chapters.BOOK / f"{chapter}.ipynb")["cells"]
         }
-        assert "plots.show(" in source[cell], (chapter, cell)
+        assert "style.show(" in source[cell], (chapter, cell)
 
 
 def test_a_figure_is_taken_with_its_words_and_made_small(tmp_path):
@@ -391,10 +391,10 @@ def test_environment_installs_what_the_project_says():
 
 def test_git_ignores_what_commands_make_and_nothing_else():
     made = [".venv/bin/python", ".venv-oldest/bin/python", "_build/html/index.html", "data/MNIST", "eenotes.egg-info/PKG-INFO",
-            "eenotes/assets/results/tiny/02-e2cm.json", "dist/eenotes.whl"]  # fmt: skip
+            "book/eenotes_book/records/tiny/02-e2cm.json", "dist/eenotes.whl"]  # fmt: skip
     kept = [
-        "eenotes/data/vision.py",
-        "eenotes/assets/results/study/02-e2cm.json",
+        "book/eenotes_book/data/vision.py",
+        "book/eenotes_book/records/study/02-e2cm.json",
         "docs/figures/class-means.png",
         "CITATION.cff",
     ]
