@@ -18,7 +18,9 @@ _HOME = {
     "LinearExit": "exits",
     "ClassMeanExit": "exits",
     "linear_exits": "exits",
+    "ScoreRule": "rules",
     "Confidence": "rules",
+    "ClassMeanConfidence": "rules",
     "Entropy": "rules",
     "Patience": "rules",
     "PerClass": "rules",
@@ -38,7 +40,14 @@ if TYPE_CHECKING:
     from eenotes.exits import ClassMeanExit, LinearExit, linear_exits
     from eenotes.inference import collect, predict, simulate
     from eenotes.network import EarlyExitNetwork
-    from eenotes.rules import Confidence, Entropy, Patience, PerClass
+    from eenotes.rules import (
+        ClassMeanConfidence,
+        Confidence,
+        Entropy,
+        Patience,
+        PerClass,
+        ScoreRule,
+    )
     from eenotes.streaming import predict_stream
 
 

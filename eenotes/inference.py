@@ -113,6 +113,11 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     return torch.cat(logits, 1), torch.cat(labels)
 
 
+def first_exit(leave: Tensor) -> Tensor:
+    """The first exit that lets each sample go, ``(J-1, N)`` bool → ``(N,)``; J-1 where none does."""
+    return torch.cat([leave, leave.new_ones(1, leave.shape[1])]).int().argmax(0)
+
+
 def _cascade(
     observe: Callable[[int, Tensor | None], Tensor],
     *,

@@ -4,6 +4,7 @@ Choose on one split, report on another: every function here takes the logits of 
 table row's thresholds can be given to `evaluate` with the logits of another.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from eenotes.costs import Costs
-from eenotes.inference import Outcome, check_answers, simulate
-from eenotes.rules import Confidence, Entropy, Rule
+from eenotes.inference import Outcome, check_answers, first_exit, simulate
+from eenotes.network import full_precision
+from eenotes.rules import Rule, ScoreRule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,9 +58,68 @@ def summarise(outcome: Outcome, labels: Tensor, costs: Costs) -> dict[str, float
     }
 
 
+class Answers:
+    """What all exits answer on one split, in the form in which many thresholds can be tried on it.
+
+    Args:
+        logits: of all exits, ``(J, N, K)``.
+        labels: ``(N,)``.
+        rule: of the kind that gets the thresholds; its own do not matter.
+        costs: of one sample, from `eenotes.count_macs`.
+
+    Raises:
+        ValueError: no samples, NaN logits, labels that are not ``(N,)``, or the costs of another
+            number of exits.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs):
+        num_exits = len(logits)
+        if len(labels) == 0:
+            raise ValueError("need at least one sample to try thresholds on")
+        _check_labels(labels, len(logits[0]))
+        _check_costs(costs, num_exits=num_exits)
+        seen = [rule.score(j, full_precision(z)) for j, z in enumerate(logits)]
+        for j, answer in enumerate(seen):
+            check_answers(j, answer.score)
+        self.rule, self.costs, self.labels = rule, costs, labels
+        self.num_classes = logits[0].shape[-1]
+        self.prediction = torch.stack([answer.prediction for answer in seen])  #: ``(J, N)``
+        self.score = torch.stack([answer.score for answer in seen])  #: ``(J, N)``
+        #: ``(J,)`` relative cost of a sample that leaves at exit j
+        self.relative_cost = (costs.cumulative / costs.backbone).to(labels.device)
+
+    def exit_index(self, thresholds: Tensor) -> Tensor:
+        """Where each sample exits, ``(N,)``, with thresholds ``(J-1,)`` or ``(J-1, K)``.
+
+        A table has one threshold per exit and class, and the predicted class picks its own.
+
+        Raises:
+            ValueError: thresholds of another shape.
+        """
+        early = len(self.score) - 1
+        thresholds = torch.as_tensor(thresholds).to(self.score)
+        if thresholds.shape not in ((early,), (early, self.num_classes)):
+            raise ValueError(
+                f"thresholds must be of shape ({early},) or ({early}, {self.num_classes}), "
+                f"got {tuple(thresholds.shape)}"
+            )
+        table = thresholds.ndim == 2
+        limits = thresholds.gather(1, self.prediction[:-1]) if table else thresholds[:, None]
+        return first_exit(self.rule.leaves(self.score[:-1], limits))
+
+    def cost(self, thresholds: Tensor) -> float:
+        """The mean relative cost with these thresholds."""
+        return self.relative_cost[self.exit_index(thresholds)].mean().item()
+
+    def outcome(self, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions ``(N,)`` and exit indices ``(N,)`` with these thresholds."""
+        exit_index = self.exit_index(thresholds)
+        return self.prediction.gather(0, exit_index[None])[0], exit_index
+
+
 def draw_thresholds(
     logits: Tensor,
-    rule: Confidence | Entropy,
+    rule: ScoreRule,
     *,
     count: int,
     seed: int = 0,
@@ -66,149 +127,109 @@ def draw_thresholds(
 ) -> Tensor:
     """Random threshold vectors, ``(count, J-1)``, for a rule whose own thresholds do not matter.
 
-    ``"quantile"`` draws each exit's threshold among that exit's own values, so that every share of
-    leavers is as likely as any other, and closes exits at random; ``"uniform"`` draws from [0, 1]
-    (Confidence only), which hardly ever opens an exit whose confidences stay low.
+    ``"quantile"`` draws each exit's threshold among that exit's own scores, so that every share of
+    exiting samples is as likely as any other, and closes exits at random.  ``"uniform"`` draws from
+    the rule's limits, which hardly ever opens an exit whose scores stay on one side.
 
     Args:
         logits: of all exits, ``(J, N, K)``.
-        rule: of the kind that shall get the thresholds.
+        rule: of the kind that gets the thresholds.
         count: how many vectors.
         seed: of the drawing.
         how: see above.
 
     Raises:
-        ValueError: another ``how``, or ``"uniform"`` for a rule that is no `Confidence`.
+        ValueError: another ``how``, or ``"uniform"`` for a rule whose limits are not finite.
     """
-    if how not in ("quantile", "uniform") or (
-        how == "uniform" and not isinstance(rule, Confidence)
-    ):
+    low, high = rule.limits
+    if how not in ("quantile", "uniform") or (how == "uniform" and not math.isfinite(high - low)):
         raise ValueError(
-            f"how={how!r} must be 'quantile', or 'uniform' for a Confidence rule, got {type(rule).__name__}"
+            f"how={how!r} must be 'quantile', or 'uniform' for a rule with finite limits, "
+            f"got {type(rule).__name__} with limits {rule.limits}"
         )
     generator = torch.Generator().manual_seed(seed)
     num_early = len(logits) - 1
     draws = torch.rand(count, num_early, generator=generator, dtype=torch.float64)
     if how == "uniform":
-        return draws
-    values = (
-        torch.stack([rule.observe(j, logits[j])[2] for j in range(num_early)])
-        .double()
-        .cpu()
-        .sort(1)
-        .values
-    )
-    # no confidence exceeds 1, no entropy is below 0
-    closed, opened = (1.0, values) if isinstance(rule, Confidence) else (0.0, values.flip(1))
+        return low + (high - low) * draws
+    scores = torch.stack([rule.score(j, logits[j]).score for j in range(num_early)])
+    scores = scores.double().cpu().sort(1, descending=not rule.leaves_above).values
     # Some vectors use every exit, some only one: how many are open is drawn first.
     open_share = torch.rand(count, 1, generator=generator, dtype=torch.float64)
     is_open = torch.rand(count, num_early, generator=generator, dtype=torch.float64) < open_share
-    picked = opened.gather(1, (draws * values.shape[1]).long().T).T
-    return torch.where(is_open, picked, closed)
+    picked = scores.gather(1, (draws * scores.shape[1]).long().T).T
+    return torch.where(is_open, picked, rule.closed)
 
 
 def sweep(
-    logits: Tensor,
-    labels: Tensor,
-    rule: Confidence | Entropy,
-    costs: Costs,
-    *,
-    thresholds: Tensor | Sequence,
+    logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs, *, thresholds: Tensor | Sequence
 ) -> "pd.DataFrame":
-    """`evaluate` for many threshold vectors ``(M, J-1)`` at once; one row each.
+    """`evaluate` for many threshold vectors at once; one row each.
 
-    The statistics of all exits are computed once, whatever M.
+    The scores of all exits are computed once, whatever M.
 
     Args:
         logits: of all exits, ``(J, N, K)``.
         labels: ``(N,)``.
         rule: of the kind that gets the thresholds; its own do not matter.
-        costs: from `count_macs`.
-        thresholds: ``(M, J-1)``.
+        costs: from `eenotes.count_macs`.
+        thresholds: M vectors ``(M, J-1)``, or M tables ``(M, J-1, K)``.
 
     Returns:
         A table with the columns ``thresholds`` (a tuple), ``accuracy``, ``relative_cost``,
         ``overhead``.
 
     Raises:
-        ValueError: no samples, NaN logits, labels that are not ``(N,)``, no threshold vector,
-            vectors of another length than J-1 or with values that the rule does not take, or the
-            costs of another number of exits.
+        ValueError: what `Answers` raises, no thresholds, thresholds of another shape, or values
+            that the rule does not take.
     """
     import pandas as pd
 
     thresholds = torch.as_tensor(thresholds, dtype=torch.float64)
     num_exits = len(logits)
-    if len(labels) == 0 or not len(thresholds):
-        raise ValueError("a sweep needs at least one sample and one threshold vector")
-    _check_labels(labels, len(logits[0]))
-    _check_costs(costs, num_exits=num_exits)
-    if thresholds.shape != (len(thresholds), num_exits - 1):
+    if not len(thresholds):
+        raise ValueError("a sweep needs at least one threshold vector")
+    answers = Answers(logits, labels, rule, costs)
+    shapes = ((num_exits - 1,), (num_exits - 1, answers.num_classes))
+    if thresholds.shape[1:] not in shapes:
         raise ValueError(
-            f"threshold vectors for {num_exits - 1} early exits must be (M, {num_exits - 1}), got {tuple(thresholds.shape)}"
+            f"threshold vectors for {num_exits - 1} early exits must be (M, {num_exits - 1}), or "
+            f"tables (M, {num_exits - 1}, {answers.num_classes}), got {tuple(thresholds.shape)}"
         )
     for extreme in (thresholds.amin(0), thresholds.amax(0)):  # NaN wins both
         replace(rule, thresholds=extreme.tolist()).check(num_exits)
-    seen = [rule.observe(j, z) for j, z in enumerate(logits)]
-    for j, (_, _, values) in enumerate(seen):
-        check_answers(j, values)
-    correct = torch.stack([prediction == labels for prediction, _, _ in seen])
-    statistic = torch.stack([values for _, _, values in seen[:-1]])
-    relative, overhead = (
-        (costs.cumulative / costs.backbone).tolist(),
-        costs.overhead(torch.arange(num_exits)).tolist(),
-    )
+    correct = answers.prediction == labels
+    relative = answers.relative_cost.tolist()
+    overhead = costs.overhead(torch.arange(num_exits)).tolist()
     rows = []
-    for vector in thresholds:
-        # the rule compares in the precision of its thresholds, which are Python floats
-        leave = torch.stack(
-            [
-                rule.leaves(values, limit.item())
-                for values, limit in zip(statistic, vector, strict=True)
-            ]
-        )
-        exit_index = torch.cat([leave, leave.new_ones(1, leave.shape[1])]).int().argmax(0)
+    for one in thresholds:
+        exit_index = answers.exit_index(one)
         share = torch.bincount(exit_index, minlength=num_exits).double() / len(labels)
+        right = correct.gather(0, exit_index[None]).double().mean()
         rows.append(
             {
-                "thresholds": tuple(vector.tolist()),
-                "accuracy": correct.gather(0, exit_index[None]).double().mean().item(),
-                "relative_cost": sum(
-                    share_j * cost for share_j, cost in zip(share.tolist(), relative, strict=True)
-                ),
-                "overhead": sum(
-                    share_j * cost for share_j, cost in zip(share.tolist(), overhead, strict=True)
-                ),
+                "thresholds": _as_tuple(one),
+                "accuracy": right.item(),
+                "relative_cost": _weighted(share.tolist(), relative),
+                "overhead": _weighted(share.tolist(), overhead),
             }
         )
     return pd.DataFrame(rows)
 
 
-def pareto_front(table: "pd.DataFrame", *, convex: bool = False) -> "pd.DataFrame":
-    """The rows that no other row beats in both cost and accuracy, cheapest first; with ``convex``
-    only those on the upper hull.
-    """
+def pareto_front(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows that no other row beats in both cost and accuracy, cheapest first."""
     ordered = table.sort_values(
         ["relative_cost", "accuracy"], ascending=[True, False], ignore_index=True
     )
-    front = ordered[
-        ordered.accuracy > ordered.accuracy.cummax().shift(fill_value=-1.0)
-    ].reset_index(drop=True)
-    if not convex:
-        return front
-    hull: list[int] = []
-    cost, accuracy = front.relative_cost.to_numpy(), front.accuracy.to_numpy()
-    for i in range(len(front)):
-        while len(hull) > 1 and _below(hull[-2], hull[-1], i, cost, accuracy):
-            hull.pop()
-        hull.append(i)
-    return front.loc[hull].reset_index(drop=True)
+    best_before = ordered.accuracy.cummax().shift(fill_value=-1.0)
+    return ordered[ordered.accuracy > best_before].reset_index(drop=True)
 
 
 def thresholds_for_budgets(
     logits: Tensor,
     labels: Tensor,
-    rule: Confidence | Entropy,
+    rule: ScoreRule,
     costs: Costs,
     *,
     draws: int,
@@ -235,34 +256,34 @@ def thresholds_for_budgets(
     front = pareto_front(sweep(logits, labels, rule, costs, thresholds=drawn))
     kept = [budget for budget in budgets if front.relative_cost.min() <= budget]
     return pd.DataFrame(
-        [{"budget": budget, **for_budget(front, max_relative_cost=budget)} for budget in kept]
+        [{"budget": budget, **best_within_budget(front, budget=budget)} for budget in kept]
     )
 
 
-def for_budget(table: "pd.DataFrame", *, max_relative_cost: float) -> "pd.Series":
-    """The most accurate row that costs at most so much; the cheapest of several.
+def best_within_budget(table: "pd.DataFrame", *, budget: float) -> "pd.Series":
+    """The most accurate row whose relative cost is at most the budget; the cheapest of several.
 
     Raises:
-        ValueError: if none does; it says what the cheapest costs.
+        ValueError: if no row is that cheap; it says what the cheapest costs.
     """
-    affordable = table[table.relative_cost <= max_relative_cost]
+    affordable = table[table.relative_cost <= budget]
     if affordable.empty:
         raise ValueError(
-            f"no row costs at most {max_relative_cost}; the cheapest costs {table.relative_cost.min():.3f}"
+            f"no row costs at most {budget}; the cheapest costs {table.relative_cost.min():.3f}"
         )
     return affordable.sort_values(["accuracy", "relative_cost"], ascending=[False, True]).iloc[0]
 
 
-def for_accuracy(table: "pd.DataFrame", *, min_accuracy: float) -> "pd.Series":
+def cheapest_with_accuracy(table: "pd.DataFrame", *, accuracy: float) -> "pd.Series":
     """The cheapest row that is at least so accurate; the most accurate of several.
 
     Raises:
-        ValueError: if none is; it says how accurate the best is.
+        ValueError: if no row is that accurate; it says how accurate the best is.
     """
-    good = table[table.accuracy >= min_accuracy]
+    good = table[table.accuracy >= accuracy]
     if good.empty:
         raise ValueError(
-            f"no row reaches an accuracy of {min_accuracy}; the best reaches {table.accuracy.max():.3f}"
+            f"no row reaches an accuracy of {accuracy}; the best reaches {table.accuracy.max():.3f}"
         )
     return good.sort_values(["relative_cost", "accuracy"], ascending=[True, False]).iloc[0]
 
@@ -284,8 +305,10 @@ def _check_costs(costs: Costs, *, num_exits: int) -> None:
         )
 
 
-def _below(a: int, b: int, c: int, cost, accuracy) -> bool:
-    """Whether point b lies on or below the line from a to c."""
-    return (accuracy[b] - accuracy[a]) * (cost[c] - cost[a]) <= (accuracy[c] - accuracy[a]) * (
-        cost[b] - cost[a]
-    )
+def _as_tuple(thresholds: Tensor) -> tuple:
+    rows = thresholds.tolist()
+    return tuple(tuple(row) if isinstance(row, list) else row for row in rows)
+
+
+def _weighted(shares: Sequence[float], values: Sequence[float]) -> float:
+    return sum(share * value for share, value in zip(shares, values, strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eenotes.costs import Costs
 from eenotes.inference import simulate
-from eenotes.rules import Confidence
+from eenotes.rules import ScoreRule
 from eenotes.thresholds import summarise
 
 
@@ -63,7 +63,7 @@ def positions(confidences: Tensor, *, count: int = 24) -> list[float]:
 def rows(
     logits: Tensor,
     labels: Tensor,
-    rule: Confidence,
+    rule: ScoreRule,
     costs: Costs,
     *,
     shown: Sequence[int] = (),
@@ -81,13 +81,14 @@ def rows(
             is one number below 1.
 
     Raises:
-        TypeError: a rule that is not a Confidence rule.
+        TypeError: a rule without thresholds in [0, 1] above which samples exit.
         ValueError: labels that do not fit, a threshold outside [0, 1], or a sample that is not
             there.
     """
-    if not isinstance(rule, Confidence):
+    if getattr(rule, "limits", None) != (0.0, 1.0) or not rule.leaves_above:
         raise TypeError(
-            f"the slider moves the threshold of a Confidence rule, got {type(rule).__name__}"
+            "the slider moves a threshold in [0, 1] above which samples exit, as of Confidence, "
+            f"got {type(rule).__name__}"
         )
     if len(logits) < 2:
         raise ValueError("with a single exit there is no threshold to move")
@@ -100,7 +101,7 @@ def rows(
         raise ValueError(f"cannot show samples {missing}: there are {len(labels)}, counted from 0")
     if thresholds is None:
         thresholds = positions(
-            torch.stack([rule.observe(j, z)[1] for j, z in enumerate(logits[:-1])])
+            torch.stack([rule.score(j, z).confidence for j, z in enumerate(logits[:-1])])
         )
         if isinstance(rule.thresholds, float) and rule.thresholds < 1:  # 1 closes every exit
             thresholds.append(rule.thresholds)
@@ -111,7 +112,7 @@ def rows(
     ]
 
 
-def _row(logits: Tensor, labels: Tensor, rule: Confidence, costs: Costs, shown: Tensor) -> Row:
+def _row(logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs, shown: Tensor) -> Row:
     outcome = simulate(logits, rule)
     numbers = summarise(outcome, labels, costs)
     return Row(

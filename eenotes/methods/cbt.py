@@ -5,9 +5,7 @@ class: easy classes may stop early, hard ones must be sure.  Nothing is retraine
 a sample is a pixel; in plain classification it is an image, and the same functions serve: the
 thresholds go into `eenotes.rules.PerClass`.
 
-Beyond the paper: `for_budget` chooses the two ends of the scale for a given cost, and `priced`
-chooses class thresholds such that every class pays the same loss for the last multiplication it
-saves.
+Beyond the paper, `eenotes.methods.cbt_budgets` chooses class thresholds for a given cost.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,9 +17,6 @@ from torch import Tensor
 
 from eenotes.class_statistics import ClassMeans
 from eenotes.rules import PerClass
-
-LEAST = 0.5  # above one half only the likeliest class can exceed its threshold
-
 
 Margin = Literal["top", "own"]
 

@@ -1,13 +1,9 @@
-r"""CBT: class based thresholding (Görmez and Koyuncu, 2024).
+"""Class thresholds for a budget: CBT's two ends, one threshold, and thresholds of equal prices.
 
-Every class gets its own threshold, from how clearly the trained exits tell it from the next best
-class: easy classes may stop early, hard ones must be sure.  Nothing is retrained.  In segmentation
-a sample is a pixel; in plain classification it is an image, and the same functions serve: the
-thresholds go into `eenotes.rules.PerClass`.
-
-Beyond the paper: `for_budget` chooses the two ends of the scale for a given cost, and `priced`
-chooses class thresholds such that every class pays the same loss for the last multiplication it
-saves.
+Beyond the paper.  `scale_for_budget` chooses CBT's [alpha, beta] for a given cost,
+`single_for_budget` the one threshold that class thresholds have to beat, and `priced_for_budget`
+thresholds such that every exit and class pays the same loss for the last multiplication it saves.
+All choose on a validation split, given as `eenotes.thresholds.Answers` (see `validation`).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +13,12 @@ import torch
 from torch import Tensor
 
 from eenotes.costs import Costs
-from eenotes.methods.cbt import LEAST, Statistics, check_whole, mean_iou
-from eenotes.rules import PerClass
+from eenotes.methods.cbt import Statistics, check_whole, mean_iou
+from eenotes.rules import Confidence, PerClass
+from eenotes.thresholds import Answers
 
 BETAS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.9995)
+_LEAST = 0.5  # above one half only the likeliest class can exceed its threshold
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,19 @@ class Choice:
 
     thresholds: Tensor  #: ``(K,)`` or ``(J-1, K)``
     relative_cost: float
-    score: float
+    score: float  #: mean IoU
     alpha: float | None = None
     beta: float | None = None
     price: float | None = None
 
     @property
     def rule(self) -> PerClass:
+        """The rule with these thresholds."""
         return PerClass(self.thresholds)
 
 
-class Validation:
-    """The exits' answers on a split, kept in the form in which many thresholds can be tried on
-    them.
-
-    Thresholds are at least one half here: then only the likeliest class can exceed its own, and two
-    numbers per exit and sample, the class and its probability, are all that `eenotes.simulate`
-    would need.
+def validation(logits: Tensor, labels: Tensor, costs: Costs) -> Answers:
+    """The exits' answers on a split on which class thresholds are to be chosen.
 
     Args:
         logits: ``(J, N, K)``.
@@ -56,56 +50,49 @@ class Validation:
         ValueError: sizes that do not fit, NaN logits, or labels outside 0..K-1.
         TypeError: labels that are not whole numbers.
     """
-
-    def __init__(self, logits: Tensor, labels: Tensor, costs: Costs):
-        self.J, N, self.K = logits.shape
-        check_whole(labels)
-        if labels.shape != (N,) or not N or labels.min() < 0 or labels.max() >= self.K:
-            raise ValueError(
-                f"labels must be {N} whole numbers in 0..{self.K - 1}; leave out the ignored ones"
-            )
-        if len(costs.stages) != self.J:
-            raise ValueError(
-                f"the costs are of {len(costs.stages)} stages, the logits of {self.J} exits"
-            )
-        self.labels, self.costs = labels.long(), costs
-        seen = [z.float().softmax(-1).max(-1) for z in logits]
-        self.confidence, self.called = (torch.stack(parts) for parts in zip(*seen, strict=True))
-        if self.confidence.isnan().any():
-            raise ValueError("some logits are NaN: look at the features or at the heads' weights")
-        self.relative = (costs.cumulative / costs.backbone).to(labels.device)
-
-    def exit_index(self, thresholds: Tensor) -> Tensor:
-        """Where each sample leaves, ``(N,)``, with thresholds ``(K,)`` or ``(J-1, K)`` of at least
-        one half.
-
-        Raises:
-            ValueError: lower thresholds, or thresholds of another shape.
-        """
-        if (thresholds < LEAST).any() or thresholds.shape not in ((self.K,), (self.J - 1, self.K)):
-            raise ValueError(
-                f"thresholds must be at least {LEAST} and of shape ({self.K},) or ({self.J - 1}, {self.K})"
-            )
-        rows = thresholds.to(self.called.device).expand(self.J - 1, self.K)
-        leave = self.confidence[:-1] > rows.gather(1, self.called[:-1])
-        return torch.cat([leave, leave.new_ones(1, leave.shape[1])]).int().argmax(0)
-
-    def cost(self, thresholds: Tensor) -> float:
-        """The mean relative cost."""
-        return self.relative[self.exit_index(thresholds)].mean().item()
-
-    def choice(self, thresholds: Tensor, **how) -> Choice:
-        """Cost and mean IoU of these thresholds."""
-        at = self.exit_index(thresholds)
-        said = self.called.gather(0, at[None])[0]
-        return Choice(
-            thresholds, self.relative[at].mean().item(), mean_iou(said, self.labels, self.K), **how
+    num_classes = logits[0].shape[-1]
+    check_whole(labels)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"labels must be whole numbers in 0..{num_classes - 1}; leave out the ignored ones"
         )
+    return Answers(logits, labels.long(), Confidence(1.0), costs)
 
 
-def for_budget(
+def exit_index(v: Answers, thresholds: Tensor) -> Tensor:
+    """Where each sample exits, ``(N,)``, with thresholds ``(K,)`` or ``(J-1, K)``.
+
+    They are at least one half: then only the likeliest class can exceed its own threshold, and
+    `eenotes.rules.PerClass` decides the same.
+
+    Raises:
+        ValueError: lower thresholds, or thresholds of another shape.
+    """
+    K, early = v.num_classes, len(v.score) - 1
+    if (thresholds < _LEAST).any() or thresholds.shape not in ((K,), (early, K)):
+        raise ValueError(
+            f"thresholds must be at least {_LEAST} and of shape ({K},) or ({early}, {K}), "
+            f"got {tuple(thresholds.shape)}"
+        )
+    return v.exit_index(thresholds.expand(early, K))
+
+
+def cost(v: Answers, thresholds: Tensor) -> float:
+    """The mean relative cost with these thresholds."""
+    return v.relative_cost[exit_index(v, thresholds)].mean().item()
+
+
+def choice(v: Answers, thresholds: Tensor, **how) -> Choice:
+    """Cost and mean IoU of these thresholds."""
+    index = exit_index(v, thresholds)
+    prediction = v.prediction.gather(0, index[None])[0]
+    score = mean_iou(prediction, v.labels, v.num_classes)
+    return Choice(thresholds, v.relative_cost[index].mean().item(), score, **how)
+
+
+def scale_for_budget(
     found: Statistics,
-    v: Validation,
+    v: Answers,
     *,
     budget: float,
     shared: bool = True,
@@ -116,7 +103,7 @@ def for_budget(
     For each beta the largest alpha, at least one half, that keeps the budget is found by bisection.
 
     Args:
-        found: from `statistics`.
+        found: from `eenotes.methods.cbt.statistics`.
         v: the validation samples.
         budget: relative cost; 1.0 is the backbone without exits.
         shared: CBT, or CBT-ns.
@@ -134,43 +121,44 @@ def for_budget(
         def at(alpha: float, beta: float = beta) -> Tensor:
             return found.thresholds(alpha=alpha, beta=beta, shared=shared)
 
-        alpha = _largest(lambda value: v.cost(at(value)), LEAST, beta, budget)
-        choices.append(v.choice(at(alpha), alpha=alpha, beta=beta))
+        alpha = _largest(lambda value: cost(v, at(value)), _LEAST, beta, budget)
+        choices.append(choice(v, at(alpha), alpha=alpha, beta=beta))
     return _best(choices, budget)
 
 
-def single_for_budget(v: Validation, *, budget: float) -> Choice:
-    """One threshold for all classes and exits, the largest that keeps the budget: what class
-    thresholds have to beat.
+def single_for_budget(v: Answers, *, budget: float) -> Choice:
+    """One threshold for all classes and exits: the largest that keeps the budget.
 
     Raises:
-        ValueError: as `for_budget`.
+        ValueError: as `scale_for_budget`.
     """
-    threshold = _largest(lambda value: v.cost(torch.full((v.K,), value)), LEAST, 1.0, budget)
-    return _best([v.choice(torch.full((v.K,), threshold), alpha=threshold, beta=threshold)], budget)
+
+    def at(threshold: float) -> Tensor:
+        return torch.full((v.num_classes,), threshold)
+
+    threshold = _largest(lambda value: cost(v, at(value)), _LEAST, 1.0, budget)
+    return _best([choice(v, at(threshold), alpha=threshold, beta=threshold)], budget)
 
 
-def iou_loss(v: Validation) -> Tensor:
+def iou_loss(v: Answers) -> Tensor:
     r"""How much mean IoU each answer costs, to first order (4.5): ``(J, N)``, 0 for a right answer.
 
     Mean IoU is no sum over pixels, but its gradient is.  With $U_k$ the union and $I_k$ the
     intersection of class k at the last exit, a pixel of class y that is called l ≠ y instead of y
     takes $\frac1K\bigl(\frac1{U_y} + \frac{I_l}{U_l^2}\bigr)$ from it.
     """
-    last, labels = v.called[-1], v.labels
-    truth = torch.bincount(labels, minlength=v.K).double()
-    inter = torch.bincount(labels[last == labels], minlength=v.K).double()
-    union = (truth + torch.bincount(last, minlength=v.K) - inter).clamp_min(1)
-    loss = (1 / union[labels] + (inter / union.square())[v.called]) / (truth > 0).sum()
-    return loss.masked_fill(v.called == labels, 0.0)
+    last, labels, K = v.prediction[-1], v.labels, v.num_classes
+    truth = torch.bincount(labels, minlength=K).double()
+    inter = torch.bincount(labels[last == labels], minlength=K).double()
+    union = (truth + torch.bincount(last, minlength=K) - inter).clamp_min(1)
+    loss = (1 / union[labels] + (inter / union.square())[v.prediction]) / (truth > 0).sum()
+    return loss.masked_fill(v.prediction == labels, 0.0)
 
 
 def priced(
-    v: Validation, *, price: float, per_class: bool = True, loss: Tensor | None = None
+    v: Answers, *, price: float, per_class: bool = True, loss: Tensor | None = None
 ) -> Tensor:
-    r"""Thresholds at which the next sample to stop loses as much as its computation is worth (4.6):
-
-    ``(J-1, K)``.
+    r"""Thresholds at which the next sample to stop loses what its computation is worth (4.6).
 
     Each sample that stops at exit j pays its loss there plus ``price`` times its cost; each that
     goes on pays what the exits after it make of it.  From the last early exit to the first, and for
@@ -184,28 +172,33 @@ def priced(
         per_class: ``False``: one threshold per exit for all classes, by the same reasoning.
         loss: ``(J, N)``; by default `iou_loss`.
 
+    Returns:
+        ``(J-1, K)``.
+
     Raises:
         ValueError: a negative price, or a loss of another size.
     """
     loss = iou_loss(v) if loss is None else loss.double()
-    if not price >= 0 or loss.shape != v.called.shape:
+    if not price >= 0 or loss.shape != v.prediction.shape:
         raise ValueError(
-            f"need a price of at least 0 and a loss of shape {tuple(v.called.shape)}, got {price}, {tuple(loss.shape)}"
+            f"need a price of at least 0 and a loss of shape {tuple(v.prediction.shape)}, "
+            f"got {price}, {tuple(loss.shape)}"
         )
-    pay = loss + (price * v.relative / len(v.labels))[:, None]
-    thresholds, go = torch.ones(v.J - 1, v.K), pay[-1]
-    for j in reversed(range(v.J - 1)):
-        sure, called = v.confidence[j] > LEAST, v.called[j]
-        for k in range(v.K) if per_class else [slice(None)]:
-            who = sure & (called == k) if per_class else sure
-            thresholds[j, k] = _least_sum(v.confidence[j][who], (pay[j] - go)[who])
-        leaves = v.confidence[j] > thresholds[j].to(called.device)[called]
-        go = torch.where(leaves, pay[j], go)
+    pay = loss + (price * v.relative_cost / len(v.labels))[:, None]
+    early, K = len(pay) - 1, v.num_classes
+    thresholds, going_on = torch.ones(early, K), pay[-1]
+    for j in reversed(range(early)):
+        may_stop, predicted = v.score[j] > _LEAST, v.prediction[j]
+        for k in range(K) if per_class else [slice(None)]:
+            group = may_stop & (predicted == k) if per_class else may_stop
+            thresholds[j, k] = _least_sum(v.score[j][group], (pay[j] - going_on)[group])
+        stops = v.score[j] > thresholds[j].to(predicted.device)[predicted]
+        going_on = torch.where(stops, pay[j], going_on)
     return thresholds
 
 
 def priced_for_budget(
-    v: Validation, *, budget: float, per_class: bool = True, steps: int = 16
+    v: Answers, *, budget: float, per_class: bool = True, steps: int = 16
 ) -> Choice:
     """`priced` at the lowest price that keeps the budget, by bisection on its logarithm.
 
@@ -218,8 +211,8 @@ def priced_for_budget(
         return priced(v, price=10.0**exponent, per_class=per_class, loss=loss)
 
     # _largest wants a cost that grows with its argument: a cheaper price is a higher cost.
-    exponent = -_largest(lambda value: v.cost(at(-value)), -3.0, 6.0, budget, steps=steps)
-    return _best([v.choice(at(exponent), price=10.0**exponent)], budget)
+    exponent = -_largest(lambda value: cost(v, at(-value)), -3.0, 6.0, budget, steps=steps)
+    return _best([choice(v, at(exponent), price=10.0**exponent)], budget)
 
 
 def _largest(
@@ -243,7 +236,8 @@ def _best(choices: Sequence[Choice], budget: float) -> Choice:
     affordable = [choice for choice in choices if choice.relative_cost <= budget]
     if not affordable:
         raise ValueError(
-            f"no thresholds cost at most {budget}; the least found: {min(c.relative_cost for c in choices):.3f}"
+            f"no thresholds cost at most {budget}; the least found: "
+            f"{min(c.relative_cost for c in choices):.3f}"
         )
     return max(affordable, key=lambda choice: choice.score)
 
@@ -257,7 +251,7 @@ def _least_sum(confidence: Tensor, gain: Tensor) -> float:
     confidence, order = confidence.sort(descending=True)
     sums = gain[order].double().cumsum(0)
     # A cut lies between two different confidences; the first that stays is the threshold.
-    limits = torch.cat([confidence[1:], confidence.new_tensor([LEAST])])
+    limits = torch.cat([confidence[1:], confidence.new_tensor([_LEAST])])
     sums = sums.masked_fill(confidence == limits, torch.inf)
     best = int(sums.argmin())
     return limits[best].item() if sums[best] < 0 else 1.0

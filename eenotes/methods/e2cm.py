@@ -18,7 +18,7 @@ from eenotes.class_statistics import ClassMeans
 from eenotes.exits import ClassMeanExit, linear_exits, pool
 from eenotes.gaussian import linear_discriminant
 from eenotes.network import EarlyExitNetwork
-from eenotes.rules import Confidence
+from eenotes.rules import ClassMeanConfidence
 
 
 @torch.no_grad()
@@ -183,26 +183,19 @@ class _Spread:
         linear.bias.copy_(bias - weight @ centre)
 
 
-def rule(
-    net: EarlyExitNetwork,
-    thresholds: float | Sequence[float] = 1.0,
-    *,
-    predict: Literal["raw", "normalised"] = "raw",
-) -> Confidence:
-    r"""The E²CM rule (2.5): leave where $\max_k \mathrm{softmax}_k(-d_{j,k} / \mu_{j,k}) > T_j$.
+def rule(net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0) -> ClassMeanConfidence:
+    r"""The E²CM rule (2.5): exit where $\max_k \mathrm{softmax}_k(-d_{j,k} / \mu_{j,k}) > T_j$.
 
-    Trained exits in between are not divided.
+    The logits of trained exits in between are taken as they are.
 
     Args:
         net: from `fit`, or from `combine`.
         thresholds: one number, or one per early exit.
-        predict: the nearest class mean (``"raw"``), or the largest confidence (``"normalised"``);
-            they can differ.
     """
     normaliser = tuple(
         head.mean_distance if isinstance(head, ClassMeanExit) else None for head in net.exits
     )
-    return Confidence(thresholds, normaliser=normaliser, predict=predict)
+    return ClassMeanConfidence(thresholds, normaliser)
 
 
 def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyExitNetwork:

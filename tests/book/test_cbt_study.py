@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from eenotes import Confidence
+from eenotes.methods import cbt_budgets
 from eenotes_book.ch04_cbt import claims, clock, experiment, figures
 from eenotes_book.data import scenes
 from eenotes_book.models.segmentation import SegmentationNetwork
@@ -124,7 +125,7 @@ def test_validation_leaves_out_the_ignored_and_counts_match(bench):
 
 
 def test_budgets_that_cannot_be_kept_are_left_out(bench):
-    least = bench.validation.cost(torch.full((8,), 0.5))
+    least = cbt_budgets.cost(bench.validation, torch.full((8,), 0.5))
     assert experiment.affordable(bench, [least - 0.1, least + 0.1]) == [least + 0.1]
     assert experiment.affordable(bench, [0.01]) == [(least + max(1.0, least)) / 2]
 

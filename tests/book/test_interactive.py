@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from eenotes import simulate
 from eenotes.costs import Costs
 from eenotes.exits import ClassMeanExit
-from eenotes.rules import Confidence, Entropy
+from eenotes.rules import ClassMeanConfidence, Confidence, Entropy
 from eenotes.thresholds import evaluate
 from eenotes_book import slider
 from eenotes_book.slider import Row
@@ -139,7 +139,7 @@ def test_e2cm_s_normalised_confidence_moves_through_its_narrow_band():
     head = ClassMeanExit(torch.eye(10))
     mu = torch.cdist(x, torch.eye(10)).mean(0)
     logits, labels = torch.stack([head(x), 9 * x]), torch.arange(10).repeat(6)
-    rule = Confidence(1.0, normaliser=(mu,))
+    rule = ClassMeanConfidence(1.0, (mu,))
     found = slider.rows(logits, labels, rule, Costs((1, 1), (0,)))
     assert 0.1 <= found[0].threshold < found[-1].threshold < 0.2
     assert len({tuple(row.left) for row in found}) > 10, "and yet most steps move somebody"

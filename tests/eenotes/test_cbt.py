@@ -155,13 +155,13 @@ def validation(count=400, seed=0, exits=3, classes=3):
 
 def test_validation_says_what_simulate_says():
     logits, labels = validation()
-    v = cbt_budgets.Validation(logits, labels, COSTS)
+    v = cbt_budgets.validation(logits, labels, COSTS)
     for thresholds in (
         torch.tensor([0.5, 0.8, 0.9]),
         torch.tensor([[0.6, 0.7, 0.8], [0.9, 0.5, 1.0]]),
     ):
-        outcome, choice = simulate(logits, PerClass(thresholds)), v.choice(thresholds)
-        assert torch.equal(v.exit_index(thresholds), outcome.exit_index)
+        outcome, choice = simulate(logits, PerClass(thresholds)), cbt_budgets.choice(v, thresholds)
+        assert torch.equal(cbt_budgets.exit_index(v, thresholds), outcome.exit_index)
         assert choice.relative_cost == pytest.approx(
             COSTS.relative_cost(outcome.exit_index).mean().item()
         )
@@ -177,11 +177,11 @@ def test_mean_iou_by_hand():
 @pytest.mark.parametrize("kind", ["cbt", "ns", "single", "priced", "exits"])
 def test_a_budget_is_kept_and_nearly_spent(kind, budget):
     logits, labels = validation(2000)
-    v = cbt_budgets.Validation(logits, labels, COSTS)
+    v = cbt_budgets.validation(logits, labels, COSTS)
     s = cbt.statistics([(list(logits), labels)], num_classes=3)
     ways = {
-        "cbt": lambda: cbt_budgets.for_budget(s, v, budget=budget),
-        "ns": lambda: cbt_budgets.for_budget(s, v, budget=budget, shared=False),
+        "cbt": lambda: cbt_budgets.scale_for_budget(s, v, budget=budget),
+        "ns": lambda: cbt_budgets.scale_for_budget(s, v, budget=budget, shared=False),
         "single": lambda: cbt_budgets.single_for_budget(v, budget=budget),
         "priced": lambda: cbt_budgets.priced_for_budget(v, budget=budget),
         "exits": lambda: cbt_budgets.priced_for_budget(v, budget=budget, per_class=False),
@@ -190,15 +190,15 @@ def test_a_budget_is_kept_and_nearly_spent(kind, budget):
     # what loses nothing stops at any price: less than the budget is spent
     free = choice.price is not None and choice.price < 1e-5
     assert (0 if free else budget - 0.06) < choice.relative_cost <= budget
-    assert v.choice(choice.thresholds).score == pytest.approx(choice.score)
+    assert cbt_budgets.choice(v, choice.thresholds).score == pytest.approx(choice.score)
     assert (
         simulate(logits, choice.rule).exit_index.tolist()
-        == v.exit_index(choice.thresholds).tolist()
+        == cbt_budgets.exit_index(v, choice.thresholds).tolist()
     )
 
 
 def test_a_budget_that_cannot_be_kept_says_what_can():
-    v = cbt_budgets.Validation(*validation(), COSTS)
+    v = cbt_budgets.validation(*validation(), COSTS)
     for way in (cbt_budgets.single_for_budget, cbt_budgets.priced_for_budget):
         with pytest.raises(ValueError, match=r"at most 0\.1.*least"):
             way(v, budget=0.1)
@@ -216,7 +216,7 @@ def two_exits(confidence, right_first, labels):
     called = torch.where(torch.tensor(right_first), labels, 1 - labels)
     first = torch.where(called[:, None] == torch.arange(2), p[:, None], 1 - p[:, None]).log()
     last = torch.where(labels[:, None] == torch.arange(2), 0.99, 0.01).log()
-    return cbt_budgets.Validation(torch.stack([first, last]), labels, Costs((1, 1), (0,)))
+    return cbt_budgets.validation(torch.stack([first, last]), labels, Costs((1, 1), (0,)))
 
 
 def test_a_price_of_zero_stops_only_what_loses_nothing_then_more():
@@ -239,7 +239,7 @@ def test_the_loss_is_the_gradient_of_mean_iou():
     i = int((said == labels).nonzero()[0])
     changed[i] = (labels[i] + 1) % 3
     logits = torch.stack([torch.nn.functional.one_hot(s, 3).float() for s in (changed, said)])
-    loss = cbt_budgets.iou_loss(cbt_budgets.Validation(logits, labels, Costs((1, 1), (0,))))
+    loss = cbt_budgets.iou_loss(cbt_budgets.validation(logits, labels, Costs((1, 1), (0,))))
     drop = cbt.mean_iou(said, labels, 3) - cbt.mean_iou(changed, labels, 3)
     assert loss[0, i].item() == pytest.approx(drop, rel=0.01)
     assert (loss[1][said == labels] == 0).all()
@@ -247,9 +247,9 @@ def test_the_loss_is_the_gradient_of_mean_iou():
 
 @given(st.floats(0.001, 10), st.floats(0.001, 10), st.booleans())
 def test_a_higher_price_never_costs_more(one, other, per_class):
-    v = cbt_budgets.Validation(*validation(200), COSTS)
+    v = cbt_budgets.validation(*validation(200), COSTS)
     low, high = (
-        v.cost(cbt_budgets.priced(v, price=price, per_class=per_class))
+        cbt_budgets.cost(v, cbt_budgets.priced(v, price=price, per_class=per_class))
         for price in sorted([one, other])
     )
     assert high <= low + 1e-9
@@ -259,14 +259,14 @@ def test_with_one_early_exit_no_other_thresholds_pay_less():
     """Brute force over every cut of both classes."""
     torch.manual_seed(1)
     logits, labels = validation(40, exits=2, classes=2)
-    v = cbt_budgets.Validation(logits, labels, Costs((1, 3), (0,)))
+    v = cbt_budgets.validation(logits, labels, Costs((1, 3), (0,)))
     loss = cbt_budgets.iou_loss(v)
 
     def paid(thresholds):
-        at = v.exit_index(thresholds)
-        return (loss.gather(0, at[None]).sum() + 0.2 * v.relative[at].mean()).item()
+        at = cbt_budgets.exit_index(v, thresholds)
+        return (loss.gather(0, at[None]).sum() + 0.2 * v.relative_cost[at].mean()).item()
 
-    cuts = [0.5, *v.confidence[0].tolist(), 1.0]
+    cuts = [0.5, *v.score[0].tolist(), 1.0]
     best = min(paid(torch.tensor([[max(a, 0.5), max(b, 0.5)]])) for a in cuts for b in cuts)
     assert paid(cbt_budgets.priced(v, price=0.2)) == pytest.approx(best)
 
@@ -319,25 +319,25 @@ def test_other_bad_input():
     with pytest.raises(ValueError, match="one entry for each"):
         cbt.stretch(torch.tensor([0.1, 0.2]), alpha=0.5, beta=0.9, present=torch.tensor([True]))
     with pytest.raises(ValueError, match=r"0\.\.2"):
-        cbt_budgets.Validation(torch.zeros(2, 1, 3), torch.tensor([3]), Costs((1, 1), (0,)))
+        cbt_budgets.validation(torch.zeros(2, 1, 3), torch.tensor([3]), Costs((1, 1), (0,)))
     with pytest.raises(ValueError, match="3 stages"):
-        cbt_budgets.Validation(torch.zeros(2, 1, 3), torch.tensor([2]), COSTS)
+        cbt_budgets.validation(torch.zeros(2, 1, 3), torch.tensor([2]), COSTS)
     with pytest.raises(ValueError, match="NaN"):
-        cbt_budgets.Validation(
+        cbt_budgets.validation(
             torch.full((2, 1, 3), torch.nan), torch.tensor([2]), Costs((1, 1), (0,))
         )
     for kind in (torch.float32, torch.bool):
         with pytest.raises(TypeError, match="whole numbers"):
-            cbt_budgets.Validation(
+            cbt_budgets.validation(
                 torch.zeros(2, 1, 3), torch.ones(1, dtype=kind), Costs((1, 1), (0,))
             )
         with pytest.raises(TypeError, match="whole numbers"):
             cbt.statistics([([FIRST], LABELS.to(kind))], num_classes=3)
-    v = cbt_budgets.Validation(*validation(), COSTS)
+    v = cbt_budgets.validation(*validation(), COSTS)
     with pytest.raises(ValueError, match="at least 0.5"):
-        v.cost(torch.tensor([0.4, 0.6, 0.6]))
+        cbt_budgets.cost(v, torch.tensor([0.4, 0.6, 0.6]))
     with pytest.raises(ValueError, match="betas is empty"):
-        cbt_budgets.for_budget(found(), v, budget=0.5, betas=())
+        cbt_budgets.scale_for_budget(found(), v, budget=0.5, betas=())
     with pytest.raises(ValueError, match="price"):
         cbt_budgets.priced(v, price=torch.nan)
     with pytest.raises(ValueError, match="price"):

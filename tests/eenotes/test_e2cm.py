@@ -135,7 +135,7 @@ def test_a_sample_leaves_when_either_exit_lets_it_go():
     both = e2cm.combine(means, trained)
     rule, logits = e2cm.rule(both), collect(both, [(x, labels)])[0]
     # class means, trained, class means, trained: each lets about a third go
-    thresholds = [rule.observe(j, logits[j])[2].quantile(0.7).item() + 1e-4 for j in range(4)]
+    thresholds = [rule.score(j, logits[j]).score.quantile(0.7).item() + 1e-4 for j in range(4)]
     outcome = predict(both, x, e2cm.rule(both, thresholds))
 
     mean_rule, trained_rule = e2cm.rule(means, thresholds[::2]), Confidence(thresholds[1::2])

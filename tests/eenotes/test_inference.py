@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eenotes import (
+    ClassMeanConfidence,
     Confidence,
     EarlyExitNetwork,
     Entropy,
     Patience,
     PerClass,
+    ScoreRule,
     collect,
     predict,
     predict_stream,
@@ -137,9 +139,7 @@ def rules(draw, num_exits, classes):
             draw(st.one_of(st.none(), st.just(torch.arange(1.0, classes + 1))))
             for _ in range(num_exits)
         )
-        return Confidence(
-            thresholds, normaliser=mu, predict=draw(st.sampled_from(["raw", "normalised"]))
-        )
+        return ClassMeanConfidence(thresholds, mu)
     return {"confidence": Confidence, "entropy": Entropy}[kind](thresholds)
 
 
@@ -203,13 +203,13 @@ def far_from_thresholds(logits, rule):
     """
     clear = torch.ones(logits.shape[1], dtype=torch.bool)
     for j, z in enumerate(logits):
-        if isinstance(rule, Confidence | Entropy):
+        if isinstance(rule, ScoreRule):
             threshold = (
                 rule.thresholds
                 if isinstance(rule.thresholds, float)
                 else [*rule.thresholds, 2.0][j]
             )
-            clear &= (rule.observe(j, z)[2] - threshold).abs() > 1e-5
+            clear &= (rule.score(j, z).score - threshold).abs() > 1e-5
         elif isinstance(rule, PerClass):
             threshold = (
                 rule.thresholds

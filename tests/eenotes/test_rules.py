@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eenotes import Confidence, Entropy, Patience, PerClass
+from eenotes import ClassMeanConfidence, Confidence, Entropy, Patience, PerClass
 
 ln = math.log
 # Two samples, softmax (0.8, 0.2) and (0.4, 0.6).
@@ -53,26 +53,19 @@ def test_normalised_confidence_by_hand():
     """
     logits, mu = torch.tensor([[-2.0, -3.0]]), torch.tensor([1.0, 3.0])
     by_hand = math.exp(-1) / (math.exp(-1) + math.exp(-2))
-    raw = Confidence(0.7, normaliser=[mu])(0, logits)
-    assert (raw.prediction.item(), raw.leave.item()) == (0, True)
-    assert close(raw.confidence, [by_hand])
-    normalised = Confidence(0.7, normaliser=[mu], predict="normalised")(0, logits)
-    assert (normalised.prediction.item(), normalised.leave.item()) == (1, True)
-    assert close(normalised.confidence, [by_hand])
+    rule = ClassMeanConfidence(0.7, [mu])
+    decision = rule(0, logits)
+    assert (decision.prediction.item(), decision.leave.item()) == (0, True)
+    assert close(decision.confidence, [by_hand])
+    assert rule.probabilities(0, logits).argmax(1).item() == 1
 
 
-@pytest.mark.parametrize("predict", ["raw", "normalised"])
-def test_exits_without_a_normaliser_are_not_divided(predict):
-    rule = Confidence(0.5, normaliser=[None, torch.tensor([1.0, 100.0])], predict=predict)
+def test_exits_without_a_normaliser_are_not_divided():
+    rule = ClassMeanConfidence(0.5, [None, torch.tensor([1.0, 100.0])])
     for j in (0, 2):  # None, and beyond the end
         assert close(rule(j, LOGITS).confidence, [0.8, 0.6])
         assert rule(j, LOGITS).prediction.tolist() == [0, 1]
     assert not close(rule(1, LOGITS).confidence, [0.8, 0.6])
-
-
-def test_predict_is_raw_or_normalised():
-    with pytest.raises(ValueError, match="'raw' or 'normalised'"):
-        Confidence(0.5, predict="argmax")
 
 
 # --- entropy
@@ -101,8 +94,7 @@ def test_entropy_of_certainty_and_of_ignorance():
 
 @pytest.mark.parametrize("rule", [Confidence, Entropy])
 @pytest.mark.parametrize(
-    "thresholds",
-    [-0.1, float("nan"), [0.5, -0.1], [0.5, float("nan")], [[0.5, 0.5]], torch.zeros(2, 2)],
+    "thresholds", [-0.1, float("nan"), [0.5, -0.1], [0.5, float("nan")], torch.zeros(2, 2, 2)]
 )
 def test_thresholds_out_of_range(rule, thresholds):
     with pytest.raises(ValueError, match="one number, or one per early exit"):
@@ -122,26 +114,39 @@ def test_thresholds_out_of_range(rule, thresholds):
 )
 def test_a_normaliser_is_a_sequence_of_positive_vectors(normaliser):
     with pytest.raises(ValueError, match="one entry per exit"):
-        Confidence(0.5, normaliser=normaliser)
+        ClassMeanConfidence(0.5, normaliser)
 
 
 def test_more_normalisers_than_exits():
-    Confidence(0.5, normaliser=(None, torch.ones(2))).check(2)
+    ClassMeanConfidence(0.5, (None, torch.ones(2))).check(2)
     with pytest.raises(ValueError, match="3 normalisers for a network with 2 exits"):
-        Confidence(0.5, normaliser=(None,) * 3).check(2)
+        ClassMeanConfidence(0.5, (None,) * 3).check(2)
 
 
 def test_a_class_that_cannot_be_adds_no_entropy():
-    prediction, confidence, entropy = Entropy(0.5).observe(0, torch.tensor([[0.0, -math.inf, 0.0]]))
+    prediction, confidence, entropy = Entropy(0.5).score(0, torch.tensor([[0.0, -math.inf, 0.0]]))
     assert entropy.item() == pytest.approx(math.log(2)) and confidence.item() == pytest.approx(
         1 - math.log(2) / math.log(3)
     )
 
 
 def test_a_confidence_above_one_is_out_of_range():
-    with pytest.raises(ValueError, match=r"in \[0, 1.0\]"):
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         Confidence(1.01)
     assert Entropy(1.01).thresholds == 1.01
+
+
+@pytest.mark.parametrize("rule", [Confidence, Entropy])
+def test_a_table_has_a_threshold_per_exit_and_class(rule):
+    """LOGITS predict class 0 with .8 (.50 nats) and class 1 with .6 (.67 nats)."""
+    table = [[0.7, 0.5], [0.9, 0.7]] if rule is Confidence else [[0.6, 0.7], [0.4, 0.6]]
+    made = rule(table)
+    assert made.thresholds == tuple(map(tuple, table))
+    assert made(0, LOGITS).leave.tolist() == [True, True]
+    assert made(1, LOGITS).leave.tolist() == [False, False]
+    made.check(3)
+    with pytest.raises(ValueError, match="3 classes, the logits have 2"):
+        rule([[0.5, 0.5, 0.5]])(0, LOGITS)
 
 
 @pytest.mark.parametrize("rule", [Confidence, Entropy])

@@ -4,7 +4,7 @@ saves on the clock.
 
 from eenotes.costs import count_macs
 from eenotes.inference import collect
-from eenotes.thresholds import for_accuracy
+from eenotes.thresholds import cheapest_with_accuracy
 from eenotes_book import records, scale, settings
 from eenotes_book.ch01_leaving import CHAPTER
 from eenotes_book.ch01_leaving.claims import judge
@@ -35,7 +35,9 @@ def main(*, seed: int = 0) -> None:
         collect(net, vision.batches(data.test)),
     )
     front = validation_fronts(*val, costs, thresholds=s.thresholds, seed=seed)["confidence"]
-    chosen = for_accuracy(front, min_accuracy=is_right(*val)[-1].double().mean().item())["rule"]
+    chosen = cheapest_with_accuracy(front, accuracy=is_right(*val)[-1].double().mean().item())[
+        "rule"
+    ]
     times = relative_times(timings(backbone, net, x, rules_at_costs(single_threshold(*val, costs))))
     judge(record, *test, costs, chosen=chosen, times=times)
     print(per_exit(*test, costs), times, record.table(), record.save(), sep="\n")

@@ -21,7 +21,7 @@ from eenotes.inference import Outcome, collect, predict, simulate
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence, Patience, Rule
 from eenotes.streaming import predict_stream
-from eenotes.thresholds import evaluate, for_accuracy
+from eenotes.thresholds import cheapest_with_accuracy, evaluate
 from eenotes_book import timing as book_timing
 from eenotes_book.ch01_leaving import experiment
 from eenotes_book.data import vision
@@ -207,7 +207,7 @@ def _claims(
     """What the claims on accuracy and cost are made of."""
     logits, labels = test
     enough = (val[0][-1].argmax(1) == val[1]).double().mean().item()
-    chosen = for_accuracy(front, min_accuracy=enough)["rule"]
+    chosen = cheapest_with_accuracy(front, accuracy=enough)["rule"]
     found, outcome = evaluate(logits, labels, chosen, costs), simulate(logits, chosen)
     last = (logits[-1].argmax(1) == labels).double()
     right = (outcome.prediction == labels).double()

@@ -17,7 +17,7 @@ from eenotes.exits import ClassMeanExit, linear_exits
 from eenotes.inference import collect
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
-from eenotes.rules import Confidence, Entropy
+from eenotes.rules import Entropy, ScoreRule
 from eenotes.thresholds import draw_thresholds, evaluate, sweep, thresholds_for_budgets
 from eenotes_book import cache, scale
 from eenotes_book.data import vision
@@ -123,7 +123,7 @@ def branchy_network(b: Bench, *, epochs: int = 1) -> EarlyExitNetwork:
     return net
 
 
-def rule_of(method: str, net: EarlyExitNetwork) -> Confidence | Entropy:
+def rule_of(method: str, net: EarlyExitNetwork) -> ScoreRule:
     """The rule that the method's authors use, its thresholds still open."""
     return Entropy(0.0) if method == "BranchyNet" else e2cm.rule(net)
 
@@ -263,7 +263,7 @@ def mean_cost_of_draws(
     data: vision.Vision,
     logits: Tensor,
     labels: Tensor,
-    rule: Confidence,
+    rule: ScoreRule,
     *,
     count: int = 300,
 ) -> dict[str, float]:
@@ -283,10 +283,10 @@ def walk(net: EarlyExitNetwork, image: Tensor, *, exits: Sequence[int]) -> pd.Da
     """What the class-mean exits see of one image ``(C, H, W)``: a row per exit and class,
     ``distance`` (d/μ) and ``softmax``.
     """
-    logits, rows = net(image[None]), []
+    logits, rows, rule = net(image[None]), [], e2cm.rule(net)
     for j in exits:
         distance = -logits[j][0] / net.exits[j].mean_distance
-        softmax = (-distance).softmax(0)
+        softmax = rule.probabilities(j, logits[j])[0]
         rows += [
             {"exit": j, "class": k, "distance": d.item(), "softmax": softmax[k].item()}
             for k, d in enumerate(distance)
@@ -294,7 +294,7 @@ def walk(net: EarlyExitNetwork, image: Tensor, *, exits: Sequence[int]) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def confidence_table(logits: Tensor, rule: Confidence, *, names: Sequence[str]) -> pd.DataFrame:
+def confidence_table(logits: Tensor, rule: ScoreRule, *, names: Sequence[str]) -> pd.DataFrame:
     """Spread of the confidences of every early exit:
 
     ``min``, ``low`` (5 %), ``median``, ``high`` (95 %), ``max``.
@@ -302,7 +302,7 @@ def confidence_table(logits: Tensor, rule: Confidence, *, names: Sequence[str]) 
     levels = {"min": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "max": 1.0}
     rows = []
     for j in range(len(logits) - 1):
-        confidence = rule.observe(j, logits[j])[1].double()
+        confidence = rule.score(j, logits[j]).confidence.double()
         rows.append(
             dict(
                 zip(

@@ -139,7 +139,7 @@ def _chosen(thresholds: Sequence[list[float]], left: Sequence[list[float]]) -> l
 def _statistic(net: EarlyExitNetwork, rule: Confidence | Entropy, data: vision.Vision) -> Tensor:
     """What a rule compares with its thresholds, on average over the test images, by exit."""
     logits, _ = collect(net, vision.batches(data.test))
-    return torch.stack([rule.observe(j, z)[2].mean() for j, z in enumerate(logits)])
+    return torch.stack([rule.score(j, z).score.mean() for j, z in enumerate(logits)])
 
 
 def _on_the_way(b: experiment.Bench) -> Numbers:
@@ -168,7 +168,7 @@ def _exercises(b: experiment.Bench) -> Numbers:
     round_ = e2cm.fit_whitened(b.stages, train, num_classes=num_classes, shrinkage=1.0)
     pairs = zip(rms.exits, b.class_means.exits, strict=True)
     logits, _ = collect(b.class_means, vision.batches(b.data.test))
-    normalised = e2cm.rule(b.class_means, predict="normalised").observe(0, logits[0])[0]
+    normalised = e2cm.rule(b.class_means).probabilities(0, logits[0]).argmax(1)
     return {
         "rms / mean": torch.stack([a.mean_distance / c.mean_distance for a, c in pairs]).mean(),
         "predictions that differ": (normalised != logits[0].argmax(1)).double().mean(),

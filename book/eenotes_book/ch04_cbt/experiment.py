@@ -17,6 +17,7 @@ from eenotes.costs import Costs, count_macs
 from eenotes.inference import collect
 from eenotes.methods import cbt, cbt_budgets
 from eenotes.rules import Confidence, Rule
+from eenotes.thresholds import Answers
 from eenotes_book import cache, scale, settings
 from eenotes_book.ch02_e2cm import experiment
 from eenotes_book.data import scenes, vision
@@ -77,7 +78,7 @@ class Bench:
         )
 
     @cached_property
-    def validation(self) -> cbt_budgets.Validation:
+    def validation(self) -> Answers:
         logits, labels = zip(
             *((torch.stack(z), y) for z, y in self.answers(self.data.val)), strict=True
         )
@@ -86,7 +87,7 @@ class Bench:
             torch.cat(labels).flatten().long(),
         )
         keep = labels != scenes.IGNORE
-        return cbt_budgets.Validation(logits[:, keep], labels[keep], self.costs)
+        return cbt_budgets.validation(logits[:, keep], labels[keep], self.costs)
 
     @torch.inference_mode()
     def answers(self, split) -> Iterable[tuple[list[Tensor], Tensor]]:
@@ -256,7 +257,7 @@ def choices(b: Bench, budget: float) -> dict[str, cbt_budgets.Choice]:
     return {
         "one threshold": cbt_budgets.single_for_budget(v, budget=budget),
         "one per exit": cbt_budgets.priced_for_budget(v, budget=budget, per_class=False),
-        "CBT": cbt_budgets.for_budget(b.statistics, v, budget=budget),
+        "CBT": cbt_budgets.scale_for_budget(b.statistics, v, budget=budget),
         "one per exit and class": cbt_budgets.priced_for_budget(v, budget=budget),
     }
 
@@ -265,7 +266,7 @@ def affordable(b: Bench, budgets: Sequence[float]) -> list[float]:
     """The budgets that thresholds of one half and more can keep on validation; if none, one halfway
     between the least cost and 1.
     """
-    least = b.validation.cost(torch.full((b.num_classes,), cbt.LEAST))
+    least = cbt_budgets.cost(b.validation, torch.full((b.num_classes,), 0.5))
     return [budget for budget in budgets if budget >= least] or [(least + max(1.0, least)) / 2]
 
 
@@ -419,20 +420,23 @@ def classification(*, alpha: float, beta: float, budget: float) -> pd.DataFrame:
 
     found = cbt.statistics(answers(b.data.train), num_classes=len(b.data.classes))
     val, test = (
-        cbt_budgets.Validation(*collect(net, vision.batches(split)), costs)
+        cbt_budgets.validation(*collect(net, vision.batches(split)), costs)
         for split in (b.data.val, b.data.test)
     )
     rules = {
         f"single {beta}": torch.full((len(b.data.classes),), beta),
         f"CBT [{alpha}, {beta}]": found.thresholds(alpha=alpha, beta=beta),
         f"single for cost {budget}": cbt_budgets.single_for_budget(val, budget=budget).thresholds,
-        f"CBT for cost {budget}": cbt_budgets.for_budget(found, val, budget=budget).thresholds,
+        f"CBT for cost {budget}": cbt_budgets.scale_for_budget(
+            found, val, budget=budget
+        ).thresholds,
     }
     rows = []
     for name, thresholds in rules.items():
-        at = test.exit_index(thresholds)
-        right = (test.called.gather(0, at[None])[0] == test.labels).double().mean().item()
-        rows.append({"rule": name, "relative cost": test.cost(thresholds), "accuracy": right})
+        table = thresholds.expand(len(test.score) - 1, -1)
+        prediction, _ = test.outcome(table)
+        right = (prediction == test.labels).double().mean().item()
+        rows.append({"rule": name, "relative cost": test.cost(table), "accuracy": right})
     return pd.DataFrame(rows)
 
 

@@ -247,11 +247,11 @@ def _of_plain_samples() -> dict[str, object]:
     halves = [(list(logits[:, :100]), labels[:100]), (list(logits[:, 100:]), labels[100:])]
     with _float32():
         found = cbt.statistics(halves, num_classes=K, ignore_index=3)
-    v = cbt_budgets.Validation(logits, labels, Costs((4, 3, 5), (1, 2)))
+    v = cbt_budgets.validation(logits, labels, Costs((4, 3, 5), (1, 2)))
     choices = {
         "single": cbt_budgets.single_for_budget(v, budget=0.75),
-        "cbt": cbt_budgets.for_budget(found, v, budget=0.75),
-        "cbt_ns": cbt_budgets.for_budget(found, v, budget=0.75, shared=False),
+        "cbt": cbt_budgets.scale_for_budget(found, v, budget=0.75),
+        "cbt_ns": cbt_budgets.scale_for_budget(found, v, budget=0.75, shared=False),
         "priced": cbt_budgets.priced_for_budget(v, budget=0.75),
         "priced_exits": cbt_budgets.priced_for_budget(v, budget=0.75, per_class=False),
     }
@@ -270,10 +270,10 @@ def _of_plain_samples() -> dict[str, object]:
 def _of_ties() -> dict[str, object]:
     """Who leaves when a confidence is exactly the threshold: two equal logits, threshold 0.5."""
     half, even = torch.full((2,), 0.5), torch.zeros(3, 1, 2)
-    v = cbt_budgets.Validation(even, torch.zeros(1, dtype=torch.int64), Costs((1, 1, 1), (0, 0)))
+    v = cbt_budgets.validation(even, torch.zeros(1, dtype=torch.int64), Costs((1, 1, 1), (0, 0)))
     asked = segmentation.unfinished([torch.zeros(1, 2, 1, 1)], torch.full((1,), 0.5))
     return {
-        "tie.validation": v.exit_index(half),
+        "tie.validation": cbt_budgets.exit_index(v, half),
         "tie.rules": [float(rule(0, even[0]).leave) for rule in (Confidence(0.5), PerClass(half))],
         "tie.unfinished": float(asked[0]),
     }

@@ -98,7 +98,7 @@ def agreement(net: EarlyExitNetwork, x: Tensor, *, exit_index: int) -> Tensor:
     does not (7.7): ``(N,)``.
     """
     logits, rule = net(x), e2cm.rule(net)
-    prediction, confidence, _ = rule.observe(exit_index, logits[exit_index])
+    prediction, confidence, _ = rule.score(exit_index, logits[exit_index])
     return torch.where(prediction == logits[-1].argmax(1), confidence, 0.0)
 
 

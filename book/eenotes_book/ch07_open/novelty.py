@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from eenotes.class_statistics import ClassMeans
 from eenotes.costs import count_macs
 from eenotes.exits import ClassMeanExit, pool
-from eenotes.inference import collect, simulate
+from eenotes.inference import collect, first_exit, simulate
 from eenotes_book.ch07_open.compact import rule_for_budget
 from eenotes_book.ch07_open.networks import Bench, bench, device_of, features, last_features
 from eenotes_book.data import vision
@@ -201,13 +201,7 @@ def gate(
     for name, split in (("known", n.b.data.test), ("unknown", strangers)):
         logits, labels = collect(net, vision.batches(split))
         outcome = simulate(logits, rule)
-        refused = torch.cat(
-            [
-                n.scores(split.tensors[0])[measure] > limits,
-                torch.ones(1, len(labels)).bool().to(labels.device),
-            ]
-        )
-        first = refused.int().argmax(0)  # the last row stands for "never"
+        first = first_exit(n.scores(split.tensors[0])[measure] > limits)
         stopped = (first <= outcome.exit_index) & (first < len(logits) - 1)
         at = torch.where(stopped, first, outcome.exit_index)
         told[name] = (

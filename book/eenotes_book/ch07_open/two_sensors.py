@@ -280,8 +280,8 @@ def modality_table(
     """
     rows, unit = [], v.costs["image"].backbone
     for name in plans:
-        found = cbt_budgets.Validation(*asked(v, PLANS[name], "val"))
-        test = cbt_budgets.Validation(*asked(v, PLANS[name], "test"))
+        found = cbt_budgets.validation(*asked(v, PLANS[name], "val"))
+        test = cbt_budgets.validation(*asked(v, PLANS[name], "test"))
         scale = found.costs.backbone / unit
         for budget in budgets:
             for kind, per_class in (("per step", False), ("per step and class", True)):
@@ -291,7 +291,7 @@ def modality_table(
                     )
                 except ValueError:  # even the first step costs more
                     continue
-                done = test.choice(chosen.thresholds)
+                done = cbt_budgets.choice(test, chosen.thresholds)
                 rows.append(
                     {
                         "plan": name,
@@ -308,14 +308,14 @@ def leaving_table(v: Senses, plan: str, budget: float) -> pd.DataFrame:
     """Of the places of each class (rows) the share that leaves at each step (columns), with
     thresholds per step and class.
     """
-    found, unit = cbt_budgets.Validation(*asked(v, PLANS[plan], "val")), v.costs["image"].backbone
+    found, unit = cbt_budgets.validation(*asked(v, PLANS[plan], "val")), v.costs["image"].backbone
     chosen = cbt_budgets.priced_for_budget(found, budget=budget * unit / found.costs.backbone)
-    test = cbt_budgets.Validation(*asked(v, PLANS[plan], "test"))
-    at = test.exit_index(chosen.thresholds)
+    test = cbt_budgets.validation(*asked(v, PLANS[plan], "test"))
+    at = cbt_budgets.exit_index(test, chosen.thresholds)
     names = [f"{m} {j + 1}" for m, j in PLANS[plan]]
     rows = [
         torch.bincount(at[test.labels == k], minlength=len(names)) / (test.labels == k).sum()
-        for k in range(test.K)
+        for k in range(test.num_classes)
     ]
     return pd.DataFrame(torch.stack(rows).tolist(), index=CLASSES, columns=names)
 
