@@ -392,7 +392,7 @@ def test_a_slider_that_cannot_be(change, what):
 
 
 def test_rows_that_cannot_be():
-    with pytest.raises(TypeError, match="Confidence rule, got Entropy"):
+    with pytest.raises(TypeError, match="as of Confidence, got Entropy"):
         slider.rows(table(), LABELS, Entropy(0.1), COSTS)
     with pytest.raises(ValueError, match="4 samples and labels for 3"):
         slider.rows(table(), LABELS[:3], Confidence(0.5), COSTS)

@@ -97,7 +97,7 @@ def test_entropy_of_certainty_and_of_ignorance():
     "thresholds", [-0.1, float("nan"), [0.5, -0.1], [0.5, float("nan")], torch.zeros(2, 2, 2)]
 )
 def test_thresholds_out_of_range(rule, thresholds):
-    with pytest.raises(ValueError, match="one number, or one per early exit"):
+    with pytest.raises(ValueError, match="one number, one per early exit"):
         rule(thresholds)
 
 
