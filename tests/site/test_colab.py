@@ -15,7 +15,6 @@ import sys
 import sysconfig
 import zipfile
 from dataclasses import dataclass
-from email.parser import Parser
 from pathlib import Path
 
 import chapters
@@ -24,7 +23,6 @@ import pytest
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 pytestmark = pytest.mark.slow
@@ -60,97 +58,6 @@ def up_to(name: str, pattern: str) -> list[str]:
     """A chapter's code cells up to the first one that matches."""
     cells = code_cells(name)
     return cells[: next(i for i, source in enumerate(cells) if re.search(pattern, source)) + 1]
-
-
-# --- the wheel
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, as pip builds it from a clone: nothing is left behind here, and nothing
-    that lies around gets in.
-    """
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for package in ("eenotes", "book/eenotes_book"):
-        shutil.copytree(
-            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__", "tiny")
-        )
-    done = run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "-w",
-        target,
-        source,
-    )
-    assert done.returncode == 0, done.stderr
-    (built,) = target.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def metadata(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        return Parser().parsestr(archive.read(name).decode())
-
-
-def test_wheel_has_both_packages_with_their_settings_and_nothing_else(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-    files = {p.relative_to(ROOT).as_posix() for p in chapters.package_files("tiny")}
-    wanted = {name.removeprefix("book/") for name in files}
-    chapter = "eenotes_book/ch01_leaving"
-    assert {f"{chapter}/settings.toml", f"{chapter}/models.csv"} <= wanted
-    assert any("/records/study/" in name for name in wanted)
-    assert inside == wanted, f"only here {wanted - inside}, only in the wheel {inside - wanted}"
-
-
-def test_wheel_says_what_it_is(wheel, metadata):
-    assert (
-        metadata["Name"] == "eenotes"
-        and metadata["License-Expression"] == "MIT"
-        and metadata["License-File"] == "LICENSE"
-    )
-    assert metadata["Requires-Python"] == ">=3.11"
-    addresses = dict(entry.split(", ") for entry in metadata.get_all("Project-URL"))
-    assert set(addresses) == {"Source", "Changelog", "Book"} and all(
-        url.startswith("https://") for url in addresses.values()
-    )
-    assert "# eenotes" in metadata.get_payload()
-
-
-def requirements(metadata, *extras: str) -> list[Requirement]:
-    found = [Requirement(entry) for entry in metadata.get_all("Requires-Dist")]
-    environments = [{"extra": extra} for extra in ("", *extras)]
-    return [
-        r
-        for r in found
-        if r.marker is None or any(r.marker.evaluate(environment) for environment in environments)
-    ]
-
-
-@pytest.mark.parametrize("pins", ["constraints.txt", "constraints-oldest.txt"])
-def test_wheel_allows_the_pins_and_the_oldest_versions(metadata, pins):
-    lines = (ROOT / pins).read_text(encoding="utf-8").splitlines()
-    pinned = {
-        canonicalize_name(line.split("==")[0]): line.split("==")[1]
-        for line in lines
-        if "==" in line and not line.startswith("#")
-    }
-    needed = requirements(metadata, "language", "pruning", "chapters")
-    assert {r.name for r in needed} >= {*COLAB, "torch-pruning"}
-    for requirement in needed:
-        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), (
-            f"{pins}: {requirement}"
-        )
 
 
 # --- what pip would do in Colab
@@ -420,13 +327,13 @@ CUT_OFF = """
 import json, os, signal, sys
 from IPython.core.inputtransformer2 import TransformerManager
 from eenotes import training
-save = training._save
+save = training.save_run
 def watched(path, run, model, optimizer, history):
     save(path, run, model, optimizer, history)
     print("epoch", len(history), flush=True)
     if len(history) == int(os.environ.get("DIE_AFTER", 0)):
         os.kill(os.getpid(), signal.SIGKILL)
-training._save = watched
+training.save_run = watched
 for source in json.loads(sys.argv[1]):
     exec(TransformerManager().transform_cell(source))
 print("scores", json.dumps(test_logits.mean((1, 2)).tolist()))
@@ -436,7 +343,7 @@ print("scores", json.dumps(test_logits.mean((1, 2)).tolist()))
 def test_a_chapter_that_was_cut_off_goes_on_with_what_it_had(colab, tmp_path):
     """That the same network comes out, cut off or not, is for tests/eenotes/test_training.py."""
     colab.install()
-    cells = json.dumps(up_to(TRAINS, r"study\.train\("))
+    cells = json.dumps(up_to(TRAINS, r"experiment\.train\("))
 
     def attempt(**variables: str) -> tuple[int, list[int], str]:
         done = colab.script(CUT_OFF, cells, EENOTES_CACHE=str(tmp_path), **variables)
