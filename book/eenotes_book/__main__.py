@@ -1,6 +1,4 @@
-"""``python -m eenotes_book study 5`` runs a study, ``python -m eenotes_book probe 5`` renews a
-probe.
-"""
+"""``python -m eenotes_book study 5`` runs a study, ``... probe 5`` renews a probe."""
 
 import argparse
 from importlib import import_module
@@ -11,7 +9,7 @@ from eenotes_book.chapters import FOLDERS
 
 
 def main() -> None:
-    """Read the command line, and say which file was written."""
+    """Run what the command line names, and print which file was written."""
     parser = argparse.ArgumentParser(prog="python -m eenotes_book", description=__doc__)
     parser.add_argument("what", choices=["study", "probe"])
     parser.add_argument(

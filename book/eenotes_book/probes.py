@@ -1,5 +1,4 @@
-"""Probes: a chapter's experiment in miniature, whose numbers show whether the code still means the
-same.
+"""Probes: a chapter's experiment in miniature, whose numbers show what the code means.
 
 Every chapter's folder has a module ``probe`` with a function ``probe()``.  It runs the chapter's
 own experiment code on seeded miniature data, in float64 on the CPU, and returns about a hundred
@@ -9,6 +8,7 @@ does not.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,13 +37,10 @@ def run(chapter: str) -> Values:
     with _reproducible():
         found = probe()
     values = {name: _numbers(value) for name, value in found.items()}
-    broken = [
-        name for name, numbers in values.items() if not torch.tensor(numbers).isfinite().all()
-    ]
+    broken = [name for name, numbers in values.items() if not all(map(math.isfinite, numbers))]
     if broken:
-        raise ValueError(
-            f"the probe of {chapter} gave numbers that are not finite: {', '.join(broken)}"
-        )
+        names = ", ".join(broken)
+        raise ValueError(f"the probe of {chapter} gave numbers that are not finite: {names}")
     return values
 
 
@@ -54,7 +51,8 @@ def stored(chapter: str) -> Values:
 
 def path_of(chapter: str) -> Path:
     """Where the numbers of a chapter's probe are kept."""
-    return Path(__file__).parent / folder(chapter) / "probe.json"
+    package = import_module(f"eenotes_book.{folder(chapter)}")
+    return Path(package.__file__).parent / "probe.json"
 
 
 def moved(
@@ -66,10 +64,8 @@ def moved(
     """A sentence for each name whose numbers differ; empty if two runs of a probe agree."""
     sentences = [f"{name} is only in one of them" for name in sorted(before.keys() ^ now.keys())]
     for name in before.keys() & now.keys():
-        old, new = (
-            torch.tensor(before[name], dtype=torch.float64),
-            torch.tensor(now[name], dtype=torch.float64),
-        )
+        old = torch.tensor(before[name], dtype=torch.float64)
+        new = torch.tensor(now[name], dtype=torch.float64)
         if old.shape != new.shape:
             sentences.append(f"{name} has {len(new)} numbers instead of {len(old)}")
         elif not torch.allclose(new, old, rtol=tolerance, atol=tolerance):
@@ -85,14 +81,12 @@ def _numbers(value) -> list[float]:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Float64 on one thread of the CPU, seeded, with an empty cache at scale ``tiny``; afterwards
-    all is as before.
+    """Float64 on one thread of the CPU, seeded, with an empty cache at scale ``tiny``.
+
+    Afterwards all is as before.
     """
-    threads, dtype, state = (
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.get_rng_state(),
-    )
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    state = torch.get_rng_state()
     with tempfile.TemporaryDirectory() as cache:
         changed = {"EENOTES_CACHE": cache, "EENOTES_SCALE": "tiny", "ACCELERATE_USE_CPU": "true"}
         before = {name: os.environ.get(name) for name in changed}

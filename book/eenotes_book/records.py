@@ -1,5 +1,4 @@
-"""Records: the numbers of one chapter's run, claim by claim beside the thesis's, with where they
-come from.
+"""Records: the numbers of a chapter's run, claim by claim beside the thesis's.
 
 A record is tied to behaviour: to the chapter's settings, to its revision, and to the numbers of its
 probe.  It is current while all three are those of the present code (see `eenotes_book.probes`).
@@ -147,9 +146,7 @@ class Record:
     def number(
         self, statement: str, *, thesis: str, values: Sequence[float], where: str = ""
     ) -> None:
-        """Put our number beside the thesis's where nothing is claimed, so that nothing can hold or
-        fail.
-        """
+        """Put our number beside the thesis's where nothing is claimed."""
         self._add("number", statement, thesis, values, where)
 
     def _add(
@@ -200,8 +197,9 @@ class Record:
 
 
 def made_by(chapter: str, at: str, *, probe: probes.Values | None = None) -> dict[str, Any]:
-    """What a record is tied to: settings, revision, commit, and the numbers of the probe (run now,
-    if not given).
+    """What a record is tied to: settings, revision, commit, and the numbers of the probe.
+
+    The probe is run now, if its numbers are not given.
     """
     return {
         "commit": _commit(),
@@ -212,13 +210,14 @@ def made_by(chapter: str, at: str, *, probe: probes.Values | None = None) -> dic
 
 
 def revision(chapter: str) -> int:
-    """``REVISION`` of a chapter's folder: raised by hand when the experiment means something else."""
+    """``REVISION`` of a chapter: raised by hand when its experiment means something else."""
     return import_module(f"eenotes_book.{folder(chapter)}").REVISION
 
 
 def load(chapter: str, at: str) -> dict[str, Any] | None:
-    """A record, or ``None`` if that run has not been made; ``["current"]``: whether the present
-    code stands behind it.
+    """A record, or ``None`` if that run has not been made.
+
+    ``["current"]`` says whether it belongs to the present code, ``["outdated"]`` why it does not.
 
     Raises:
         ValueError: if the file is damaged.
@@ -285,13 +284,11 @@ def describe_record(
 
 
 def with_spread(value: float | str, spread: float | None) -> str:
-    """A number with its standard deviation over seeds, if it has one:
-
-    ``"0.9123 ± 0.01"``; words stay as they are.
-    """
+    """A number with its spread over seeds, ``"0.9123 ± 0.01"``; words stay as they are."""
     if isinstance(value, str):
         return value
-    return f"{value:.4g}" if spread is None or math.isnan(spread) else f"{value:.4g} ± {spread:.2g}"
+    certain = spread is None or math.isnan(spread)
+    return f"{value:.4g}" if certain else f"{value:.4g} ± {spread:.2g}"
 
 
 def _short(value: float | None) -> float | None:

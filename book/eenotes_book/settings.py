@@ -1,7 +1,7 @@
-"""Settings of the chapters: read from the ``settings.toml`` in a chapter's folder, checked and typed.
+"""Settings of the chapters: read from the ``settings.toml`` of a chapter, checked and typed.
 
-The module ``settings`` beside the file says which settings there are: a dataclass ``Settings`` with a
-type and, where it needs one, a comment for each.
+The module ``settings`` beside the file says which settings there are: a dataclass ``Settings`` with
+a type and, where it needs one, a comment for each.
 """
 
 import dataclasses
@@ -45,15 +45,21 @@ def load(chapter: str, at: str | None = None) -> Any:
 
 def tables(chapter: str) -> dict[str, dict[str, Any]]:
     """All sections of a chapter's settings, as they stand in the file."""
-    path = files("eenotes_book").joinpath(folder(chapter), "settings.toml")
+    path = files(f"eenotes_book.{folder(chapter)}").joinpath("settings.toml")
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def _build(kind: type, table: dict[str, Any], place: str) -> Any:
+def _build(kind: type, table: Any, place: str) -> Any:
     """An instance of a dataclass from a table, with nothing missing and nothing left over."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{place} must be a table, got {table!r}")
     hints = typing.get_type_hints(kind)
-    fields = dataclasses.fields(kind)
-    required = {f.name for f in fields if f.default is dataclasses.MISSING}
+    absent = dataclasses.MISSING
+    required = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is absent and field.default_factory is absent
+    }
     unknown, missing = table.keys() - hints.keys(), required - table.keys()
     if unknown or missing:
         raise ValueError(f"{place}: missing {sorted(missing)}, unknown {sorted(unknown)}")
@@ -62,22 +68,32 @@ def _build(kind: type, table: dict[str, Any], place: str) -> Any:
 
 
 def _value(kind: Any, value: Any, place: str) -> Any:
-    """A setting of the type that its dataclass names: a whole number is a float, too."""
-    origin = typing.get_origin(kind)
+    """A setting of the type that its dataclass names; a whole number is a float, too."""
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, place)
-    if origin is dict:
-        inner = typing.get_args(kind)[1]
-        return {name: _value(inner, entry, f"{place}.{name}") for name, entry in value.items()}
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        kinds = [part for part in typing.get_args(kind) if part is not type(None)]
-        return _value(kinds[0], value, place)
+        return _one_of([part for part in arguments if part is not types.NoneType], value, place)
     plain = origin or kind
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return value  # as written: it is part of what a record is tied to
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         raise ValueError(f"{place} must be of type {plain.__name__}, got {value!r}")
+    if plain is dict and arguments:
+        return {name: _value(arguments[1], each, f"{place}.{name}") for name, each in value.items()}
+    if plain is list and arguments:
+        return [_value(arguments[0], each, f"{place}.{i}") for i, each in enumerate(value)]
     return value
+
+
+def _one_of(kinds: list[Any], value: Any, place: str) -> Any:
+    """A setting that may have one of several types: the first that fits, else the last's error."""
+    for kind in kinds[:-1]:
+        try:
+            return _value(kind, value, place)
+        except ValueError:
+            continue
+    return _value(kinds[-1], value, place)
 
 
 def _namespace(table: dict[str, Any]) -> types.SimpleNamespace:

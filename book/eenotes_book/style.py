@@ -79,20 +79,20 @@ def exit_colors(count: int) -> list[tuple[str, str]]:
 
 
 def use_style() -> None:
-    """The look of the whole book; white ground, so that a figure can be read on a dark page, too."""
+    """The look of the whole book: on white, so that a figure can be read on a dark page, too."""
     sns.set_theme(context="notebook", style="ticks", font="DejaVu Sans")
-    plt.rcParams.update({
-        "figure.dpi": 110, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3, "axes.titlesize": 11,
-        "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
-        "figure.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False,
-    })  # fmt: skip
+    plt.rcParams |= {"figure.dpi": 110, "figure.constrained_layout.use": True}
+    plt.rcParams |= {"figure.facecolor": "white", "axes.grid": True, "grid.alpha": 0.3}
+    plt.rcParams |= {"axes.spines.top": False, "axes.spines.right": False}
+    plt.rcParams |= {"axes.titlesize": 11, "axes.labelsize": 10, "legend.frameon": False}
+    plt.rcParams |= dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9)
 
 
 LONGEST_CAPTION = 400  # TODO 40, when the chapters have moved their captions
 
 
 def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "") -> HTML:
-    """A figure with its caption and alternative text: the same in Jupyter, Colab and the built page.
+    """A figure with caption and alternative text, the same in Jupyter, Colab and the built page.
 
     Args:
         figure: the figure, or any of its axes; it is closed.
@@ -143,7 +143,7 @@ def accuracy_against_cost(ax: Axes, curves: dict[str, pd.DataFrame], *, title: s
 
     Args:
         ax: the panel.
-        curves: method → table with ``relative_cost`` and ``accuracy``, one row per operating point.
+        curves: method → table with ``relative_cost`` and ``accuracy``, a row per operating point.
         title: of the panel.
     """
     for method, table in curves.items():
