@@ -369,6 +369,21 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"(?ms)^```python\n(.*?)^```", page(name))
 
 
+def test_the_code_on_write_your_own_runs(capsys):
+    """A rule, an exit and a verdict, as a reader would paste them."""
+    space: dict = {}
+    for number, block in enumerate(blocks("write-your-own")):
+        exec(compile(block, f"block {number + 1} of write-your-own.md", "exec"), space)
+    logits, truth = space["logits"], space["truth"]
+    top = logits[0].softmax(1).topk(2).values
+    leaves = space["outcome"].exit_index == 0
+    assert leaves.tolist() == ((top[:, 0] - top[:, 1]) > 0.1).tolist() and len(truth) == 60
+    with pytest.raises(ValueError, match=r"Margin: thresholds must be .* in \[0, 1\]"):
+        space["Margin"](1.5)
+    printed = capsys.readouterr().out
+    assert "holds" in printed and "not testable here" in printed and "one run" in printed
+
+
 @pytest.mark.slow
 def test_the_code_on_bring_your_own_model_runs(capsys):
     """Every block, in order, as a reader would paste them."""

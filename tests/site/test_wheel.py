@@ -61,7 +61,7 @@ import torch
 import eenotes
 from eenotes import collect, count_macs, predict, split
 from eenotes.methods import cbt, e2cm, eeprune, pruning
-from eenotes.thresholds import for_budget, thresholds_for_budgets
+from eenotes.thresholds import best_within_budget, thresholds_for_budgets
 
 assert eenotes.__file__.startswith(sys.argv[1]), eenotes.__file__
 torch.manual_seed(0)
@@ -75,7 +75,7 @@ batches = [(images[:30], labels[:30]), (images[30:], labels[30:])]
 net = e2cm.fit(split(backbone, at=["1"]), batches, num_classes=3)
 costs = count_macs(net, images[:1])
 choices = thresholds_for_budgets(*collect(net, batches), e2cm.rule(net), costs, draws=50)
-chosen = for_budget(choices, max_relative_cost=float(choices.relative_cost.max()))
+chosen = best_within_budget(choices, budget=float(choices.relative_cost.max()))
 outcome = predict(net, images, e2cm.rule(net, chosen.thresholds))
 assert len(outcome.prediction) == 60
 """
