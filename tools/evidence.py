@@ -36,21 +36,17 @@ def fill(template: str, scale: str, chapters: Sequence[results.Chapter]) -> str:
 
 
 def evidence(chapter: results.Chapter, scale: str, words: str) -> list[str]:
-    """A line of HTML per run and claim: the run, what the claim speaks of, our number, the verdict,
-    with a link to its cell.
-    """
+    """A line of HTML per run and claim: run, subject, our number with a link, verdict."""
     lines = []
     for name, record in results.runs(scale, chapter).items():
-        for claim in matching(record, words) if record else []:
+        for claim in matching(record, words):
             subject = claim["statement"].split(words)[0].strip(" :.")
             ours = results.text(results.with_spread(claim["ours"], claim["spread"]))
             place = results.where(chapter, claim, current=record["current"])
             about = f" {results.text(subject)}:" if subject else ":"
             old = "" if record["current"] else f" {results.OUTDATED}"
-            run = results.text(results.run_name(scale, name))
-            lines.append(
-                f"<b>{run}</b>{about} {results.link(place, ours)} {results.verdict(claim['holds'])}{old}"
-            )
+            run = f"<b>{results.text(results.run_name(scale, name))}</b>"
+            lines.append(f"{run}{about} {results.link(place, ours)} {results.verdict(claim)}{old}")
     return lines
 
 

@@ -1,32 +1,32 @@
-"""The results page: the thesis's claims beside ours, from records, and the seconds that the
-chapters took.
+"""The results page: the thesis's claims beside ours, from records.
 
 `tools/chapters.py` gathers what there is of every chapter (`Chapter`) and puts what `page` makes of
 it in the place of one line, `MARKER`, of `book/results.md`.  A record is `fresh` only if it comes
 from the very execution that is being published; every other one is a committed file of the package.
+
+A chapter has one table with one row per claim, from the best record that speaks of it (see `best`).
+Other runs, provenance, checks and numbers without a claim are folded below it.
 """
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from eenotes_book.records import VERDICTS, with_spread
+from page_html import folded, link, small, table, text
+
+from eenotes_book.records import with_spread
 
 MARKER = "<!-- results -->"
-RECORDED = ("reduced", "full", "study")  # where committed records can be, in the order of the page
-WHAT = {
-    "tiny": "small data that come with the install",
-    "reduced": "real data, in part; one seed",
-    "full": "the thesis's models and data",
-    "study": "reduced data, many seeds",
-}
-MARKS = {True: "✓", False: "✗", None: "–"}
+RECORDED = ("study", "full", "reduced")  # where committed records can be, the best first
+MARKS = {"holds": "✓", "fails": "✗", "undecided": "≈", "one run": "•"}
+MARKS["not testable here"] = "–"
+COLOURS = {"holds": "yes", "fails": "no"}  # the others: open
+OUTDATED = '<span class="results-old">out of date</span>'
 
-Record = Mapping[str, Any]  # as `eenotes.experiment.read_record` gives it
+Record = Mapping[str, Any]  # as `eenotes_book.records.read` gives it
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,14 @@ class Chapter:
         return re.match(r"0*(\d*)", self.name)[1]
 
 
+class Entry(NamedTuple):
+    """One row of one record."""
+
+    run: str  # the scale of its record, or "study"
+    record: Record
+    claim: Mapping[str, Any]
+
+
 def fill(template: str, scale: str, chapters: Sequence[Chapter]) -> str:
     """The page: `template` with its one line `MARKER` replaced.
 
@@ -66,210 +74,196 @@ def fill(template: str, scale: str, chapters: Sequence[Chapter]) -> str:
 
 
 def page(scale: str, chapters: Sequence[Chapter]) -> str:
-    """Markdown with tables in HTML: a summary, the seconds, and a section per chapter."""
-    parts = [
-        "## At a glance",
-        summary(scale, chapters),
-        "## Execution times",
-        times(scale, chapters),
-    ]
+    """Markdown with tables in HTML: how many claims hold, and a section per chapter."""
+    parts = ["## At a glance", summary(scale, chapters)]
     for chapter in chapters:
-        parts += [
-            f"## Chapter {chapter.number}: [{chapter.title}]({chapter.name}.ipynb)",
-            section(scale, chapter),
-        ]
+        parts.append(f"## Chapter {chapter.number}: [{chapter.title}]({chapter.name}.ipynb)")
+        parts += section(scale, chapter)
     return "\n\n".join(parts)
 
 
 # --- which records
 
 
-def runs(scale: str, chapter: Chapter) -> dict[str, Record | None]:
-    """Scale → record, the published execution's first; ``None`` where there is none."""
-    return {scale: chapter.fresh} | {
-        name: chapter.committed.get(name) for name in RECORDED if name != scale
-    }
+def runs(scale: str, chapter: Chapter) -> dict[str, Record]:
+    """Run → record, the best first: study, full, reduced, and the published execution's last."""
+    found = {run: chapter.committed.get(run) for run in RECORDED if run != scale}
+    found[scale] = chapter.fresh
+    return {run: record for run, record in found.items() if record}
 
 
-def shown(scale: str, chapters: Sequence[Chapter]) -> list[str]:
-    """The runs that get a column: this build's, and every other that some chapter has a record of."""
-    return [
-        scale,
-        *(
-            name
-            for name in RECORDED
-            if name != scale and any(name in chapter.committed for chapter in chapters)
-        ),
-    ]
-
-
-def run_name(scale: str, name: str) -> str:
+def run_name(scale: str, run: str) -> str:
     """How a run is called: the one of this build says so."""
-    return f"{name}, this build" if name == scale else name
+    return f"{run}, this build" if run == scale else run
+
+
+def kind_of(claim: Mapping[str, Any]) -> str:
+    """claim, check or number; a row without a kind is a claim of an older record."""
+    return claim.get("kind", "claim")
+
+
+def word_of(claim: Mapping[str, Any]) -> str:
+    """The verdict in words; an older record has only whether the claim holds."""
+    old = {True: "holds", False: "fails", None: "not testable here"}
+    return claim["verdict"] if "verdict" in claim else old[claim["holds"]]
+
+
+def grouped(scale: str, chapter: Chapter, kind: str) -> list[list[Entry]]:
+    """The rows of one kind: a list per claim, with every run that speaks of it, the best first.
+
+    Rows that differ in nothing but numbers belong together.  A statement may end in what our number
+    is, "...; ours: difference": that part belongs to the run, not to the claim.
+    """
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for run, record in runs(scale, chapter).items():
+        for claim in record["claims"]:
+            if kind_of(claim) == kind:
+                plain = re.sub(r"\d+(\.\d+)?", "#", statement(claim)[0])
+                groups.setdefault((plain, claim["thesis"]), []).append(Entry(run, record, claim))
+    return list(groups.values())
+
+
+def best(group: Sequence[Entry]) -> list[Entry]:
+    """The rows that are shown of a claim: all those of its best run."""
+    return [entry for entry in group if entry.run == group[0].run]
+
+
+def statement(claim: Mapping[str, Any]) -> tuple[str, str]:
+    """What is claimed, and what our number is."""
+    said, _, measure = claim["statement"].partition("; ours: ")
+    return said, measure
+
+
+# --- at a glance
 
 
 def summary(scale: str, chapters: Sequence[Chapter]) -> str:
-    """How many claims hold, per chapter and run."""
-    names = shown(scale, chapters)
+    """How many claims of each chapter have which verdict, by the best record of each."""
     rows = []
     for chapter in chapters:
-        cells = [
-            cell("chapter", link(f"{chapter.name}.html", f"{chapter.number}. {chapter.title}"))
-        ]
-        found = runs(scale, chapter)
-        cells += [
-            cell(run_name(scale, name), counts(found[name]) if found[name] else "no record")
-            for name in names
-        ]
-        rows.append(row(cells))
-    return table("results-glance", ["chapter", *(run_name(scale, name) for name in names)], [rows])
-
-
-def counts(record: Record) -> str:
-    """``3 hold, 1 does not, 1 not testable``."""
-    found = [claim["holds"] for claim in record["claims"]]
-    good, bad, open_ = (found.count(verdict) for verdict in (True, False, None))
-    text = f"{good} hold{'s' * (good == 1)}, {bad} {'does' if bad == 1 else 'do'} not, {open_} not testable"
-    return text if record["current"] else f"{text} {OUTDATED}"
-
-
-def times(scale: str, chapters: Sequence[Chapter]) -> str:
-    """Seconds per chapter and scale, with the device."""
-    names = [name for name in shown(scale, chapters) if name != "study"]
-    rows = []
-    for chapter in chapters:
-        cells = [
-            cell("chapter", link(f"{chapter.name}.html", f"{chapter.number}. {chapter.title}"))
-        ]
-        for name in names:
-            record = runs(scale, chapter)[name]
-            seconds = chapter.seconds if name == scale else record and record["seconds"]
-            cells.append(cell(run_name(scale, name), took(seconds, record)))
-        rows.append(row(cells))
-    return table("results-times", ["chapter", *(run_name(scale, name) for name in names)], [rows])
-
-
-def took(seconds: float | None, record: Record | None) -> str:
-    """Seconds and device in words; a record that was written without running the chapter has none."""
-    if seconds is None:
-        return "no record"
-    device = f"<br><small>{text(record['device'])}</small>" if record else ""
-    old = "" if record is None or record["current"] else f" {OUTDATED}"
-    return (f"{seconds:,.0f} s" if seconds >= 1 else "not measured") + old + device
+        words = [word_of(e.claim) for g in grouped(scale, chapter, "claim") for e in best(g)]
+        counts = {word: str(words.count(word) or "") for word in MARKS}
+        name = link(f"{chapter.name}.html", f"{chapter.number}. {text(chapter.title)}")
+        rows.append({"chapter": name} | counts)
+    return table("results-glance", rows) if rows else ""
 
 
 # --- one chapter
 
 
-def section(scale: str, chapter: Chapter) -> str:
-    """A chapter's runs, its claims, and what there is no record of."""
-    found = {name: record for name, record in runs(scale, chapter).items() if record}
-    missing = [name for name, record in runs(scale, chapter).items() if not record]
-    parts = []
-    if found:
-        parts += [provenance(scale, found), claims(scale, chapter, found)]
-    if missing:
-        which = ", ".join(
-            f"<b>{text(run_name(scale, name))}</b> ({text(WHAT[name])})" for name in missing
-        )
-        parts.append(f'<p class="results-missing">No record of this chapter at: {which}.</p>')
-    return "\n\n".join(parts)
-
-
-def provenance(scale: str, found: Mapping[str, Record]) -> str:
-    """Where each run's numbers come from."""
-    rows = []
-    for name, record in found.items():
-        state = (
-            "the present code" if record["current"] else f"an earlier state of the code: {OUTDATED}"
-        )
-        rows.append(
-            row(
-                [
-                    cell("run", f"<b>{text(run_name(scale, name))}</b>"),
-                    cell(
-                        "data",
-                        "<br>".join(
-                            text(f"{data}: {sizes(split)}")
-                            for data, split in record["data"].items()
-                        ),
-                    ),
-                    cell("seeds", text(seeds(record["seeds"]))),
-                    cell("device", text(record["device"])),
-                    cell("recorded", text(record["recorded"])),
-                    cell("made by", state),
-                ],
-                outdated=not record["current"],
-            )
-        )
-    return table("results-runs", ["run", "data", "seeds", "device", "recorded", "made by"], [rows])
-
-
-def unsettled(claim: Mapping[str, Any]) -> str:
-    """A remark if other seeds could turn the sign: the spread is larger than the number."""
-    number, spread = claim["ours"], claim["spread"]
-    return (
-        "smaller than its spread"
-        if spread is not None and not isinstance(number, str) and abs(number) < spread
-        else ""
+def section(scale: str, chapter: Chapter) -> list[str]:
+    """A chapter's claims in sight; other runs, checks, numbers and provenance folded."""
+    if not runs(scale, chapter):
+        return ['<p class="results-missing">No record of this chapter.</p>']
+    groups = grouped(scale, chapter, "claim")
+    shown = [entry for group in groups for entry in best(group)]
+    others = [entry for group in groups for entry in group if entry.run != group[0].run]
+    checks = [e for group in grouped(scale, chapter, "check") for e in best(group)]
+    numbers = [e for group in grouped(scale, chapter, "number") for e in best(group)]
+    parts = [claims(scale, chapter, shown, "results-claims")] if shown else []
+    if others:
+        content = claims(scale, chapter, others, "results-others")
+        parts.append(folded(f"Other runs of the same claims ({len(others)})", content))
+    if checks:
+        broken = any(word_of(entry.claim) != "holds" for entry in checks)
+        content = plain(scale, chapter, checks, "results-checks")
+        parts.append(folded(f"What holds by construction ({len(checks)})", content, opened=broken))
+    if numbers:
+        content = plain(scale, chapter, numbers, "results-numbers")
+        parts.append(folded(f"Numbers without a claim ({len(numbers)})", content))
+    parts.append(
+        folded("Where the numbers come from, and how long it took", provenance(scale, chapter))
     )
+    return parts
 
 
-def claims(scale: str, chapter: Chapter, found: Mapping[str, Record]) -> str:
-    """Claim by claim: the thesis's number once, and below each other ours of every run that speaks
-    of it.
-    """
-    groups = []
-    for (_, thesis), entries in grouped(found).items():
-        title = entries[0][2]
-        rows = []
-        for position, (name, claim, statement, measure) in enumerate(entries):
-            record = found[name]
-            said = "; ".join(
-                filter(None, ["" if statement == title else statement, measure, unsettled(claim)])
-            )
-            ours = f"<b>{text(with_spread(claim['ours'], claim['spread']))}</b>"
-            place = where(chapter, claim, current=record["current"])
-            note = f"<br><small>{text(said)}</small>" if said else ""
-            cells = [
-                cell(
-                    "run",
-                    text(run_name(scale, name)) + ("" if record["current"] else f"<br>{OUTDATED}"),
-                ),
-                cell("ours", link(place, ours) + note),
-                cell("here", verdict(claim["holds"])),
-            ]
-            if position == 0:
-                cells[:0] = [
-                    cell("claim", text(title), span=len(entries)),
-                    cell("thesis", text(thesis), span=len(entries)),
-                ]
-            rows.append(row(cells, outdated=not record["current"]))
-        groups.append(rows)
-    return table("results-claims", ["claim", "thesis", "run", "ours", "here"], groups)
+def claims(scale: str, chapter: Chapter, entries: Sequence[Entry], name: str) -> str:
+    """A table of claims: the thesis beside ours, the verdict, the setting, the ratio."""
+    rows = [
+        {
+            "claim": text(statement(entry.claim)[0]),
+            "thesis": text(entry.claim["thesis"]),
+            "ours": ours(scale, chapter, entry),
+            "verdict": verdict(entry.claim) + small(text(why(entry.claim))),
+            "at the thesis's setting?": "yes" if entry.claim.get("at_thesis_setting") else "no",
+            "ours ÷ thesis": number(entry.claim.get("ratio")) or "–",
+        }
+        for entry in entries
+    ]
+    return table(name, rows, outdated=[not entry.record["current"] for entry in entries])
 
 
-def grouped(
-    found: Mapping[str, Record],
-) -> dict[tuple[str, str], list[tuple[str, Mapping, str, str]]]:
-    """Claims that differ in nothing but numbers belong together, in the order of the first run that
-    has them.
+def plain(scale: str, chapter: Chapter, entries: Sequence[Entry], name: str) -> str:
+    """A table of checks, with what they came to, or of numbers, with the thesis's."""
+    rows = []
+    for entry in entries:
+        check = kind_of(entry.claim) == "check"
+        beside = (
+            {"result": verdict(entry.claim)} if check else {"thesis": text(entry.claim["thesis"])}
+        )
+        row = {"what": text(statement(entry.claim)[0]), "ours": ours(scale, chapter, entry)}
+        rows.append(row | beside)
+    return table(name, rows, outdated=[not entry.record["current"] for entry in entries])
 
-    A statement may end in what our number is, "...; ours: difference": that part belongs to the
-    run, not to the claim.
-    """
-    groups: dict[tuple[str, str], list[tuple[str, Mapping, str, str]]] = {}
-    for name, record in found.items():
-        for claim in record["claims"]:
-            statement, _, measure = claim["statement"].partition("; ours: ")
-            key = (re.sub(r"\d+(\.\d+)?", "#", statement), claim["thesis"])
-            groups.setdefault(key, []).append((name, claim, statement, measure))
-    return groups
+
+def ours(scale: str, chapter: Chapter, entry: Entry) -> str:
+    """Our number as a link to its cell; below it the interval, n, what it is, and the run."""
+    claim, record = entry.claim, entry.record
+    shown = number(claim["ours"])
+    if "n" not in claim:  # an older record
+        shown = with_spread(claim["ours"], claim["spread"])
+    place = where(chapter, claim, current=record["current"])
+    run = text(run_name(scale, entry.run)) + ("" if record["current"] else f" {OUTDATED}")
+    remarks = small(text(interval(claim)), text(statement(claim)[1]), run)
+    return link(place, f"<b>{text(shown)}</b>") + remarks
+
+
+def interval(claim: Mapping[str, Any]) -> str:
+    """``[0.1, 0.3], n = 5``; with the mean difference first, where that is what is judged."""
+    if "n" not in claim:
+        return ""
+    count = f"n = {claim['n']}"
+    if claim.get("low") is None:
+        return count
+    judged = claim["difference"]
+    lead = "" if judged == claim["ours"] else f"difference {number(judged)} "
+    return f"{lead}[{number(claim['low'])}, {number(claim['high'])}], {count}"
+
+
+def why(claim: Mapping[str, Any]) -> str:
+    """The reason of a verdict that is neither holds nor fails."""
+    decided = word_of(claim) in ("holds", "fails", "one run")
+    return "" if decided else claim.get("reason", "")
+
+
+def provenance(scale: str, chapter: Chapter) -> str:
+    """Where each run's numbers come from, and its seconds."""
+    rows, old = [], []
+    for run, record in runs(scale, chapter).items():
+        seconds = chapter.seconds if run == scale else record["seconds"]
+        state = "the present code"
+        if not record["current"]:
+            state = f"an earlier state: {OUTDATED}" + small(*map(text, record.get("outdated", ())))
+        data = [text(f"{name}: {sizes(split)}") for name, split in record["data"].items()]
+        rows.append(
+            {
+                "run": f"<b>{text(run_name(scale, run))}</b>",
+                "data": "<br>".join(data),
+                "seeds": text(seeds(record["seeds"])),
+                "device": text(record["device"]),
+                "seconds": f"{seconds:,.0f}" if seconds and seconds >= 1 else "not measured",
+                "recorded": text(record["recorded"]),
+                "made by": state,
+            }
+        )
+        old.append(not record["current"])
+    return table("results-runs", rows, outdated=old)
 
 
 def where(chapter: Chapter, claim: Mapping, *, current: bool) -> str:
-    """The address of the cell that makes a claim's number; of the chapter, if an old record names a
-    cell that is no more.
+    """The address of the cell that makes a claim's number.
+
+    It is the chapter's address if an old record names a cell that is no more.
 
     Raises:
         ValueError: if the present code names a cell that the chapter does not have.
@@ -279,27 +273,24 @@ def where(chapter: Chapter, claim: Mapping, *, current: bool) -> str:
         return chapter.places[label]
     if current:
         raise ValueError(
-            f"{chapter.name}: no cell makes {label!r}, where the claim {claim['statement']!r} comes from; give the cell "
-            f'"metadata": {{"claims": ["{label}"]}}'
+            f"{chapter.name}: no cell makes {label!r}, where the claim {claim['statement']!r} "
+            f'comes from; give the cell "metadata": {{"claims": ["{label}"]}}'
         )
     return f"{chapter.name}.html"
 
 
-# --- words and HTML
+# --- words
 
 
-OUTDATED = '<span class="results-old">out of date</span>'
+def number(value: float | str | None) -> str:
+    """Four digits; words stay as they are; nothing for ``None``."""
+    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
-def text(content: object) -> str:
-    """Any text as HTML; neither Markdown nor MathJax sees anything in it."""
-    escaped = html.escape(str(content))
-    return re.sub(r"[$|*_`\\~\[\]{}]", lambda match: f"&#{ord(match[0])};", escaped)
-
-
-def verdict(holds: bool | None) -> str:
-    kind = {True: "yes", False: "no", None: "open"}[holds]
-    return f'<span class="results-{kind}">{MARKS[holds]} {VERDICTS[holds]}</span>'
+def verdict(claim: Mapping[str, Any]) -> str:
+    """The verdict of a claim or check, with its sign and, by its class, its colour."""
+    word = word_of(claim)
+    return f'<span class="results-{COLOURS.get(word, "open")}">{MARKS[word]} {word}</span>'
 
 
 def sizes(splits: Mapping[str, int]) -> str:
@@ -309,33 +300,3 @@ def sizes(splits: Mapping[str, int]) -> str:
 def seeds(numbers: Sequence[int]) -> str:
     """``1 (0)``, ``3 (0, 1, 2)``."""
     return f"{len(numbers)} ({', '.join(map(str, numbers))})"
-
-
-def link(address: str, content: str) -> str:
-    return f'<a href="{html.escape(address)}">{content}</a>'
-
-
-def cell(head: str, content: str, *, span: int = 1) -> str:
-    """A table cell that knows its column's head: on a narrow screen it is shown beside it."""
-    rows = f' rowspan="{span}"' if span > 1 else ""
-    return f'<td role="cell" data-head="{text(head)}"{rows}><div>{content}</div></td>'
-
-
-def row(cells: Iterable[str], *, outdated: bool = False) -> str:
-    kind = ' class="results-outdated"' if outdated else ""
-    return f'<tr role="row"{kind}>{"".join(cells)}</tr>'
-
-
-def table(name: str, head: Sequence[str], groups: Iterable[Sequence[str]]) -> str:
-    """One HTML block without an empty line, which would end it in Markdown; the roles survive a
-    narrow screen's layout.
-    """
-    titles = "".join(f'<th role="columnheader" scope="col">{text(title)}</th>' for title in head)
-    bodies = [f'<tbody role="rowgroup">\n{chr(10).join(rows)}\n</tbody>' for rows in groups]
-    lines = [
-        f'<table class="table results {name}" role="table">',
-        f'<thead role="rowgroup"><tr role="row">{titles}</tr></thead>',
-        *bodies,
-        "</table>",
-    ]
-    return "\n".join(lines)

@@ -6,29 +6,34 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import chapters
+import page_html
 import pytest
 import results
 
 from eenotes_book import records
 
 
-def claim(
-    statement="early is cheap",
-    *,
-    thesis="not stated",
-    ours=0.5,
-    spread=None,
-    holds=True,
-    where="curve",
-) -> dict:
-    return {
-        "statement": statement,
-        "thesis": thesis,
-        "ours": ours,
-        "spread": spread,
-        "holds": holds,
-        "where": where,
-    }
+def claim(statement="early is cheap", *, thesis="not stated", ours=0.5, **more) -> dict:
+    """A claim of five runs, as `Record.claim` writes it."""
+    row = {"kind": "claim", "statement": statement, "thesis": thesis, "ours": ours, "spread": 0.1}
+    row |= {"n": 5, "verdict": "holds", "difference": ours, "low": 0.4, "high": 0.6, "reason": "r"}
+    return row | {"at_thesis_setting": False, "ratio": None, "where": "curve"} | more
+
+
+def old_claim(statement: str, holds: bool | None, *, ours=0.5, spread=None) -> dict:
+    """A claim of an older record."""
+    row = {"statement": statement, "thesis": "not stated", "ours": ours, "spread": spread}
+    return row | {"holds": holds, "where": "curve"}
+
+
+def check(holds=True) -> dict:
+    row = {"kind": "check", "statement": "parts add up", "thesis": "by construction", "ours": 0.0}
+    row |= {"spread": None, "n": 1, "verdict": "holds" if holds else "fails"}
+    return row | {"where": "curve"}
+
+
+NUMBER = {"kind": "number", "statement": "networks", "thesis": "9", "ours": 3.0, "spread": None}
+NUMBER |= {"n": 1, "where": "curve"}
 
 
 def record(*claims, current=True, seeds=(0,), **more) -> dict:
@@ -40,6 +45,7 @@ def record(*claims, current=True, seeds=(0,), **more) -> dict:
         "seconds": 61.4,
         "recorded": "2026-01-02",
         "current": current,
+        "outdated": [] if current else ["it was made with other settings"],
     } | more
 
 
@@ -48,19 +54,22 @@ def chapter(**what) -> results.Chapter:
 
 
 class Tables(HTMLParser):
-    """What a reader sees of HTML tables: class of the table → rows of cell texts; links; whether a
-    row is out of date.
-    """
+    """What a reader sees: class of the table → rows of cell texts; links; rows out of date."""
 
     def __init__(self, markdown: str):
         super().__init__()
         self.tables, self.links, self.outdated, self.cell, self.rows = {}, [], [], None, []
+        self.folded, self.depth = set(), 0
         self.feed(markdown)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         if tag == "table":
-            self.rows = self.tables.setdefault(attributes["class"].split()[-1], [])
+            name = attributes["class"].split()[-1]
+            self.rows = self.tables.setdefault(name, [])
+            self.folded |= {name} if self.depth else set()
+        elif tag == "details":
+            self.depth += "open" not in attributes
         elif tag == "tr":
             self.rows.append([])
             self.outdated.append("results-outdated" in attributes.get("class", ""))
@@ -75,6 +84,8 @@ class Tables(HTMLParser):
         if tag in ("td", "th"):
             self.rows[-1].append(self.cell)
             self.cell = None
+        elif tag == "details":
+            self.depth = 0
 
     def handle_data(self, data):
         if self.cell is not None:
@@ -85,51 +96,44 @@ def read(*found: results.Chapter, scale="tiny") -> Tables:
     return Tables(results.page(scale, found))
 
 
+HEADS = ["claim", "thesis", "ours", "verdict", "at the thesis's setting?", "ours ÷ thesis"]
+
+
 # --- the tables
 
 
-def test_a_claim_stands_beside_the_thesis_once_and_beside_every_run():
+def test_one_row_per_claim_from_the_best_run_and_the_others_folded():
     statement = "E²CM keeps up; ours: difference, at budget 0.{}"
-    fresh = record(claim(statement.format(2), thesis="≈.88", ours=0.91234, holds=False))
+    once = {"n": 1, "low": None, "high": None, "verdict": "one run"}
+    fresh = record(claim(statement.format(2), thesis="≈.88", ours=0.91, **once))
     study = record(
-        claim(statement.format(4), thesis="≈.88", ours=-0.1, spread=0.0123, holds=True),
-        seeds=(0, 1),
-    )
+        claim(
+            statement.format(4), thesis="≈.88", ours=0.87654, difference=0.1, low=0.05, high=0.15,
+            at_thesis_setting=True, ratio=0.996,
+        )
+    )  # fmt: skip
     found = read(chapter(fresh=fresh, committed={"study": study}))
+    ours = "0.8765 / difference 0.1 [0.05, 0.15], n = 5; difference, at budget 0.4; study"
     assert found.tables["results-claims"] == [
-        ["claim", "thesis", "run", "ours", "here"],
-        [
-            "E²CM keeps up",
-            "≈.88",
-            "tiny, this build",
-            "0.9123 / difference, at budget 0.2",
-            "✗ does not hold",
-        ],
-        ["study", "-0.1 ± 0.012 / difference, at budget 0.4", "✓ holds"],
+        HEADS,
+        ["E²CM keeps up", "≈.88", ours, "✓ holds", "yes", "0.996"],
     ]
+    ours = "0.91 / n = 1; difference, at budget 0.2; tiny, this build"
+    (_, other) = found.tables["results-others"]
+    assert other == ["E²CM keeps up", "≈.88", ours, "• one run", "no", "–"]
+    assert found.folded == {"results-others", "results-runs"}
     assert found.links.count("02-e2cm.html#claim-curve") == 2
 
 
-def test_a_number_smaller_than_its_spread_is_said_to_be():
-    ours = [(-0.03, 0.041), (0.03, 0.02), (0.03, None), ("two stages", None)]
-    made = record(
-        *(
-            claim(name, ours=number, spread=spread)
-            for name, (number, spread) in zip("abcd", ours, strict=True)
-        )
-    )
-    rows = read(chapter(fresh=made)).tables["results-claims"][1:]
-    assert ["smaller than its spread" in row[3] for row in rows] == [True, False, False, False]
-
-
-def test_claims_that_differ_in_numbers_are_one_and_the_other_run_says_its_own():
-    fresh, old = (
-        record(claim("fast: time at cost 0.54, batch 64")),
-        record(claim("fast: time at cost 0.6, batch 256")),
-    )
-    rows = read(chapter(fresh=fresh, committed={"reduced": old})).tables["results-claims"][1:]
-    assert [row[-2] for row in rows] == ["0.5", "0.5 / fast: time at cost 0.6, batch 256"]
-    assert rows[0][0] == "fast: time at cost 0.54, batch 64"
+def test_the_best_run_is_a_study_then_full_then_reduced_then_this_build():
+    kept = {at: record(claim(ours=i)) for i, at in enumerate(["reduced", "full", "study"])}
+    for scale in ("tiny", "reduced"):
+        names = list(results.runs(scale, chapter(fresh=record(), committed=kept)))
+        wanted = ["study", "full", "reduced", "tiny"]
+        assert names == (wanted if scale == "tiny" else wanted[:3])
+        made = chapter(fresh=record(claim(ours=9.0)), committed={"reduced": kept["reduced"]})
+        (_, row) = read(made, scale="reduced").tables["results-claims"]
+        assert row[2].startswith("9 / "), "the published run, not the committed record of its scale"
 
 
 def test_claims_with_other_words_or_another_number_of_the_thesis_stay_apart():
@@ -137,115 +141,68 @@ def test_claims_with_other_words_or_another_number_of_the_thesis_stay_apart():
     study = record(claim("CIFAR: early is cheap"), claim("late is dear", thesis=".4"))
     rows = read(chapter(fresh=fresh, committed={"study": study})).tables["results-claims"][1:]
     assert [row[:2] for row in rows] == [
-        ["MNIST: early is cheap", "not stated"],
-        ["late is dear", ".3"],
         ["CIFAR: early is cheap", "not stated"],
         ["late is dear", ".4"],
+        ["MNIST: early is cheap", "not stated"],
+        ["late is dear", ".3"],
     ]
 
 
-@pytest.mark.parametrize(
-    "ours, spread, shown",
-    [
-        (0.5, None, "0.5"),
-        (0.123456, 0.00789, "0.1235 ± 0.0079"),
-        (-4e-05, 5.47e-06, "-4e-05 ± 5.5e-06"),
-        (1.0, float("nan"), "1"),
-        ("two stages", None, "two stages"),
-    ],
-)
-def test_spread(ours, spread, shown):
-    rows = read(chapter(fresh=record(claim(ours=ours, spread=spread)))).tables["results-claims"]
-    assert rows[1][3] == shown
-
-
-def test_where_the_numbers_come_from():
-    rows = read(chapter(fresh=record(seeds=(0, 1, 2)))).tables["results-runs"]
-    assert rows[1] == [
-        "tiny, this build", "digits: 1,100 train, 3 val, 2 test", "3 (0, 1, 2)", "CPU (two threads)", "2026-01-02", "the present code",
-    ]  # fmt: skip
-
-
-def test_a_verdict_for_each_answer():
-    fresh = record(
-        *(
-            claim(f"{word} one", holds=holds)
-            for word, holds in (("yes", True), ("no", False), ("open", None))
-        )
+def test_every_verdict_has_its_sign_and_only_open_ones_their_reason():
+    words = ["holds", "fails", "undecided", "one run", "not testable here"]
+    found = read(
+        chapter(fresh=record(*(claim(word, verdict=word, reason="why") for word in words)))
     )
-    found = read(chapter(fresh=fresh))
-    assert [row[-1] for row in found.tables["results-claims"][1:]] == [
-        "✓ holds",
-        "✗ does not hold",
-        "– not testable here",
+    assert [row[3] for row in found.tables["results-claims"][1:]] == [
+        "✓ holds", "✗ fails", "≈ undecided / why", "• one run", "– not testable here / why",
+    ]  # fmt: skip
+    assert found.tables["results-glance"] == [["chapter", *words], ["2. Means", *"11111"]]
+
+
+def test_claims_of_older_records_are_shown_with_their_spread():
+    old = [old_claim("a", True, ours=0.123456, spread=0.00789), old_claim("b", False, ours="two")]
+    rows = read(chapter(fresh=record(*old, old_claim("c", None)))).tables["results-claims"][1:]
+    assert [row[2].split(" / ")[0] for row in rows] == ["0.1235 ± 0.0079", "two", "0.5"]
+    assert [row[3] for row in rows] == ["✓ holds", "✗ fails", "– not testable here"]
+
+
+def test_checks_and_numbers_are_listed_apart_and_a_broken_check_is_in_sight():
+    found = read(chapter(fresh=record(claim(), check(), NUMBER)))
+    assert len(found.tables["results-claims"]) == 2
+    assert found.tables["results-checks"][1][::2] == ["parts add up", "✓ holds"]
+    assert found.tables["results-numbers"][1] == ["networks", "3 / n = 1; tiny, this build", "9"]
+    assert {"results-checks", "results-numbers"} <= found.folded
+    broken = read(chapter(fresh=record(claim(), check(holds=False))))
+    assert "results-checks" not in broken.folded
+
+
+def test_where_the_numbers_come_from_and_how_long_it_took():
+    study = record(seeds=(0, 1, 2), seconds=1234.5, current=False)
+    rows = read(chapter(fresh=record(), committed={"study": study}, seconds=29.6)).tables
+    data, device = "digits: 1,100 train, 3 val, 2 test", "CPU (two threads)"
+    old = "an earlier state: out of date / it was made with other settings"
+    assert rows["results-runs"][1:] == [
+        ["study", data, "3 (0, 1, 2)", device, "1,234", "2026-01-02", old],
+        ["tiny, this build", data, "1 (0)", device, "30", "2026-01-02", "the present code"],
     ]
-    assert found.tables["results-glance"][1] == ["2. Means", "1 holds, 1 does not, 1 not testable"]
 
 
-# --- out of date, and not there
-
-
-def test_a_record_of_other_code_is_marked_wherever_it_is_shown():
-    found = read(chapter(fresh=record(), committed={"reduced": record(current=False)}, seconds=30))
-    assert found.tables["results-runs"][2][-1] == "an earlier state of the code: out of date"
-    assert found.tables["results-claims"][2][0] == "reduced / out of date"
-    told = "1 holds, 0 do not, 0 not testable"
-    assert found.tables["results-glance"][1] == ["2. Means", told, f"{told} out of date"]
-    assert found.tables["results-times"][1][2] == "61 s out of date / CPU (two threads)"
-    assert sum(found.outdated) == 2  # its row among the runs, and its claim
-    assert "out of date" not in "".join(map(str, read(chapter(fresh=record())).tables.values()))
+def test_a_record_out_of_date_is_marked_wherever_it_is_shown():
+    found = read(chapter(fresh=record(), committed={"study": record(current=False)}))
+    assert found.tables["results-claims"][1][2].endswith("study out of date")
+    assert sum(found.outdated) == 2  # its claim, and its row among the runs
+    assert "out of date" not in str(read(chapter(fresh=record())).tables)
 
 
 def test_a_chapter_without_a_record_says_so():
-    page = results.page(
-        "tiny",
-        [chapter(fresh=record()), results.Chapter("03-none", "Nothing", places={}, seconds=5)],
-    )
-    one, other = (part.split("## Chapter")[0] for part in page.split("## Chapter")[1:])
-    assert (
-        "No record" in one
-        and all(f"<b>{name}</b>" in one for name in ("reduced", "full", "study"))
-        and "this build</b> (" not in one
-    )
-    assert "<b>tiny, this build</b> (small data" in other and "<table" not in other
-    assert Tables(page).tables["results-glance"][2] == ["3. Nothing", "no record"]
-
-
-def test_the_published_run_is_shown_once_although_its_record_is_committed_too():
-    found = read(
-        chapter(fresh=record(claim(ours=1.0)), committed={"reduced": record(claim(ours=2.0))}),
-        scale="reduced",
-    )
-    assert [row[-2] for row in found.tables["results-claims"][1:]] == ["1"]
-
-
-def test_seconds_are_of_the_published_execution_or_of_the_record():
-    found = read(
-        chapter(
-            fresh=record(),
-            committed={"reduced": record(seconds=1234.5), "study": record()},
-            seconds=29.6,
-        ),
-        results.Chapter(
-            "03-none",
-            "Nothing",
-            places={"curve": "#"},
-            committed={"reduced": record(seconds=0.0)},
-            seconds=5,
-        ),
-    )
-    assert found.tables["results-times"] == [
-        ["chapter", "tiny, this build", "reduced"],
-        ["2. Means", "30 s / CPU (two threads)", "1,234 s / CPU (two threads)"],
-        ["3. Nothing", "5 s", "not measured / CPU (two threads)"],
-    ]
+    page = results.page("tiny", [chapter(), chapter(fresh=record())])
+    first = page.split("## Chapter")[1]
+    assert "No record of this chapter" in first and "<table" not in first
 
 
 def test_a_label_that_no_cell_has_is_an_error_and_in_an_old_record_the_chapter():
     lost = record(claim(where="nowhere"))
-    with pytest.raises(
-        ValueError, match=r"02-e2cm: no cell makes 'nowhere'.*\"claims\": \[\"nowhere\"\]"
-    ):
+    with pytest.raises(ValueError, match=r"no cell makes 'nowhere'.*\"claims\": \[\"nowhere\"\]"):
         read(chapter(fresh=lost))
     assert "02-e2cm.html" in read(chapter(committed={"reduced": lost | {"current": False}})).links
 
@@ -262,32 +219,31 @@ def test_no_text_of_a_record_means_anything_to_markdown_or_mathjax():
     from myst_parser.config.main import MdParserConfig
     from myst_parser.parsers.mdit import create_md_parser
 
-    enabled = chapters.yaml.safe_load(chapters.CONFIG.read_text(encoding="utf-8"))["parse"][
-        "myst_enable_extensions"
-    ]
+    config = chapters.yaml.safe_load(chapters.CONFIG.read_text(encoding="utf-8"))
+    enabled = config["parse"]["myst_enable_extensions"]
     parser = create_md_parser(MdParserConfig(enable_extensions=enabled), RendererHTML)
-    fresh = record(claim(NASTY, thesis=NASTY, ours=NASTY), device=NASTY, data={NASTY: {"train": 1}})
-    page = results.page(
-        "tiny", [chapter(fresh=fresh, committed={"reduced": record(claim(NASTY, thesis=NASTY))})]
-    )
+    nasty = claim(NASTY, thesis=NASTY, ours=NASTY, reason=NASTY, verdict="undecided")
+    fresh = record(nasty, check(), NUMBER, device=NASTY, data={NASTY: {"train": 1}})
+    other = record(claim(NASTY, thesis=NASTY), current=False)
+    page = results.page("tiny", [chapter(fresh=fresh, committed={"reduced": other})])
     kinds = {token.type for token in parser.parse(page)}
     assert kinds == {"heading_open", "inline", "heading_close", "html_block"}
     rows = Tables(page).tables
-    assert rows["results-claims"][1][:2] == [NASTY, NASTY] and rows["results-claims"][1][3] == NASTY
-    assert rows["results-runs"][1][1] == f"{NASTY}: 1 train" and rows["results-runs"][1][3] == NASTY
+    assert rows["results-claims"][1][:2] == [NASTY, NASTY]
+    assert rows["results-others"][1][2].startswith(NASTY) and NASTY in rows["results-others"][1][3]
+    assert rows["results-runs"][2][1::2][:2] == [f"{NASTY}: 1 train", NASTY]
 
 
-def test_each_value_says_its_column_for_a_narrow_screen():
+def test_each_value_has_its_column_for_a_narrow_screen():
     page = results.page("tiny", [chapter(fresh=record())])
     for line in page.splitlines():
-        if "<td" in line:
-            assert line.count("<td") == line.count(' data-head="') == line.count('role="cell"')
+        assert line.count("<td") == line.count(' data-head="') == line.count('role="cell"')
+    assert page_html.table("x", [{"a": "1"}], outdated=[True]).count("results-outdated") == 1
 
 
 def test_only_the_marker_is_replaced():
-    page = results.fill(
-        f"# Results\n\n{results.MARKER}\n\nend\n", "tiny", [chapter(fresh=record())]
-    )
+    page = f"# Results\n\n{results.MARKER}\n\nend\n"
+    page = results.fill(page, "tiny", [chapter(fresh=record())])
     assert page.startswith("# Results\n\n## At a glance\n") and page.endswith("\n\nend\n")
     with pytest.raises(ValueError, match="exactly one line"):
         results.fill("# Results\n", "tiny", [])
@@ -298,6 +254,7 @@ def test_the_page_in_git_has_one_marker_and_no_result():
     assert page.splitlines().count(results.MARKER) == 1
     assert "<table" not in page
     assert "results" in chapters.toc_files()
+    assert all(f"{mark} {word}" in page for word, mark in results.MARKS.items())
 
 
 # --- the record of an execution

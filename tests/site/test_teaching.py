@@ -444,7 +444,7 @@ def test_evidence_shows_every_run_with_its_verdict():
         "02-x", "X", {"here": "02-x.html#claim-here"}, fresh=fresh, committed={"study": study}
     )
     filled = evidence.fill("| a | <!-- evidence 02-x: A is ahead of B --> |", "tiny", [chapter])
-    first, second = filled.removeprefix("| a | ").removesuffix(" |").split("<br>")
+    second, first = filled.removeprefix("| a | ").removesuffix(" |").split("<br>")
     assert "tiny, this build" in first and "digits:" in first and "0.5" in first and "✓" in first
     assert (
         "study" in second
