@@ -1,6 +1,10 @@
-"""Class statistics: one running mean per class, for features (E²CM), probabilities (CBT) and token
-vectors (LM heads) alike.
+"""Class statistics in one pass: class means, and the covariance within the classes.
+
+`ClassMeans` keeps one running mean per class, for features (E²CM), probabilities (CBT) and token
+vectors (LM heads) alike.  `ClassMoments` adds the covariance that all classes share.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -113,22 +117,162 @@ class ClassMeans(Metric):
         return squared.clamp_min(0).sqrt().to(self.sums.dtype)
 
     def _checked(self, features: Tensor, labels: Tensor) -> Tensor:
-        if len(features) == 0 or labels.shape != (len(features),):
-            raise ValueError(
-                f"need as many labels as samples, and at least one: got {tuple(features.shape)}, {tuple(labels.shape)}"
-            )
         if features.device != self.device or labels.device != self.device:
             raise ValueError(
-                f"features are on {features.device}, labels on {labels.device}, the means on {self.device}: use one device"
+                f"features are on {features.device}, labels on {labels.device}, the means on "
+                f"{self.device}: use one device"
             )
-        if labels.is_floating_point():
-            raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise ValueError(
-                f"labels must lie in 0..{self.num_classes - 1}, got {int(labels.min())}..{int(labels.max())}; leave out ignored ones"
-            )
-        if self.shape is not None and tuple(features.shape[1:]) != self.shape:
-            raise ValueError(
-                f"the features before had shape {self.shape}, these have {tuple(features.shape[1:])}"
-            )
+        _check_batch(features, labels, num_classes=self.num_classes, shape=self.shape)
         return features.detach().reshape(len(features), -1).float()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What `ClassMoments` has seen, in double precision on the CPU."""
+
+    means: Tensor  #: ``(K, D)``; zeros for a class without samples
+    counts: Tensor  #: ``(K,)``
+    covariance: Tensor  #: ``(D, D)``, within the classes, divided by the number of samples
+
+    @property
+    def prior(self) -> Tensor:
+        """``(K,)`` shares of the classes."""
+        return self.counts / self.counts.sum()
+
+    def shrunk(self, shrinkage: float) -> Tensor:
+        r"""The covariance, pulled towards a multiple of the identity, ``(D, D)``.
+
+        $(1-\lambda)\,\Sigma + \lambda\,\overline{\sigma^2}\,I$ with the mean variance
+        $\overline{\sigma^2}$: features that never vary have no variance of their own to divide by.
+        It is the shrinkage of scikit-learn's ``shrunk_covariance``.
+
+        Args:
+            shrinkage: λ in (0, 1].
+
+        Raises:
+            ValueError: another shrinkage, or features that do not vary within the classes.
+        """
+        if not 0 < shrinkage <= 1:
+            raise ValueError(
+                f"shrinkage={shrinkage} must be in (0, 1]: without any, features that never vary "
+                "would be divided by zero"
+            )
+        variance = self.covariance.diagonal().mean()
+        if not variance > 0:
+            raise ValueError(
+                "the features do not vary within the classes: there is no spread to measure "
+                "distances with"
+            )
+        identity = torch.eye(len(self.covariance), dtype=self.covariance.dtype)
+        return (1 - shrinkage) * self.covariance + shrinkage * variance * identity
+
+
+class ClassMoments:
+    r"""Class means and the covariance within the classes, of features ``(B, D)``, in one pass.
+
+    With class sums $s_k$ and the products of all features, both taken from a fixed pivot, the
+    covariance is $\frac1n \bigl(\sum_i x_i x_i^{\mathsf T} - \sum_k s_k s_k^{\mathsf T} /
+    n_k\bigr)$.  The pivot is the mean of the first batch: without it, features far from zero would
+    leave no digits in that difference.  Products are added in double precision, on the CPU where
+    the device has none. Under ``torch.distributed`` `compute` adds up all processes, one without
+    samples included.
+
+    Args:
+        num_classes: K.
+        dtype: of the K × D class sums; the products keep double precision.
+
+    Raises:
+        ValueError: for fewer than one class; in ``update`` as `ClassMeans`; in ``compute`` if no
+            process has seen a sample.
+    """
+
+    def __init__(self, num_classes: int, *, dtype: torch.dtype = torch.float64):
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes, self.dtype = num_classes, dtype
+        self.pivot: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add a batch: features ``(B, D)``, labels ``(B,)`` whole numbers in 0..K-1."""
+        known = None if self.pivot is None else tuple(self.pivot.shape)
+        _check_batch(features, labels, num_classes=self.num_classes, shape=known)
+        if features.ndim != 2:
+            raise ValueError(f"features must be (B, D), got {tuple(features.shape)}")
+        if not features.isfinite().all():
+            raise ValueError("the features hold NaN or infinite values; nothing was added")
+        device = features.device if features.device.type != "mps" else torch.device("cpu")
+        x, labels = features.detach().to(device).double(), labels.to(device).long()
+        if self.pivot is None:
+            self._start(x.mean(0))
+        x = x - self.pivot
+        self.counts += torch.bincount(labels, minlength=self.num_classes)
+        self.sums.index_add_(0, labels, x.to(self.dtype))
+        self.products.addmm_(x.T, x)
+
+    def compute(self) -> Moments:
+        """The moments of all samples of all processes."""
+        pivot, counts, sums, products = self._summed()
+        filled = counts.clamp_min(1)[:, None]
+        means = sums.double() / filled
+        scaled = sums.double() / filled.sqrt()
+        covariance = (products - scaled.T @ scaled) / counts.sum()
+        means = torch.where(counts[:, None] > 0, means + pivot, 0.0)
+        return Moments(means.cpu(), counts.cpu(), covariance.cpu())
+
+    def _start(self, pivot: Tensor) -> None:
+        D, device = len(pivot), pivot.device
+        self.pivot = pivot
+        self.counts = torch.zeros(self.num_classes, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(self.num_classes, D, dtype=self.dtype, device=device)
+        self.products = torch.zeros(D, D, dtype=torch.float64, device=device)
+
+    def _summed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pivot, counts, sums and products over all processes, from one common pivot."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        pivots = [None if self.pivot is None else self.pivot.cpu()]
+        if distributed:
+            pivots = [None] * torch.distributed.get_world_size()
+            mine = None if self.pivot is None else self.pivot.cpu()
+            torch.distributed.all_gather_object(pivots, mine)
+        common = next((pivot for pivot in pivots if pivot is not None), None)
+        if common is None:
+            raise ValueError("no batch was added: there is nothing to average")
+        if self.pivot is None:
+            device = "cuda" if distributed and torch.distributed.get_backend() == "nccl" else "cpu"
+            self._start(common.to(device))
+        parts = self._moved_to(common.to(self.pivot.device))
+        if distributed:
+            for part in parts:
+                torch.distributed.all_reduce(part)
+        return common.to(self.pivot.device), *parts
+
+    def _moved_to(self, pivot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts, sums and products as if they had been taken from another pivot."""
+        shift, total = self.pivot - pivot, self.sums.double().sum(0)
+        outer = torch.outer(total, shift)
+        products = self.products + outer + outer.T + self.counts.sum() * torch.outer(shift, shift)
+        sums = self.sums + (self.counts[:, None] * shift).to(self.dtype)
+        return self.counts.clone(), sums, products
+
+
+def _check_batch(
+    features: Tensor, labels: Tensor, *, num_classes: int, shape: tuple[int, ...] | None
+) -> None:
+    """Raise a ValueError unless features and labels are a batch of ``num_classes`` classes."""
+    if len(features) == 0 or labels.shape != (len(features),):
+        raise ValueError(
+            "need as many labels as samples, and at least one: "
+            f"got {tuple(features.shape)}, {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point():
+        raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1}, got {int(labels.min())}.."
+            f"{int(labels.max())}; leave out ignored ones"
+        )
+    if shape is not None and tuple(features.shape[1:]) != shape:
+        raise ValueError(
+            f"the features before had shape {shape}, these have {tuple(features.shape[1:])}"
+        )

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from eenotes.class_statistics import Moments
+
 
 def awgn(
     signals: Tensor, messages: Tensor, *, n0: float, generator: torch.Generator | None = None
@@ -152,6 +154,33 @@ def linear_discriminant(
     if prior is not None:
         bias = bias + _checked_prior(prior, len(means)).to(bias).log()
     return weight, bias
+
+
+def whitened_discriminant(
+    moments: Moments, *, shrinkage: float, prior: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""`linear_discriminant` of estimated class means and their shrunken covariance (6.14).
+
+    The means are taken from their centre, because what all features share costs digits.
+
+    Args:
+        moments: from `eenotes.class_statistics.ClassMoments`; every class has samples.
+        shrinkage: λ in (0, 1], see `Moments.shrunk`.
+        prior: as in `map_detector`.
+
+    Returns:
+        weight ``(K, D)`` and bias ``(K,)`` in double precision.
+
+    Raises:
+        ValueError: a class without samples; otherwise as `Moments.shrunk`.
+    """
+    missing = (moments.counts == 0).nonzero().flatten().tolist()
+    if missing:
+        raise ValueError(f"no sample of class {missing} was seen: its mean is not defined")
+    centre = moments.means.mean(0)
+    covariance = moments.shrunk(shrinkage)
+    weight, bias = linear_discriminant(moments.means - centre, covariance, prior=prior)
+    return weight, bias - weight @ centre
 
 
 def detect(received: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eenotes.class_statistics import ClassMeans
+from eenotes.class_statistics import ClassMeans, ClassMoments
 from eenotes.exits import ClassMeanExit, linear_exits, pool
-from eenotes.gaussian import linear_discriminant
+from eenotes.gaussian import whitened_discriminant
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import ClassMeanConfidence
 
@@ -128,59 +128,17 @@ def fit_whitened(
         x, y = x.to(device), y.to(device)
         if exits is None:
             exits = linear_exits(stages, x[:1], num_classes=num_classes, grid=grid)
-            spreads = [_Spread(num_classes, head.linear.in_features, device) for head in exits]
-        for stage, head, spread in zip(stages, exits, spreads, strict=False):
+            moments = [ClassMoments(num_classes) for _ in exits]
+        for stage, head, moment in zip(stages, exits, moments, strict=False):
             x = stage(x)
-            spread.update(pool(x, grid=head.grid), y)
+            moment.update(pool(x, grid=head.grid), y)
     if exits is None:
         raise ValueError("the loader gave no batch: there is nothing to average")
-    for head, spread in zip(exits, spreads, strict=True):
-        spread.discriminate(head.linear, shrinkage=shrinkage)
+    for head, moment in zip(exits, moments, strict=True):
+        weight, bias = whitened_discriminant(moment.compute(), shrinkage=shrinkage)
+        head.linear.weight.copy_(weight)
+        head.linear.bias.copy_(bias)
     return EarlyExitNetwork(stages, exits).to(device).eval()
-
-
-class _Spread:
-    """Class means, and the covariance within the classes, of features ``(B, D)``; over all
-    processes of ``torch.distributed``.
-
-    Sums are kept in double precision, which `ClassMeans` does not do: the covariance is a
-    difference of products, and with means far from zero little of it would be left.
-    """
-
-    def __init__(self, num_classes: int, width: int, device: torch.device):
-        # counts, and refuses what cannot be averaged
-        self.seen = ClassMeans(num_classes).to(device)
-        self.sums = torch.zeros(num_classes, width, dtype=torch.float64, device=device)
-        self.products = torch.zeros(width, width, dtype=torch.float64, device=device)
-
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        self.seen.update(features, labels)
-        features = features.double()
-        self.sums.index_add_(0, labels.long(), features)
-        self.products.addmm_(features.T, features)
-
-    def discriminate(self, linear: nn.Linear, *, shrinkage: float) -> None:
-        """Set a linear layer to the discriminant (6.14) of what was seen."""
-        self.seen.compute()  # raises for a class without samples
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            self.seen.sync()
-            torch.distributed.all_reduce(self.sums)
-            torch.distributed.all_reduce(self.products)
-        means = self.sums / self.seen.counts[:, None]
-        covariance = (self.products - self.sums.T @ means) / self.seen.counts.sum()
-        variance = covariance.diagonal().mean()
-        if not variance > 0:
-            raise ValueError(
-                "the features do not vary within the classes: there is no spread to measure distances with"
-            )
-        covariance = (1 - shrinkage) * covariance + shrinkage * variance * torch.eye(
-            len(covariance)
-        ).to(covariance)
-        # from there, as in `ClassMeanExit`: what all features share would cost digits
-        centre = means.mean(0)
-        weight, bias = linear_discriminant(means - centre, covariance)
-        linear.weight.copy_(weight)
-        linear.bias.copy_(bias - weight @ centre)
 
 
 def rule(net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0) -> ClassMeanConfidence:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.covariance import EmpiricalCovariance, shrunk_covariance
 
 from eenotes import ClassMeans, class_statistics
+from eenotes.class_statistics import ClassMoments
 
 X = torch.tensor([[1.0, 10], [3, 30], [5, 50], [7, 70]])
 Y = torch.tensor([0, 1, 0, 1])
@@ -279,3 +281,88 @@ def test_a_class_without_samples():
 def test_at_least_one_class():
     with pytest.raises(ValueError, match="at least 1"):
         ClassMeans(0)
+
+
+# --- moments
+
+
+def moments(x, y, *, size=16, **options):
+    found = ClassMoments(3, **options)
+    for part in range(0, len(x), size):
+        found.update(x[part : part + size], y[part : part + size])
+    return found
+
+
+def coloured(count=200, *, offset=0.0):
+    """Features of three classes whose noise has unequal and correlated components."""
+    generator = torch.Generator().manual_seed(3)
+    y = torch.arange(count) % 3
+    mixing = torch.tensor([[1.0, 0.5, 0.0], [0.0, 2.0, 0.3], [0.0, 0.0, 0.1]], dtype=torch.float64)
+    noise = torch.randn(count, 3, generator=generator, dtype=torch.float64) @ mixing
+    return noise + y[:, None] + offset, y
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_covariance_within_the_classes_is_scikit_learn_s(offset):
+    x, y = coloured(offset=offset)
+    found = moments(x, y).compute()
+    centred = (x - torch.stack([x[y == k].mean(0) for k in range(3)])[y]).numpy()
+    expected = EmpiricalCovariance(assume_centered=True).fit(centred).covariance_
+    assert torch.allclose(found.covariance, torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
+    shrunk = shrunk_covariance(expected, shrinkage=0.3)
+    assert torch.allclose(found.shrunk(0.3), torch.from_numpy(shrunk), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found.means[1], x[y == 1].mean(0))
+    assert found.prior.tolist() == pytest.approx([67 / 200, 67 / 200, 66 / 200])
+
+
+def test_float32_features_far_from_zero_keep_a_covariance():
+    """A thousand standard deviations away, float32 features are rounded to 1e-4, and no worse."""
+    x, y = coloured(offset=1000.0)
+    near, far = moments(x - 1000, y).compute(), moments(x.float(), y).compute()
+    assert torch.allclose(far.covariance, near.covariance, atol=1e-3)
+    assert torch.linalg.eigvalsh(far.covariance).min() > 0
+
+
+def test_moments_refuse_what_cannot_be_averaged():
+    x, y = coloured(12)
+    with pytest.raises(ValueError, match="at least 1"):
+        ClassMoments(0)
+    with pytest.raises(ValueError, match="nothing to average"):
+        ClassMoments(3).compute()
+    found = moments(x, y)
+    for bad, labels, words in [
+        (x[:, :2], y, "had shape"),
+        (x, y + 1, r"0\.\.2"),
+        (x * torch.nan, y, "NaN"),
+        (x[None].expand(12, 12, 3), y, "had shape"),
+        (x, y[:3], "as many labels"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            found.update(bad, labels)
+    assert found.compute().counts.sum() == 12, "a refused batch changes nothing"
+    for shrinkage in (0.0, 1.1):
+        with pytest.raises(ValueError, match="shrinkage"):
+            found.compute().shrunk(shrinkage)
+    with pytest.raises(ValueError, match="do not vary"):
+        moments(torch.ones(6, 3), torch.arange(6) % 3).compute().shrunk(0.5)
+
+
+def _moments_of_a_part(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3
+    )
+    x, y = coloured(offset=100.0)
+    part = {0: slice(0, 0), 1: slice(0, 150), 2: slice(150, 200)}[rank]  # rank 0 has no sample
+    found = moments(x[part], y[part]).compute()
+    torch.save((found.means, found.counts, found.covariance), f"{folder}/{rank}.pt")
+
+
+def test_moments_of_uneven_and_empty_processes(tmp_path):
+    torch.multiprocessing.start_processes(
+        _moments_of_a_part, (str(tmp_path),), nprocs=3, start_method="fork"
+    )
+    whole = moments(*coloured(offset=100.0)).compute()
+    for rank in range(3):
+        means, counts, covariance = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(counts, whole.counts)
+        assert torch.allclose(means, whole.means) and torch.allclose(covariance, whole.covariance)
