@@ -54,7 +54,8 @@ def settle(page) -> None:
             await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
             await document.fonts.ready;
             await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
-            const moving = document.getAnimations().map(animation => animation.finished.catch(() => {}));
+            const moving = document.getAnimations().map(
+                animation => animation.finished.catch(() => {}));
             await Promise.race([Promise.all(moving), new Promise(late => setTimeout(late, 2000))]);
         }"""
     )

@@ -6,6 +6,7 @@
     python tools/chapters.py status [--scale tiny]                     which chapters are current
 
 A chapter is executed, through nbmake, once per state of what it depends on (see `chapter_key`).
+The pages are built by `tools/pages.py`.
 What is kept, under `_build/`:
 
     executed/<scale>/<chapter>.ipynb, .key    the executed copy and what it was made from
@@ -33,6 +34,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+
+from eenotes_book.cache import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -65,9 +68,7 @@ def toc_files() -> list[str]:
 
 
 def chapters() -> list[str]:
-    """The executable chapters: the names in the table of contents that are notebooks, such as
-    `02-e2cm`.
-    """
+    """The executable chapters: names in the table of contents that are notebooks, as `02-e2cm`."""
     names = [name.removesuffix(".ipynb") for name in toc_files()]
     return [name for name in names if (BOOK / f"{name}.ipynb").is_file()]
 
@@ -113,9 +114,7 @@ def data_folder() -> Path:
 
 
 def data_identity(scale: str) -> str:
-    """What data a run at this scale reads: none at `tiny`, the originals if downloading, else the
-    files by name and size.
-    """
+    """What data a run at this scale reads: embedded, downloaded, or files by name and size."""
     if scale == "tiny":
         return "embedded"
     if os.environ.get("EENOTES_DOWNLOAD") == "1":
@@ -128,9 +127,7 @@ def data_identity(scale: str) -> str:
 
 
 def chapter_key(chapter: str, scale: str) -> str:
-    """A hash over everything that an execution depends on: if it is unchanged, so would be the
-    outcome.
-    """
+    """A hash over everything that an execution depends on."""
     digest = hashlib.sha256()
     for path in [BOOK / f"{chapter}.ipynb", *package_files(scale), ROOT / "constraints.txt"]:
         digest.update(f"{path.relative_to(ROOT)}\0".encode())
@@ -144,7 +141,7 @@ def executed(chapter: str, scale: str) -> Path:
 
 
 def stamp(chapter: str, scale: str) -> dict:
-    """What is known about the last good execution: its key, its seconds; empty if there was none."""
+    """Key and seconds of the last good execution; empty if there was none."""
     path = executed(chapter, scale).with_suffix(".key")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -153,9 +150,9 @@ def stamp(chapter: str, scale: str) -> dict:
 
 
 def is_current(chapter: str, scale: str) -> bool:
-    return executed(chapter, scale).is_file() and stamp(chapter, scale).get("key") == chapter_key(
-        chapter, scale
-    )
+    """Whether the kept execution was made from the present state."""
+    there = executed(chapter, scale).is_file()
+    return there and stamp(chapter, scale).get("key") == chapter_key(chapter, scale)
 
 
 # --- executing
@@ -190,47 +187,22 @@ def environment(scale: str, results: Path) -> dict[str, str]:
 
 
 def nbmake(notebook: Path, scale: str, results: Path) -> bool:
-    """Execute `notebook` in place, as a pytest test, with its records in `results`; False if a cell
-    failed.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        f"--rootdir={notebook.parent}",
-    ]
-    command += [
-        "-c",
-        os.devnull,
-        "--no-header",
-        "--nbmake",
-        "--overwrite",
-        f"--nbmake-kernel={KERNEL}",
-    ]
-    command += [f"--nbmake-timeout={CELL_TIMEOUT[scale]}", "-v", notebook.name]
-    return (
-        subprocess.run(command, cwd=notebook.parent, env=environment(scale, results)).returncode
-        == 0
+    """Execute `notebook` in place, with its records in `results`; False if a cell failed."""
+    options = f"-p no:cacheprovider -c {os.devnull} --no-header --nbmake --overwrite -v"
+    options += f" --nbmake-kernel={KERNEL} --nbmake-timeout={CELL_TIMEOUT[scale]}"
+    command = [sys.executable, "-m", "pytest", *options.split(), f"--rootdir={notebook.parent}"]
+    done = subprocess.run(
+        [*command, notebook.name], cwd=notebook.parent, env=environment(scale, results)
     )
+    return done.returncode == 0
 
 
 def put_in_place(made: Path, target: Path) -> None:
-    """Copy a finished file to its place in one step: whoever looks finds the old one or the new
-    one, never half.
-    """
+    """Copy a finished file to its place in one step: there is the old one or the new one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f"{target.name}.{os.getpid()}.new")
     shutil.copyfile(made, new)
     os.replace(new, target)
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, path)
 
 
 def execute(chapter: str, scale: str) -> bool:
@@ -254,9 +226,8 @@ def execute(chapter: str, scale: str) -> bool:
         if not good:
             failed = BUILD / "failed" / scale / copy.name
             put_in_place(copy, failed)
-            print(
-                f"chapter {chapter} · {scale}: FAILED after {seconds} s; its outputs: {failed.relative_to(ROOT)}"
-            )
+            place = failed.relative_to(ROOT)
+            print(f"chapter {chapter} · {scale}: FAILED after {seconds} s; its outputs: {place}")
             return False
         target = executed(chapter, scale)
         # never a key beside another execution's copy or record
@@ -278,9 +249,7 @@ def records_folder() -> Path:
 
 
 def keep_record(made: Path, chapter: str, scale: str) -> None:
-    """Keep the record of an execution beside its copy, and where records lie; a chapter that wrote
-    none has none.
-    """
+    """Keep the record of an execution, if it wrote one, beside its copy and where records lie."""
     beside = record_of(chapter, scale)
     beside.unlink(missing_ok=True)
     if made.is_file():
@@ -310,11 +279,10 @@ def run(names: list[str], scale: str, *, force: bool = False) -> bool:
     for position, chapter in enumerate(names, 1):
         if is_current(chapter, scale) and not force:
             seconds = stamp(chapter, scale)["seconds"]
-            print(
-                f"chapter {chapter} · {scale}: unchanged, reusing its execution through nbmake ({seconds} s)"
-            )
+            print(f"chapter {chapter} · {scale}: unchanged, its execution took {seconds} s")
             continue
-        print(f"chapter {chapter} · {scale}: executing ({position} of {len(names)}) …", flush=True)
+        order = f"{position} of {len(names)}"
+        print(f"chapter {chapter} · {scale}: executing ({order}) …", flush=True)
         good &= execute(chapter, scale)
     write_timings(scale)
     return good
@@ -325,219 +293,8 @@ def write_timings(scale: str) -> None:
     write_json(BUILD / "executed" / scale / "timings.json", timings)
 
 
-# --- building
-
-
 def read_notebook(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def without_live_widgets(notebook: dict) -> dict:
-    """Drop widget views and their state: without a kernel they are dead, and showing them takes a
-    script from a CDN.
-
-    What an output has beside its view stays, such as the page's own slider; a progress bar has
-    nothing and has done its work.
-    """
-    view = "application/vnd.jupyter.widget-view+json"
-    notebook["metadata"].pop("widgets", None)
-    for cell in notebook["cells"]:
-        if "outputs" in cell:
-            cell["outputs"] = [
-                out
-                for out in cell["outputs"]
-                if view not in out.get("data", {}) or "text/html" in out["data"]
-            ]
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(view, None)
-    return notebook
-
-
-# a displayed equation with a number
-NUMBERED = re.compile(r"(?ms)^\$\$(?:(?!\$\$).)*?\\tag\{(?P<number>\d+\.\d+)\}")
-
-
-def equation_id(number: str) -> str:
-    return f"equation-{number}"
-
-
-def equations() -> dict[str, str]:
-    """The numbered equations of all chapters, in order:
-
-    "4.2" → where it stands in the built book.
-    """
-    return {
-        found["number"]: f"{chapter}.html#{equation_id(found['number'])}"
-        for chapter in chapters()
-        for cell in read_notebook(BOOK / f"{chapter}.ipynb")["cells"]
-        if cell["cell_type"] == "markdown"
-        for found in NUMBERED.finditer("".join(cell["source"]))
-    }
-
-
-def for_the_page(markdown: str) -> str:
-    """What Colab and GitHub show well, turned into what the page needs.
-
-    The badge's picture lies on another host: a plain link stays.  A link to an entry of the
-    bibliography (`references.md#ref-<key>`) is written out, because MyST knows the ids of headings
-    only.  A numbered equation can be linked to.
-    """
-    markdown = re.sub(r"\[!\[([^\]]*)\]\(https?://[^)]*badge[^)]*\)\]", r"[\1]", markdown)
-    markdown = NUMBERED.sub(
-        lambda found: (
-            f'<div class="place" id="{equation_id(found["number"])}"></div>\n\n{found[0]}'
-        ),
-        markdown,
-    )
-    return re.sub(
-        r"\[([^\]]+)\]\(references\.md#([^)]+)\)", r'<a href="references.html#\2">\1</a>', markdown
-    )
-
-
-def page_source(notebook: dict) -> dict:
-    """An executed chapter as Jupyter Book gets it."""
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown":
-            cell["source"] = for_the_page("".join(cell["source"]))
-    return with_anchors(without_live_widgets(notebook))
-
-
-def claims_of(cell: dict) -> list[str]:
-    """The labels of the claims whose numbers a cell makes:
-
-    `"metadata": {"claims": ["budgets"]}`, the `where` of a record.
-    """
-    return cell["metadata"].get("claims", [])
-
-
-def anchor(label: str) -> str:
-    """The id, in a built page, of the cell that makes the numbers of a claim."""
-    return "claim-" + re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-
-
-def with_anchors(notebook: dict) -> dict:
-    """Put a place that the results page can link to before every cell that makes a claim's number."""
-    cells = []
-    for cell in notebook["cells"]:
-        if claims_of(cell):
-            ids = [anchor(label) for label in claims_of(cell)]
-            source = "\n".join(f'<div class="place" id="{name}"></div>' for name in ids)
-            cells.append(
-                {"cell_type": "markdown", "id": ids[0][:64], "metadata": {}, "source": source}
-            )
-        cells.append(cell)
-    return notebook | {"cells": cells}
-
-
-def gathered(chapter: str, scale: str):
-    """What the results page needs to know of a chapter: its claims' places, its records, its
-    seconds.
-    """
-    import results
-
-    from eenotes_book import records
-
-    notebook = read_notebook(executed(chapter, scale))
-    title = re.match(r"# (.+)", "".join(notebook["cells"][0]["source"]))[1]
-    labels = [label for cell in notebook["cells"] for label in claims_of(cell)]
-    committed = {name: records.load(chapter, name) for name in results.RECORDED}
-    return results.Chapter(
-        chapter,
-        title,
-        places={label: f"{chapter}.html#{anchor(label)}" for label in labels},
-        fresh=records.read(record_of(chapter, scale)),
-        committed={name: record for name, record in committed.items() if record},
-        seconds=stamp(chapter, scale).get("seconds"),
-    )
-
-
-def fill_advice(page: Path, scale: str, found: list) -> None:
-    """Put what the records say into the page that gives advice."""
-    import evidence
-
-    page.write_text(evidence.fill(page.read_text(encoding="utf-8"), scale, found), encoding="utf-8")
-
-
-def assemble(scale: str) -> Path:
-    """`_build/book-src`: the book's own files, with the executed chapters in place of the bare
-    ones; results and equations filled in.
-    """
-    import reference
-    import results
-
-    source = BUILD / "book-src"
-    shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(
-        BOOK,
-        source,
-        ignore=shutil.ignore_patterns("*.ipynb", "_build", ".*", "eenotes_book", "steps"),
-    )
-    for chapter in chapters():
-        notebook = page_source(read_notebook(executed(chapter, scale)))
-        target = source / f"{chapter}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(
-            json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    page = source / "results.md"
-    found = [gathered(chapter, scale) for chapter in chapters()]
-    filled = results.fill(page.read_text(encoding="utf-8"), scale, found)
-    page.write_text(filled, encoding="utf-8")
-    fill_advice(source / "which-method.md", scale, found)
-    page = source / "notation.md"
-    page.write_text(reference.fill(page.read_text(encoding="utf-8"), equations()), encoding="utf-8")
-    page = source / "api" / "chapters.md"
-    page.write_text(reference.fill_chapters(page.read_text(encoding="utf-8")), encoding="utf-8")
-    return source
-
-
-def jupyter_book(source: Path, output: Path) -> bool:
-    """A strict build: a warning or a reference to nothing fails it, and then its messages are
-    shown.
-    """
-    command = [
-        str(Path(sys.executable).with_name("jupyter-book")),
-        "build",
-        str(source),
-        "--config",
-        str(CONFIG),
-    ]
-    command += ["--path-output", str(output), "-W", "-n", "--keep-going", "-q"]
-    done = subprocess.run(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    if done.returncode != 0:
-        print(done.stdout)
-    return done.returncode == 0
-
-
-def build(scale: str) -> bool:
-    """Build the pages from scratch into `_build/html`, which then holds this state's pages or none."""
-    import teaching  # it uses this module
-
-    shutil.rmtree(HTML, ignore_errors=True)
-    outdated = [name for name in chapters() if not is_current(name, scale)]
-    if outdated:
-        print(
-            f"not up to date at scale {scale}: {', '.join(outdated)}; run: make book SCALE={scale}",
-            file=sys.stderr,
-        )
-        return False
-    staging = BUILD / "pages"
-    shutil.rmtree(staging, ignore_errors=True)
-    start = time.monotonic()
-    if not jupyter_book(assemble(scale), staging):
-        print("the strict build failed: see the warnings above", file=sys.stderr)
-        return False
-    teaching.publish(
-        staging / "_build" / "html", {name: executed(name, scale) for name in chapters()}
-    )
-    os.replace(staging / "_build" / "html", HTML)
-    shutil.rmtree(staging)
-    print(
-        f"\nThe book (scale {scale}, built in {time.monotonic() - start:.0f} s): open {HTML / 'index.html'}"
-    )
-    return True
 
 
 # --- command line
@@ -545,13 +302,8 @@ def build(scale: str) -> bool:
 
 def status(names: list[str], scale: str) -> bool:
     for name in names:
-        state = (
-            "up to date"
-            if is_current(name, scale)
-            else "out of date"
-            if stamp(name, scale)
-            else "not executed"
-        )
+        state = "out of date" if stamp(name, scale) else "not executed"
+        state = "up to date" if is_current(name, scale) else state
         print(f"{name:32} {scale:8} {state:12} {stamp(name, scale).get('seconds', ''):>8}")
     return True
 
@@ -564,7 +316,9 @@ def perform(action: str, names: list[str], scale: str, *, force: bool) -> bool:
     if action == "book" and not run(names, scale, force=force):
         shutil.rmtree(HTML, ignore_errors=True)  # the pages of an earlier state
         return False
-    return build(scale)
+    import pages  # it uses this module
+
+    return pages.build(scale)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -580,11 +334,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.scale not in SCALES:  # from the environment, which argparse does not check
         parser.error(f"EENOTES_SCALE={options.scale!r} is none of {', '.join(SCALES)}")
-    return (
-        0
-        if perform(options.action, select(options.only), options.scale, force=options.force)
-        else 1
-    )
+    names = select(options.only)
+    return 0 if perform(options.action, names, options.scale, force=options.force) else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The figures of the README: taken out of executed chapters with their captions and alt texts, made small, and put in place.
+"""The figures of the README: taken out of executed chapters with captions and alt texts, made small.
 
-    python tools/readme_figures.py                  from the chapters executed at tiny, after `make book`
-    python tools/readme_figures.py --scale reduced  after `make book SCALE=reduced`
+    python tools/readme_figures.py                  from the chapters executed at tiny
+    python tools/readme_figures.py --scale reduced  from those executed at reduced
 
-Writes `docs/figures/<name>.png` and what stands between the two marks in README.md.
+Run it after `make book`.  It writes `docs/figures/<name>.png`, and what stands between the two marks
+in README.md.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SHOWN = re.compile(
 
 
 def figure(notebook: dict, cell_id: str) -> tuple[bytes, str, str]:
-    """(PNG, alt text, caption) of the figure that a cell shows, as `eenotes.plots.show` made it.
+    """(PNG, alt text, caption) of the figure that a cell shows, as `style.show` made it.
 
     Raises:
         ValueError: if there is no such cell, or it shows no figure.
@@ -110,8 +111,9 @@ def main() -> None:
     for name, (chapter, cell_id, _) in FIGURES.items():
         path = chapters.executed(chapter, options.scale)
         if not path.is_file():
+            command = f"make book SCALE={options.scale}"
             raise SystemExit(
-                f"chapter {chapter} has not been executed at {options.scale}: make book SCALE={options.scale}"
+                f"chapter {chapter} has not been executed at {options.scale}: {command}"
             )
         png, alt, caption = figure(chapters.read_notebook(path), cell_id)
         target = FOLDER / f"{name}.png"

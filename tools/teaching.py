@@ -1,13 +1,18 @@
 """What a course needs: student copies without solutions, teacher copies with them, and slides.
 
-    python tools/teaching.py student                  both copies of every chapter, into _build/teaching/{student,teacher}/
-    python tools/teaching.py slides [--scale tiny]    a deck per chapter, into _build/slides/; what has changed is executed first
+    python tools/teaching.py student                  both copies of every chapter
+    python tools/teaching.py slides [--scale tiny]    a deck per chapter, executed before if changed
 
-The marks are in the notebooks.  An exercise is a paragraph `**2 (one step further).** ...`, its solution the code cell after it, with the
-tag `solution`; what the solution shows is told in a `<details>` of that summary.  A cell's `slides` metadata lists the slides that are
-made of it: `title`, `points`, `equations` (their numbers; they stand in the cell's text) and what else to `show`:
+The copies go to `_build/teaching/{student,teacher}/`, the decks to `_build/slides/`.
 
-    figure, table, text     an output of the executed cell; with `"optional": true` the slide is left out where there is none
+The marks are in the notebooks.  An exercise is a paragraph `**2 (one step further).** ...`; its
+solution is the code cell after it, with the tag `solution`; what the solution shows stands in a
+`<details>` of that summary.  A cell's `slides` metadata lists the slides that are made of it:
+`title`, `points`, `equations` (their numbers; they stand in the cell's text) and what else to
+`show`:
+
+    figure, table, text     an output of the executed cell; with `"optional": true` the slide is
+                            left out where there is none
     code                    the cell's code
     prediction              the paragraph that begins with "Predict first"
     table of the text       the first table of a Markdown cell
@@ -15,8 +20,8 @@ made of it: `title`, `points`, `equations` (their numbers; they stand in the cel
     title, goals            the chapter's title and question; what the reader will be able to do
     exercises               every exercise of the chapter, with its level
 
-A deck is one HTML file beside MathJax, and asks no other host for anything.  Keys: arrows, space, page up and down, home, end; N shows the
-chapter's own text as the speaker's notes.
+A deck is one HTML file beside MathJax, and needs no other host.  Keys: arrows, space, page up and
+down, home, end; N shows the chapter's own text as the speaker's notes.
 """
 
 from __future__ import annotations
@@ -55,8 +60,9 @@ $style</style>
 </head><body><main>
 $slides
 </main>
-<nav aria-label="Slides">$back<button id="back" aria-label="Previous slide">‹</button><output id="where">1 / $count</output>
-<button id="on" aria-label="Next slide">›</button><button id="notes" aria-label="Speaker's notes" aria-pressed="false">N</button></nav>
+<nav aria-label="Slides">$back<button id="back" aria-label="Previous slide">‹</button>
+<output id="where">1 / $count</output><button id="on" aria-label="Next slide">›</button>
+<button id="notes" aria-label="Speaker's notes" aria-pressed="false">N</button></nav>
 <script>
 $script</script></body></html>
 """)
@@ -114,9 +120,7 @@ def exercises(notebook: dict) -> list[Exercise]:
 
 
 def student_copy(notebook: dict) -> dict:
-    """The notebook without what gives the solutions away: their code, what they show, and the badge
-    that opens the original.
-    """
+    """The notebook without solutions, what they show, and the badge that opens the original."""
     twin = _without_deck(notebook)
     hints = {exercise.solution: exercise for exercise in exercises(notebook)}
     for number, cell in enumerate(twin["cells"]):
@@ -160,7 +164,7 @@ def _your_turn(exercise: Exercise) -> str:
 
 
 def write_copies(target: Path, kinds: tuple[str, ...] = ("student", "teacher")) -> list[Path]:
-    """Both copies of every chapter, without outputs, as `<target>/student/02-e2cm.ipynb` and so on."""
+    """Both copies of every chapter, without outputs: `<target>/student/02-e2cm.ipynb`, ..."""
     make = {"student": student_copy, "teacher": teacher_copy}
     written = []
     for kind in kinds:
@@ -216,9 +220,9 @@ def slides(notebook: dict) -> list[Slide]:
             except LookupError as missing:
                 if wish.get("optional"):
                     continue
-                raise ValueError(
-                    f"cell {number} ({cell.get('id')}), slide {wish.get('title', 'of the title')!r}: {missing}"
-                ) from None
+                place = f"cell {number} ({cell.get('id')})"
+                title = wish.get("title", "of the title")
+                raise ValueError(f"{place}, slide {title!r}: {missing}") from None
             title = wish.get("title") or _heading(source(cell))
             made.append(Slide(MARKDOWN.renderInline(title), body, _notes(notebook, number)))
     return made
@@ -242,9 +246,8 @@ def _body(wish: dict, cell: dict, notebook: dict) -> str:
         elif thing == "exercises":
             parts.append(_exercise_list(notebook))
         else:
-            parts.append(
-                f'<div class="{thing.split()[0].rstrip(":")}">{MARKDOWN.render(_excerpt(text, thing))}</div>'
-            )
+            kind = thing.split()[0].rstrip(":")
+            parts.append(f'<div class="{kind}">{MARKDOWN.render(_excerpt(text, thing))}</div>')
     return "\n".join(parts)
 
 
@@ -310,10 +313,10 @@ def _output(cell: dict, kind: str) -> str:
 
 
 def _exercise_list(notebook: dict) -> str:
-    items = [
-        f"<li><strong>{exercise.level}</strong> {MARKDOWN.renderInline(' '.join(exercise.question.split()))}</li>"
-        for exercise in exercises(notebook)
-    ]
+    items = []
+    for exercise in exercises(notebook):
+        question = MARKDOWN.renderInline(" ".join(exercise.question.split()))
+        items.append(f"<li><strong>{exercise.level}</strong> {question}</li>")
     return f"<ol>{''.join(items)}</ol>"
 
 
@@ -325,8 +328,9 @@ def _heading(text: str) -> str:
 
 
 def _notes(notebook: dict, number: int) -> str:
-    """The chapter's own text about a slide: its cell's, or for code the text after it, if that
-    makes no slides itself.
+    """The chapter's own text about a slide: its cell's, or for code that of the next cell.
+
+    There is none if the next cell makes slides itself.
     """
     cells = notebook["cells"]
     if cells[number]["cell_type"] == "code":
@@ -403,10 +407,7 @@ def copy_mathjax(target: Path) -> None:
 
 
 def publish(site: Path, executed: dict[str, Path]) -> None:
-    """Put decks and student copies into the built book:
-
-    `slides/02-e2cm.html`, `student/02-e2cm.ipynb`.
-    """
+    """Put decks (`slides/02-e2cm.html`) and student copies into the built book."""
     write_decks(executed, site / "slides", mathjax="../_static/mathjax", chapter="../{}.html")
     write_copies(site, ("student",))
 

@@ -6,6 +6,7 @@ import ast
 import re
 
 import chapters
+import pages
 import pytest
 import reference
 
@@ -187,12 +188,12 @@ def test_every_equation_that_a_docstring_names_exists():
 
 
 def test_the_table_has_every_equation_with_its_place_and_its_code():
-    equations = chapters.equations()
+    equations = pages.equations()
     assert list(equations) == list(tagged())
     table = reference.equation_table(equations)
     for number, chapter in tagged().items():
         (row,) = [line for line in table.splitlines() if f">({number})<" in line]
-        assert f'href="{chapter}.html#{chapters.equation_id(number)}"' in row
+        assert f'href="{chapter}.html#{pages.equation_id(number)}"' in row
         for name in reference.computed_by(number):
             assert reference.short(name.full) in row
     assert reference.fill(f"a\n{reference.MARKER}\nb", equations) == f"a\n{table}\nb"
@@ -204,7 +205,7 @@ def test_the_table_has_every_equation_with_its_place_and_its_code():
 
 
 def test_an_equation_gets_a_place_to_link_to():
-    page = chapters.for_the_page("Then\n\n$$ a = b $$\n\nand\n\n$$ c\n= d . \\tag{4.2} $$\n\nend")
+    page = pages.for_the_page("Then\n\n$$ a = b $$\n\nand\n\n$$ c\n= d . \\tag{4.2} $$\n\nend")
     assert (
         page
         == 'Then\n\n$$ a = b $$\n\nand\n\n<div class="place" id="equation-4.2"></div>\n\n$$ c\n= d . \\tag{4.2} $$\n\nend'

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import chapters
 import page_html
+import pages
 import pytest
 import results
 
@@ -207,6 +208,17 @@ def test_a_label_that_no_cell_has_is_an_error_and_in_an_old_record_the_chapter()
     assert "02-e2cm.html" in read(chapter(committed={"reduced": lost | {"current": False}})).links
 
 
+def test_a_moved_probe_puts_committed_records_out_of_date(capsys):
+    study, sentences = record(), ["lead[0] is 2 instead of 1"]
+    assert pages.with_reasons(study, []) == study and pages.with_reasons(None, sentences) is None
+    old = pages.with_reasons(study, sentences)
+    assert not old["current"] and "lead[0] is 2 instead of 1" in old["outdated"][0]
+    pages.report([chapter(committed={"study": old, "reduced": record()})])
+    printed = capsys.readouterr().out
+    assert printed.startswith("record of 02-e2cm at study is out of date: the probe of the present")
+    assert "reduced" not in printed
+
+
 # --- as Markdown
 
 
@@ -333,14 +345,14 @@ def labels(name: str, notebook: Path) -> list[str]:
     return [
         label
         for cell in chapters.read_notebook(notebook)["cells"]
-        for label in chapters.claims_of(cell)
+        for label in pages.claims_of(cell)
     ]
 
 
 @pytest.mark.parametrize("name", chapters.chapters())
 def test_a_label_belongs_to_one_cell(name):
     found = labels(name, chapters.BOOK / f"{name}.ipynb")
-    assert len({chapters.anchor(label) for label in found}) == len(found)
+    assert len({pages.anchor(label) for label in found}) == len(found)
 
 
 def test_every_claim_of_every_record_leads_to_a_cell():
@@ -371,7 +383,7 @@ def test_a_cell_that_makes_a_claim_gets_a_place_to_link_to():
         "outputs": [],
     }
     plain = {"cell_type": "code", "id": "b", "metadata": {}, "source": "2", "outputs": []}
-    cells = chapters.page_source({"cells": [plain, code], "metadata": {}})["cells"]
+    cells = pages.page_source({"cells": [plain, code], "metadata": {}})["cells"]
     assert [c["id"] for c in cells] == ["b", "claim-order-loss-or-sparsity", "a"]
     assert re.findall(r'id="([^"]+)"', cells[1]["source"]) == [
         "claim-order-loss-or-sparsity",
