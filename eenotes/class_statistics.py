@@ -213,7 +213,7 @@ class ClassMoments:
     def compute(self) -> Moments:
         """The moments of all samples of all processes."""
         pivot, counts, sums, products = self._summed()
-        filled = counts.clamp_min(1)[:, None]
+        filled = counts.clamp_min(1).double()[:, None]
         means = sums.double() / filled
         scaled = sums.double() / filled.sqrt()
         covariance = (products - scaled.T @ scaled) / counts.sum()

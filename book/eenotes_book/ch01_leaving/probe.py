@@ -28,7 +28,7 @@ from eenotes_book.data import vision
 
 SETTINGS = SimpleNamespace(
     data="digits",
-    train=512,
+    train=500,
     val=150,
     test=300,
     depth=14,
@@ -36,8 +36,8 @@ SETTINGS = SimpleNamespace(
     exits=["group1.0", "group2.0", "group3.0"],
     epochs=2,
     batch_size=16,
-    learning_rate=0.1,
-    thresholds=200,
+    learning_rate=0.09,
+    thresholds=400,
 )
 RULES = {"confidence": Confidence([0.17, 0.21, 0.8]), "patience": Patience(1)}
 

@@ -72,7 +72,7 @@ def bench(data: vision.Vision, s: SimpleNamespace, *, seed: int = 0) -> Bench:
         data.train,
         loss=training.joint_loss,
         epochs=s.epochs,
-        **recipe(s, seed),
+        **training_options(s, seed),
         checkpoint=cache.network("four-stages", seed=seed, **facts),
         title=f"{data.name}, {len(data.classes)} classes",
     )
@@ -104,7 +104,7 @@ def digest(values: Tensor) -> str:
     return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
 
 
-def recipe(s: SimpleNamespace, seed: int) -> dict:
+def training_options(s: SimpleNamespace, seed: int) -> dict:
     return {
         "batch_size": s.batch_size,
         "optimizer": partial(training.sgd, lr=s.learning_rate),

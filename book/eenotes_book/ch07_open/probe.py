@@ -49,9 +49,9 @@ STREETS = SimpleNamespace(
     noise=0.08,
     channels=SimpleNamespace(image=8, depth=4),
     blocks=[1, 1, 1],
-    epochs=3,
+    epochs=6,
     batch_size=1,
-    learning_rate=0.02,
+    learning_rate=0.01,
 )
 BUDGETS = [0.5, 0.8]
 CLUSTERS = SimpleNamespace(widths=[16, 16, 4], epochs=2, batch_size=20, steps=10, distortion=0.1)
@@ -112,7 +112,7 @@ class _Float64(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Call the function with float64 in place of float32."""
         func = torch.Tensor.double if func is torch.Tensor.float else func
-        named = {name: _wider(value) for name, value in (kwargs or {}).items()}
+        named = {name: _wider(value) for name, value in kwargs.items()} if kwargs else {}
         return func(*map(_wider, args), **named)
 
 
@@ -137,6 +137,7 @@ def _novelty(data: vision.Vision) -> Found:
         **_scores(n, strangers.tensors[0]),
         **{f"1: AUROC of {_named(name)}": _mean(each) for name, each in run["auroc"].items()},
         "1: AUROC of the last exit": run["final"],
+        "1: AUROC with ties": novelty.auroc(torch.tensor([2.0, 3, 5]), torch.tensor([4.0, 1, 2])),
         "1: gate on the distance: accuracy": [distance["accuracy"], distance["accuracy_open"]],
         "1: gate on the distance: shares": [distance["refused"], distance["rejected"]],
         "1: gate on the softmax: shares": [softmax["refused"], softmax["rejected"]],
@@ -160,7 +161,7 @@ def _named(measure: str) -> str:
     return measure.replace("E²CM confidence", "the scaled confidence")
 
 
-# ------------------------------------------------------------------------------- 2: compact means
+# --------------------------------------------------------------------------------- 2: compact means
 
 
 def _trained(b: networks.Bench) -> Found:
@@ -190,16 +191,17 @@ def _compact(b: networks.Bench) -> Found:
 
 
 def _rounding() -> Found:
-    """Drawn numbers, rounded: their steps, and what is lost."""
-    x = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    """Drawn numbers with tails from short to long, rounded: their steps, and what is lost."""
+    x = torch.randn(64, 40, generator=torch.Generator().manual_seed(0))
+    x = x.sign() * (x / x.abs().amax(1, keepdim=True)).abs() ** torch.linspace(0.2, 5, 64)[:, None]
     found = {}
-    for bits in (1, 4, 8):
+    for bits in (1, 2, 4, 8):
         lost = (compact.quantise(x, bits=bits) - x).square().mean()
         found[f"2: rounded to {bits} bits"] = [compact.best_step(x, bits=bits).mean(), lost]
     return found
 
 
-# --- 3: the order of operations
+# ----------------------------------------------------------------------- 3: the order of operations
 
 
 def _order(b: networks.Bench) -> Found:
@@ -237,7 +239,7 @@ def _compressed(b: networks.Bench) -> Found:
     return found | {"3: distillation loss, joint loss": losses}
 
 
-# --- 4: an image and a depth map
+# ---------------------------------------------------------------------- 4: an image and a depth map
 
 
 def _streets() -> Found:
@@ -343,7 +345,7 @@ def _text() -> text.Text:
     return text.Text("sentences", **splits, tokenizer=tokenizer, digest="sentences")
 
 
-# --- 6: exits of a model that changes
+# ----------------------------------------------------------------- 6: exits of a model that changes
 
 
 def _exits(lm: experiment.Bench, factor: float) -> Found:
