@@ -63,6 +63,7 @@ lint: $(READY)
 	@echo '== lint'
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --exclude '*.ipynb' .
+	@$(PY) -m ruff format --check --line-length 88 book/*.ipynb
 	@$(PY) -m ruff check --line-length 88 --select E501 book/*.ipynb
 	@$(VENV)/bin/lint-imports
 

@@ -1,5 +1,4 @@
-"""What a verdict means, in every chapter: paired differences per seed, a 95 % t-interval, and one
-rule.
+"""Verdicts: paired differences per seed, a 95 % t-interval, and one rule for every chapter.
 
 A claim is tested on one difference per seed (the data redrawn with the seed), and a margin that is
 named beforehand says which differences matter.  The rule:
