@@ -167,7 +167,7 @@ class Record:
                 "claim": row["statement"],
                 "thesis": row["thesis"],
                 "ours": with_spread(row["ours"], row["spread"]),
-                "verdict": row.get("verdict", VERDICTS.get(row.get("holds"), "")),
+                "verdict": row["verdict"] if "verdict" in row else _old_verdict(row),
             }
             for row in self.claims
             if row.get("kind") != "check"
@@ -248,7 +248,9 @@ def reasons(record: Mapping[str, Any]) -> list[str]:
     The probe is compared with the numbers in the chapter's ``probe.json``; ``make test`` and the
     build check that the present code gives those.
     """
-    chapter, made = record["chapter"], record["made_by"]
+    chapter, made = record["chapter"], record.get("made_by")
+    if made is None:
+        return ["it was made before records were tied to behaviour"]
     found = []
     if made["settings"] != settings.tables(chapter).get(record["scale"]):
         found.append("it was made with other settings")
@@ -289,6 +291,10 @@ def with_spread(value: float | str, spread: float | None) -> str:
         return value
     certain = spread is None or math.isnan(spread)
     return f"{value:.4g}" if certain else f"{value:.4g} ± {spread:.2g}"
+
+
+def _old_verdict(row: Mapping[str, Any]) -> str:
+    return VERDICTS[row["holds"]] if "holds" in row else ""
 
 
 def _short(value: float | None) -> float | None:

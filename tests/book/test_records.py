@@ -206,6 +206,14 @@ def test_other_settings_or_another_revision_make_a_record_old(chapter, file, bef
     assert reason is None or reason in found["outdated"][0]
 
 
+def test_a_record_from_before_that_says_not_what_made_it_is_old(chapter):
+    path = record().save()
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["made_by"]
+    path.write_text(json.dumps(content))
+    assert not records.load(CHAPTER, "study")["current"]
+
+
 def test_moved_says_what_moved_and_ignores_what_rounding_does():
     before = {"a": [1.0, 2.0], "b": [0.0], "c": [1.0]}
     assert not probes.moved(before, {"a": [1.0, 2.0 + 1e-5], "b": [1e-6], "c": [1.0]})

@@ -39,7 +39,7 @@ NOWHERE = "http://127.0.0.1:9"
 COLAB = {
     "torch": "2.11.0+cpu", "torchvision": "0.26.0+cpu", "numpy": "2.1.3", "accelerate": "1.14.0", "safetensors": "0.8.0",
     "scikit-learn": "1.6.1", "pandas": "2.2.3", "matplotlib": "3.10.0", "seaborn": "0.13.2", "tqdm": "4.67.3", "ipywidgets": "7.7.1",
-    "transformers": "5.15.0",
+    "transformers": "5.15.0", "ipython": "7.34.0", "scipy": "1.16.3",
 }  # fmt: skip
 
 
