@@ -14,7 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -39,7 +38,7 @@ from eenotes import (
 from eenotes.costs import Costs
 from eenotes.methods import e2cm
 from eenotes_book.models.resnet import CifarResNet
-from eenotes_book.timing import median_seconds
+from eenotes_book.timing import median_seconds, timed
 
 COSTS = (0.3, 0.5, 0.7)
 # Batch size → images of a stream.  Survivors that still wait at its end run in small batches, which
@@ -136,11 +135,12 @@ def _round(
     The speed-up that the stages promise is the backbone's time over what they take for the samples
     that reach them; divided into the one measured, the backbone's time cancels.
     """
-    everything, rows = _seconds(lambda: [backbone(batch) for batch in batches]), []
+    everything, _ = timed(lambda: [backbone(batch) for batch in batches])
+    rows = []
     before = stage_seconds(net, batches)
     for i, (rule, exit_index) in enumerate(zip(rules, exits, strict=True)):
-        alone = _seconds(lambda rule=rule: [predict(net, batch, rule) for batch in batches])
-        stream = _seconds(lambda rule=rule: predict_stream(net, batches, rule, batch_size=size))
+        alone, _ = timed(lambda rule=rule: [predict(net, batch, rule) for batch in batches])
+        stream, _ = timed(partial(predict_stream, net, batches, rule, batch_size=size))
         after = stage_seconds(net, batches)
         promised = (
             sum(
@@ -155,21 +155,15 @@ def _round(
     return pd.DataFrame(rows)
 
 
-def _seconds(statement: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    statement()
-    return time.perf_counter() - start
-
-
 def _ratio(
     statement: Callable[[], object], reference: Callable[[], object], *, rounds: int
 ) -> float:
     """Time of a statement over that of another, which runs before and after it; the median over the
     rounds, a first one left out.
     """
-    ratios, before = [], _seconds(reference)
+    ratios, before = [], timed(reference)[0]
     for _ in range(rounds + 1):
-        taken, after = _seconds(statement), _seconds(reference)
+        taken, after = timed(statement)[0], timed(reference)[0]
         ratios.append(2 * taken / (before + after))
         before = after
     return statistics.median(ratios[1:])
@@ -181,13 +175,10 @@ def stage_seconds(net: EarlyExitNetwork, batches: list[Tensor]) -> Costs:
     stages, exits = [0.0] * net.num_exits, [0.0] * (net.num_exits - 1)
     for x in batches:
         for j, stage in enumerate(net.stages):
-            start = time.perf_counter()
-            x = stage(x)
-            between = time.perf_counter()
-            stages[j] += between - start
+            seconds, x = timed(partial(stage, x))
+            stages[j] += seconds
             if j < len(net.exits):
-                net.exits[j](x)
-                exits[j] += time.perf_counter() - between
+                exits[j] += timed(partial(net.exits[j], x))[0]
     return Costs(tuple(stages), tuple(exits))
 
 
@@ -271,14 +262,11 @@ def import_time(*, rounds: int = 5) -> dict[str, float]:
         "alone": "import torch, eenotes",
         "every name": f"import torch; from eenotes import {', '.join(eenotes.__all__)}",
     }
-    seconds: dict[str, list[float]] = {name: [] for name in statements}
-    for i in range(rounds + 1):
-        for name, statement in statements.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", statement], check=True, env=os.environ)
-            if i:  # the first round fills the disk cache
-                seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    runs = {
+        name: partial(subprocess.run, [sys.executable, "-c", statement], check=True, env=os.environ)
+        for name, statement in statements.items()
+    }
+    medians = median_seconds(runs, rounds=rounds, repeats=1)
     return {name: medians[name] / medians["torch"] for name in ("alone", "every name")}
 
 

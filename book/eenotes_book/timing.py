@@ -1,16 +1,19 @@
-"""Chapter 1's experiment: a network with early exits, what each image meets in it, and what leaving
-saves on the clock.
+"""Seconds: several computations are timed side by side, and medians count.
+
+The clock is that of ``torch.utils.benchmark``, which waits for the GPU before it reads the time.
 """
 
-import time
+import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils import benchmark
 
 from eenotes.costs import Costs, count_macs
 from eenotes.inference import predict, simulate
@@ -19,9 +22,8 @@ from eenotes.rules import Rule
 from eenotes.streaming import predict_stream
 
 TARGETS = (0.3, 0.5, 0.7)  # relative costs to be timed
-
-
 BATCH_SIZES = (1, 64, 256)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,29 +41,28 @@ class Timing:
     rules: pd.DataFrame
 
 
+def timed(statement: Callable[[], Result]) -> tuple[float, Result]:
+    """The seconds that one computation takes, and its result."""
+    start = benchmark.timer()
+    result = statement()
+    return benchmark.timer() - start, result
+
+
 def median_seconds(
     statements: Mapping[Hashable, Callable[[], object]], *, rounds: int, repeats: int = 3
 ) -> dict[Hashable, float]:
-    """Run the statements in turn, round after round, so that a slow moment of the machine hits all
-    alike; the median of each.
+    """The median seconds of each of several computations.
 
-    In every round a statement runs once unmeasured, because it finds the memory as another one left
+    They run in turns, round after round, so that a slow moment of the machine slows all of them.
+    In each round a statement runs once unmeasured, because it finds the memory as another one left
     it, and then ``repeats`` times.
     """
     seconds: dict[Hashable, list[float]] = {name: [] for name in statements}
     for _ in range(rounds):
         for name, statement in statements.items():
-            for i in range(repeats + 1):
-                synchronise()
-                start = time.perf_counter()
-                statement()
-                synchronise()
-                if i:
-                    seconds[name].append(time.perf_counter() - start)
-    return {
-        name: torch.tensor(values, dtype=torch.float64).median().item()
-        for name, values in seconds.items()
-    }
+            statement()
+            seconds[name] += [timed(statement)[0] for _ in range(repeats)]
+    return {name: statistics.median_low(values) for name, values in seconds.items()}
 
 
 @torch.inference_mode()
@@ -74,8 +75,10 @@ def time_rules(
     batch_size: int,
     rounds: int = 3,
 ) -> Timing:
-    """Time the backbone, every stage and exit test, and under each rule `predict` and `predict_stream`, alternating, on images ``x``
-    ``(N, C, H, W)``."""
+    """Time the backbone, every stage and exit test, and inference under each rule.
+
+    A rule is timed in `predict` and in `predict_stream`; ``x`` are images ``(N, C, H, W)``.
+    """
     chunks = x.split(batch_size)
     inputs = [list(chunks)]
     for stage in net.stages[:-1]:
@@ -177,8 +180,3 @@ def per_stage(timing: Timing, costs: Costs) -> pd.DataFrame:
 
 def _each(function: Callable[[Tensor], object], batches: Sequence[Tensor]) -> list[object]:
     return [function(batch) for batch in batches]
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from eenotes.methods import pruned_costs, pruning
+from eenotes_book import networks
 from eenotes_book.ch03_pruning import claims, experiment, figures
 from eenotes_book.data import vision
 
@@ -185,7 +186,7 @@ def bench(tmp_path_factory):
     s = SimpleNamespace(data="digits", train=20, val=20, test=20, depth=8, width=4, exits=["group1", "group2"], epochs=1, batch_size=10,
                         learning_rate=0.05, rate=0.4, rounds=2, samples=10, tune_batch=10, tune_learning_rate=0.02, watched=10,
                         draws=20, sweep=SimpleNamespace(rates=[0.4], exit_sparsity=[0.2], rounds=2, samples=10))  # fmt: skip
-    _, net = experiment.early_exits.build(data, s)
+    _, net = networks.resnet_with_exits(data, s)
     yield experiment.Bench(data, net.eval(), s, 0)
     patch.undo()
 

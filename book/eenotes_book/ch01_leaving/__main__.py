@@ -5,16 +5,14 @@ saves on the clock.
 from eenotes.costs import count_macs
 from eenotes.inference import collect
 from eenotes.thresholds import cheapest_with_accuracy
-from eenotes_book import records, scale, settings
+from eenotes_book import networks, records, scale, settings
 from eenotes_book.ch01_leaving import CHAPTER
 from eenotes_book.ch01_leaving.claims import judge
 from eenotes_book.ch01_leaving.experiment import (
-    build,
     is_right,
     per_exit,
     rules_at_costs,
     single_threshold,
-    train,
     validation_fronts,
 )
 from eenotes_book.data import vision
@@ -26,8 +24,8 @@ def main(*, seed: int = 0) -> None:
     s = settings.load(CHAPTER)
     data = vision.load(s.data, train=s.train, val=s.val, test=s.test)
     record = records.Record(CHAPTER, data={data.name: data.counts}, seeds=[seed])
-    backbone, net = build(data, s, seed=seed)
-    train(net, data, s, seed=seed)
+    backbone, net = networks.resnet_with_exits(data, s, seed=seed)
+    networks.train_or_load(net, data, s, seed=seed)
     x = data.test.tensors[0][: s.timing_batch].to(scale.device())
     costs, val, test = (
         count_macs(net, x[:1]),

@@ -4,73 +4,15 @@ saves on the clock.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from eenotes import training
 from eenotes.costs import Costs
-from eenotes.cutting import split
-from eenotes.exits import linear_exits
-from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence, Entropy, Patience, Rule
 from eenotes.thresholds import draw_thresholds, evaluate, pareto_front, sweep
-from eenotes_book import cache
-from eenotes_book.data import vision
-from eenotes_book.models.resnet import CifarResNet
 from eenotes_book.timing import TARGETS
-
-_TRAINED_BY = (
-    "data",
-    "train",
-    "val",
-    "depth",
-    "width",
-    "exits",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-)
-
-
-def build(
-    data: vision.Vision, s: SimpleNamespace, *, seed: int = 0
-) -> tuple[CifarResNet, EarlyExitNetwork]:
-    """A backbone, and the untrained network made of its stages and a linear exit after each of
-    ``s.exits``; they share parameters.
-    """
-    torch.manual_seed(seed)
-    backbone = CifarResNet(
-        s.depth, num_classes=len(data.classes), in_channels=data.shape[0], width=s.width
-    )
-    stages = split(backbone, at=s.exits)
-    exits = linear_exits(stages, data.train.tensors[0][:2], num_classes=len(data.classes))
-    return backbone, EarlyExitNetwork(stages, exits)
-
-
-def train(
-    net: EarlyExitNetwork, data: vision.Vision, s: SimpleNamespace, *, seed: int = 0
-) -> list[float]:
-    """Train all exits and the backbone together, or load what an earlier run has trained; the loss
-    of each epoch.
-    """
-    return training.fit(
-        net,
-        data.train,
-        loss=training.joint_loss,
-        epochs=s.epochs,
-        batch_size=s.batch_size,
-        optimizer=partial(training.sgd, lr=s.learning_rate),
-        augment=vision.crop_and_flip if data.name == "CIFAR10" else None,
-        seed=seed,
-        checkpoint=cache.network(
-            "early-exits", seed=seed, **{name: getattr(s, name) for name in _TRAINED_BY}
-        ),
-        title=f"{data.name}: {net.num_exits} exits",
-    )
 
 
 def by_margin(logits: Tensor, labels: Tensor, *, groups: int = 10) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence, Patience, Rule
 from eenotes.streaming import predict_stream
 from eenotes.thresholds import cheapest_with_accuracy, evaluate
+from eenotes_book import networks
 from eenotes_book import timing as book_timing
 from eenotes_book.ch01_leaving import experiment
 from eenotes_book.data import vision
@@ -48,9 +49,9 @@ Found = dict[str, Numbers]
 def probe() -> Found:
     """The chapter's experiment in miniature: name → numbers."""
     s, data = SETTINGS, _images(SETTINGS)
-    backbone, net = experiment.build(data, s)
+    backbone, net = networks.resnet_with_exits(data, s)
     found = _splits(data) | {"build: weights": _together(net)}
-    losses = experiment.train(net, data, s)
+    losses = networks.train_or_load(net, data, s)
     found |= {"train: losses": losses, "train: weights": _weights(net)} | _augmented(data)
     with _default(torch.float32):
         found |= _studied(backbone, net, data, s)
@@ -123,8 +124,8 @@ def _augmented(data: vision.Vision) -> Found:
     """A short training with augmentation, from another seed."""
     changed = {"data": "CIFAR10", "epochs": 1, "batch_size": 64}
     s, data = SimpleNamespace(**vars(SETTINGS) | changed), replace(data, name="CIFAR10")
-    _, net = experiment.build(data, s, seed=3)
-    losses = experiment.train(net, data, s, seed=3)
+    _, net = networks.resnet_with_exits(data, s, seed=3)
+    losses = networks.train_or_load(net, data, s, seed=3)
     return {"augmented: losses": losses, "augmented: weights": _together(net)}
 
 
@@ -300,7 +301,7 @@ def _order_of_timing() -> list[float]:
 def _timed_images(data: vision.Vision) -> list[int]:
     """How many images are timed at two batch sizes, of a network that is small and untrained."""
     small = SimpleNamespace(depth=8, width=2, exits=["group1.0"])
-    backbone, net = experiment.build(data, small)
+    backbone, net = networks.resnet_with_exits(data, small)
     with _default(torch.float32):
         x, rules = data.test.tensors[0], {"half": Confidence(0.5)}
         timed = book_timing.timings(backbone.eval(), net.eval(), x, rules, sizes=(15, 17))

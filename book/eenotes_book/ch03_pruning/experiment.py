@@ -24,8 +24,7 @@ from eenotes.methods import pruned_costs, pruning
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
-from eenotes_book import cache, scale, timing
-from eenotes_book.ch01_leaving import experiment
+from eenotes_book import cache, networks, scale, timing
 from eenotes_book.data import vision
 
 UNPRUNED, TOGETHER, SEPARATELY = "unpruned", "together", "separately"
@@ -33,19 +32,6 @@ UNPRUNED, TOGETHER, SEPARATELY = "unpruned", "together", "separately"
 
 # approach 2, but the backbone is tuned for every exit, not for its own classifier only
 CONTROL = "separately, all exits' loss"
-
-
-_TRAINED_BY = (
-    "data",
-    "train",
-    "val",
-    "depth",
-    "width",
-    "exits",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-)
 
 
 @dataclass
@@ -66,8 +52,8 @@ class Bench:
 def bench(s: SimpleNamespace, *, seed: int = 0) -> Bench:
     """Load the data and train the network that will be pruned, or take it from the cache."""
     data = vision.load(s.data, train=s.train, val=s.val, test=s.test)
-    _, net = experiment.build(data, s, seed=seed)
-    experiment.train(net, data, s, seed=seed)
+    _, net = networks.resnet_with_exits(data, s, seed=seed)
+    networks.train_or_load(net, data, s, seed=seed)
     return Bench(data, net, s, seed)
 
 
@@ -110,7 +96,7 @@ def pruned(
         batch_size=s.tune_batch,
         seed=b.seed,
         optimizer=partial(training.sgd, lr=s.tune_learning_rate),
-        augment=_augment(b.data),
+        augment=networks.augmentation(b.data),
         **options,
     )
     watched = TensorDataset(*(tensor[: s.watched] for tensor in b.data.val.tensors))
@@ -159,7 +145,7 @@ def without_channels(b: Bench) -> EarlyExitNetwork:
         epochs=epochs,
         batch_size=s.tune_batch,
         optimizer=partial(training.sgd, lr=s.learning_rate),
-        augment=_augment(b.data),
+        augment=networks.augmentation(b.data),
         seed=b.seed,
         checkpoint=_cached(b, "channels", rate=s.rate, rounds=s.rounds, passes=epochs),
         title="fewer channels",
@@ -179,15 +165,9 @@ def _little_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _augment(data: vision.Vision):
-    return vision.crop_and_flip if data.name == "CIFAR10" else None
-
-
 def _cached(b: Bench, name: str, **facts) -> Path:
-    made_by = {
-        key: getattr(b.s, key)
-        for key in (*_TRAINED_BY, "watched", "tune_batch", "tune_learning_rate")
-    }
+    tuning = {name: getattr(b.s, name) for name in ("watched", "tune_batch", "tune_learning_rate")}
+    made_by = networks.facts(b.s) | tuning
     return cache.network(name, seed=b.seed, **made_by, **facts)
 
 

@@ -17,8 +17,7 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.methods import pruned_costs, pruning
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import timing
-from eenotes_book.ch01_leaving import experiment as ch01_leaving_experiment
+from eenotes_book import networks, timing
 from eenotes_book.ch03_pruning import claims, experiment
 from eenotes_book.data import vision
 
@@ -73,16 +72,16 @@ def trained() -> tuple[experiment.Bench, list[float]]:
     data = vision.load(s.data, train=s.train, val=s.val, test=s.test)
     parts = {name: in_float64(getattr(data, name)) for name in ("train", "val", "test")}
     data = replace(data, **parts)
-    _, net = ch01_leaving_experiment.build(data, s, seed=SEED)
-    history = ch01_leaving_experiment.train(net, data, s, seed=SEED)
+    _, net = networks.resnet_with_exits(data, s, seed=SEED)
+    history = networks.train_or_load(net, data, s, seed=SEED)
     return experiment.Bench(data, net, s, SEED), history
 
 
 def one_epoch(b: experiment.Bench) -> list[float]:
     """The loss of one epoch of an untrained network on images that are shifted and mirrored."""
     s = SimpleNamespace(**vars(b.s) | {"data": b.data.name, "epochs": 1})
-    _, net = ch01_leaving_experiment.build(b.data, s, seed=SEED)
-    return ch01_leaving_experiment.train(net, b.data, s, seed=SEED)
+    _, net = networks.resnet_with_exits(b.data, s, seed=SEED)
+    return networks.train_or_load(net, b.data, s, seed=SEED)
 
 
 def in_float64(dataset: TensorDataset) -> TensorDataset:

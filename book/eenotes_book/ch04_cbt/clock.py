@@ -2,8 +2,7 @@
 transformer that skip what is finished.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eenotes.rules import Rule
-from eenotes_book import scale
+from eenotes_book import scale, timing
 from eenotes_book.ch04_cbt.experiment import Bench, Net
 
 
@@ -40,7 +39,7 @@ def crossover(b: Bench, shares: Sequence[float], *, batch: int) -> pd.DataFrame:
         plan = share_plan(b, x, share)
         ways = {"sparse": partial(b.net.segment, x, None, exit_index=plan, mode="sparse")}
         ways["dense"] = partial(b.net.segment, x, None, exit_index=plan, mode="dense")
-        times = race({"backbone": partial(backbone, b.net, x), **ways}, repeats=5)
+        times = timing.median_seconds({"backbone": partial(backbone, b.net, x), **ways}, rounds=2)
         macs = (
             b.net.segment(x, None, exit_index=plan, mode="sparse").macs[-1].item()
             / b.costs.backbone
@@ -71,9 +70,9 @@ def speed(b: Bench, rule: Rule, *, batch: int) -> dict[str, float]:
     ``speed_up`` in time, and ``macs`` saved as the same ratio.
     """
     x = _batch(b, batch)
-    times = race(
+    times = timing.median_seconds(
         {"backbone": partial(backbone, b.net, x), "masked": partial(b.net.segment, x, rule)},
-        repeats=15,
+        rounds=5,
     )
     macs = b.net.segment(x, rule).macs[-1].item()
     return {
@@ -91,27 +90,6 @@ def backbone(net: Net, x: Tensor) -> Tensor:
     return x
 
 
-def race(ways: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
-    """Median seconds of several computations, taken in turns so that a busy machine slows all of
-    them.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            _synchronise()
-            start = time.perf_counter()
-            way()
-            _synchronise()
-            if turn:  # the first is for warming up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
-
-
 def _batch(b: Bench, count: int) -> Tensor:
     rows = torch.linspace(0, len(b.data.test) - 1, count).long().tolist()  # from all over the split
     return torch.stack([b.data.test[i][0] for i in rows]).to(scale.device())
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
