@@ -1,0 +1,222 @@
+"""The pages around the chapters: their code runs, their advice and names agree with the rest."""
+
+import json
+import pkgutil
+import re
+
+import chapters
+import evidence
+import pytest
+import results
+import teaching
+from results import Chapter
+
+NAMES = chapters.chapters()
+
+
+def notebook(name: str) -> dict:
+    return chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")
+
+
+def page(name: str) -> str:
+    return (chapters.BOOK / f"{name}.md").read_text(encoding="utf-8")
+
+
+# --- your own model
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"(?ms)^```python\n(.*?)^```", page(name))
+
+
+def test_the_code_on_write_your_own_runs(capsys):
+    """A rule, an exit and a verdict, as a reader would paste them."""
+    space: dict = {}
+    for number, block in enumerate(blocks("write-your-own")):
+        exec(compile(block, f"block {number + 1} of write-your-own.md", "exec"), space)
+    logits, truth = space["logits"], space["truth"]
+    top = logits[0].softmax(1).topk(2).values
+    leaves = space["outcome"].exit_index == 0
+    assert leaves.tolist() == ((top[:, 0] - top[:, 1]) > 0.1).tolist() and len(truth) == 60
+    with pytest.raises(ValueError, match=r"Margin: thresholds must be .* in \[0, 1\]"):
+        space["Margin"](1.5)
+    printed = capsys.readouterr().out
+    assert "holds" in printed and "not testable here" in printed and "one run" in printed
+
+
+@pytest.mark.slow
+def test_the_code_on_bring_your_own_model_runs(capsys):
+    """Every block, in order, as a reader would paste them."""
+    pytest.importorskip("transformers")
+    space: dict = {}
+    code = blocks("bring-your-own-model")
+    assert len(code) >= 7
+    for number, block in enumerate(code):
+        exec(compile(block, f"block {number + 1} of bring-your-own-model.md", "exec"), space)
+    said = capsys.readouterr().out
+    assert 0 < float(space["cost"]) <= 1.1 and re.search(
+        r"accuracy \d\.\d{3} at \d\.\d\d of the computation", said
+    )
+    assert "layer2" in said and "no cut is possible after 'layer1.0.conv1'" in said
+    assert space["found"].counts.sum() == 320, "the last block's class statistics"
+
+
+def test_ten_lines_are_ten():
+    code = blocks("bring-your-own-model")[1].split("\n\n", 1)[1].strip().splitlines()
+    assert len(code) == 10, code
+
+
+def test_the_model_that_cannot_be_traced_really_cannot():
+    from eenotes import split
+
+    block = next(b for b in blocks("bring-your-own-model") if "class Stubborn" in b)
+    space: dict = {}
+    exec(block.split("whole = ")[0], space)
+    with pytest.raises(ValueError, match="write its stages by hand"):
+        split(space["Stubborn"]().eval(), at=["stem"])
+
+
+# --- what records say
+
+
+def record(claims: list[dict], *, current: bool = True) -> dict:
+    return {"claims": claims, "current": current}
+
+
+def claim(statement: str, ours: float, verdict: str, spread: float | None = None) -> dict:
+    row = {"statement": statement, "thesis": "", "ours": ours, "spread": spread}
+    return row | {"verdict": verdict, "where": "here"}
+
+
+def test_evidence_shows_every_run_with_its_verdict():
+    fresh = record([claim("digits: A is ahead of B", 0.5, "holds")])
+    ahead, other = ("MNIST: A is ahead of B", -0.25, "fails", 0.125), ("MNIST: C", 1.0, "holds")
+    study = record([claim(*ahead), claim(*other)], current=False)
+    places = {"here": "02-x.html#claim-here"}
+    chapter = Chapter("02-x", "X", places, fresh=fresh, committed={"study": study})
+    filled = evidence.fill("| a | <!-- evidence 02-x: A is ahead of B --> |", "tiny", [chapter])
+    first, second = filled.removeprefix("| a | ").removesuffix(" |").split("<br>")
+    for part in ("study", "MNIST:", "-0.25 ± 0.12", "✗ fails", results.OUTDATED):
+        assert part in first
+    for part in ("tiny, this build", "digits:", "0.5", "✓ holds", 'href="02-x.html#claim-here"'):
+        assert part in second
+    assert "MNIST: C" not in filled
+
+
+@pytest.mark.parametrize(
+    ("comment", "what"), [("03-y: A", "no such chapter"), ("02-x: Z", "no claim")]
+)
+def test_evidence_that_is_not_there_is_an_error(comment, what):
+    chapter = Chapter("02-x", "X", {"here": "p"}, fresh=record([claim("A", 1.0, "holds")]))
+    with pytest.raises(ValueError, match=what):
+        evidence.fill(f"<!-- evidence {comment} -->", "tiny", [chapter])
+
+
+# What the advice of which-method.md takes for granted: chapter, run, words of the claim, and the
+# verdict that would contradict the advice.
+ADVICE = [
+    ("02-e2cm", "study", "E²CM is nowhere behind SDN", "holds"),
+    ("02-e2cm", "study", "E²CM beside SDN is better than SDN alone", "holds"),
+    ("02-e2cm", "study", "40 % less computation", "fails"),
+    ("03-pruning", "study", "together is better at the intermediate exits", "fails"),
+    ("03-pruning", "study", "at the final exit separate pruning is ahead", "fails"),
+    ("03-pruning", "study", "it is the exits' sparsity", "fails"),
+    ("03-pruning", "reduced", "unstructured zeros leave the latency as it is", "fails"),
+    ("03-pruning", "reduced", "removing channels saves time", "fails"),
+    ("04-cbt", "study", "class thresholds of equal marginal loss: ahead of the best", "fails"),
+    ("05-eeprune", "study", "EEPrune is at least as accurate as random pruning", "holds"),
+    ("05-eeprune", "study", "some methods unbalance the classes", "fails"),
+    ("06-class-aware-init", "study", "All weights: the copied head ends ahead", "fails"),
+    ("06-class-aware-init", "study", "Drafting: the text is that of plain greedy", "fails"),
+]
+
+
+@pytest.mark.parametrize(("chapter", "run", "words", "contradiction"), ADVICE)
+def test_advice_agrees_with_the_records(chapter, run, words, contradiction):
+    path = chapters.RECORDS / run / f"{chapter}.json"
+    found = evidence.matching(json.loads(path.read_text(encoding="utf-8")), words)
+    assert found, f"no claim of this record has the words {words!r}"
+    against = [c["statement"] for c in found if results.word_of(c) == contradiction]
+    assert not against, f"book/which-method.md advises otherwise: {against}"
+
+
+# --- pages of reference
+
+
+def test_glossary_terms_are_the_chapters_terms():
+    """In alphabetical order, and each in the text of the chapter that it is said to be introduced
+    in.
+    """
+    entries = re.split(
+        r"\n\n", re.search(r"```\{glossary\}\n(.*?)```", page("glossary"), re.S)[1].strip()
+    )
+    terms = [entry.split("\n")[0] for entry in entries]
+    key = [term.lower().replace("²", "2") for term in terms]
+    assert key == sorted(key) and len(set(key)) == len(key) >= 70
+    text = {}
+    for name in NAMES:
+        plain = " ".join(teaching.source(c) for c in notebook(name)["cells"]).replace("*", "")
+        text[f"{name}.ipynb"] = re.sub(r"\s+", " ", plain).lower()
+    for term, entry in zip(terms, entries, strict=True):
+        links = re.findall(r"\]\(([^)]+)\)", entry)
+        assert links, f"{term}: introduced nowhere"
+        for link in links:
+            if link in text:
+                missing = [word for word in term.split(", ") if word.lower() not in text[link]]
+                assert not missing, f"{missing} is not in {link}"
+
+
+def test_how_we_read_the_thesis_names_what_exists():
+    """Every name in code, with a dot in it, is a module, a function, a class or one of its members."""
+    names = set(re.findall(r"`((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)`", page("reading-the-thesis")))
+    assert len(names) > 50
+    missing = [name for name in sorted(names - {"settings.toml"}) if not exists(name)]
+    assert not missing, f"in no module: {missing}"
+
+
+def exists(name: str) -> bool:
+    """Whether ``e2cm.fit`` or ``ch02_e2cm.claims.judge`` is in one of the packages."""
+    packages = ("eenotes", "eenotes.methods", "eenotes.baselines", "eenotes_book")
+    return any(resolves(f"{package}.{name}") for package in packages)
+
+
+def resolves(full: str) -> bool:
+    try:
+        pkgutil.resolve_name(full)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_how_we_read_the_thesis_agrees_with_the_settings():
+    from eenotes_book import settings
+    from eenotes_book.ch04_cbt import experiment
+    from eenotes_book.ch06_language import experiment as ch06_language_experiment
+
+    text = page("reading-the-thesis")
+    full, reduced = (settings.load("03-pruning", scale) for scale in ("full", "reduced"))
+    assert (
+        f"`full`: {full.rate} × {full.rounds} rounds" in text
+        and f"`reduced`: {reduced.rate} × {reduced.rounds} rounds" in text
+    )
+    ends = {round(1 - (1 - s.rate) ** s.rounds, 2) for s in (full, reduced)}
+    assert ends == {0.88} and "88 %" in text
+    per_group = (full.depth - 2) // 6
+    after = [
+        (int(group[-1]) - 1) * per_group + int(block) + 1
+        for group, block in (name.split(".") for name in full.exits)
+    ]
+    assert after == [4, 8, 12, 16, 20, 24] and 3 * per_group == 27
+    at = [settings.load("06-class-aware-init", scale) for scale in ("tiny", "reduced", "full")]
+    assert ", ".join(f"{s.at} of {s.layers}" for s in at) in text
+    assert experiment.SINGLE == 0.998 and ch06_language_experiment.ALPHAS[1:-1] == (
+        0.2,
+        0.4,
+        0.6,
+        0.8,
+    )
+    tiny, study, big = (settings.load("05-eeprune", scale) for scale in ("tiny", "reduced", "full"))
+    assert {tiny.digits.score_epochs, study.CIFAR10.score_epochs} == {
+        3
+    } and big.CIFAR10.score_epochs == 10
+    assert (study.CIFAR10.el2n_networks, study.CIFAR10.forgetting_epochs) == (3, 40)
