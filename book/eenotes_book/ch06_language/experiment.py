@@ -1,9 +1,8 @@
 """Chapter 6: a small OPT, five initialisations of its early exit, and what the exit is good for."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,130 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from eenotes import gaussian
-from eenotes import training as eenotes_training
 from eenotes.inference import Outcome, simulate
 from eenotes.language import decoding as language_decoding
 from eenotes.language import exits, fine_tuning, initialisation
 from eenotes.language.exits import Linear
 from eenotes.language.initialisation import Statistics
 from eenotes.rules import Confidence
-from eenotes_book import cache
+from eenotes_book import language_models
 from eenotes_book import scale as book_scale
 from eenotes_book.data import text as data_text
+from eenotes_book.language_models import LanguageModel
 
 # N₀ is searched among these multiples of the plug-in value
 FACTORS = (0.01, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
-@dataclass
-class Bench:
-    """A text, a language model trained on it, and where its early exit sits."""
-
-    text: data_text.Text
-    model: nn.Module
-    s: SimpleNamespace
-    seed: int
-
-    def exited(self, *, at: int | None = None, norm: bool = False) -> exits.ExitModel:
-        """A fresh exit on the model itself."""
-        return exits.attach(self.model, at=at or self.s.at, norm=norm).eval()
-
-    def copy(self) -> "Bench":
-        """The same with a model of its own, to be trained on."""
-        return Bench(self.text, copy.deepcopy(self.model), self.s, self.seed)
-
-    @cached_property
-    def final(self) -> dict[str, float]:
-        """Accuracy and perplexity of the final head on test."""
-        found = fine_tuning.evaluate(self.exited(), self.text.test.split(32))
-        return {"accuracy": found["final_accuracy"], "perplexity": found["final_perplexity"]}
-
-
-def load_text(s: SimpleNamespace) -> data_text.Text:
-    """The text of a scale's settings."""
-    if s.hub:
-        from transformers import AutoTokenizer
-
-        ready = AutoTokenizer.from_pretrained(s.hub)
-        return data_text.load(
-            s.data, length=s.length, train=s.train, val=s.val, test=s.test, tokenizer=ready
-        )
-    return data_text.load(
-        s.data, vocabulary=s.vocabulary, length=s.length, train=s.train, val=s.val, test=s.test
-    )
-
-
-def language_model(
-    data: data_text.Text, s: SimpleNamespace, *, tied: bool = True, width: int | None = None
-) -> nn.Module:
-    """An OPT as small as the settings say, not trained; dropout 0, because it sees little text and
-    never twice the same order.
-    """
-    from transformers import OPTConfig, OPTForCausalLM
-
-    width = width or s.width
-    return OPTForCausalLM(
-        OPTConfig(
-            vocab_size=data.vocabulary, hidden_size=width, word_embed_proj_dim=width, ffn_dim=4 * width, num_hidden_layers=s.layers,
-            num_attention_heads=s.heads, max_position_embeddings=s.length, dropout=0.0, tie_word_embeddings=tied,
-            pad_token_id=None, bos_token_id=None, eos_token_id=None,
-        )
-    )  # fmt: skip
-
-
-def bench(s: SimpleNamespace, *, data: data_text.Text | None = None, tied: bool = True, width: int | None = None, seed: int = 0,
-          phases: int | None = None) -> Bench:  # fmt: skip
-    """Pre-train the small OPT, or take it from the cache; with ``s.hub`` set, take a pre-trained
-    model from the hub.
-
-    Args:
-        s: the settings of a scale.
-        data: the text, if it is at hand.
-        tied: whether the final head is the embedding.
-        width: D, other than the settings'.
-        seed: of weights and order.
-        phases: how many of the settings' phases to train; each is some epochs under one falling
-            learning rate.
-    """
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # it would print generation settings whenever a model is copied
-    data = load_text(s) if data is None else data
-    if s.hub:
-        from transformers import AutoModelForCausalLM
-
-        return Bench(
-            data,
-            AutoModelForCausalLM.from_pretrained(s.hub).to(book_scale.device()).eval(),
-            s,
-            seed,
-        )
-    torch.manual_seed(seed)
-    model = language_model(data, s, tied=tied, width=width)
-    facts = {"text": data.digest, "rows": len(data.train), "config": model.config.to_diff_dict()}
-    for phase, epochs in enumerate(s.phases[:phases]):
-        eenotes_training.fit(
-            exits.FullPrecision(model),
-            torch.utils.data.TensorDataset(data.train),
-            loss=_next_token_loss,
-            epochs=epochs,
-            batch_size=s.batch_size,
-            optimizer=partial(eenotes_training.adamw, lr=s.learning_rate),
-            seed=seed + 1000 * phase,
-            checkpoint=cache.network(
-                f"{data.name}-opt{s.layers}x{model.config.hidden_size}-{'tied' if tied else 'untied'}-phase{phase + 1}",
-                seed=seed, phases=s.phases[: phase + 1], batch_size=s.batch_size, learning_rate=s.learning_rate, **facts,
-            ),
-            title=f"{data.name}: OPT {s.layers} × {model.config.hidden_size}, {'tied' if tied else 'untied'}, phase {phase + 1}",
-        )  # fmt: skip
-    return Bench(data, model.eval(), s, seed)
-
-
-def _next_token_loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
-    return fine_tuning.lm_loss(model(input_ids=batch[0], use_cache=False).logits, batch[0])
 
 
 @dataclass
@@ -210,7 +101,9 @@ class Probe:
         }
 
 
-def probe(b: Bench, *, at: int | None = None, norm: bool = False, target: str = "next") -> Probe:
+def probe(
+    b: LanguageModel, *, at: int | None = None, norm: bool = False, target: str = "next"
+) -> Probe:
     """Class statistics of an exit from the training split, and its features on validation and test."""
     exited, rows = b.exited(at=at, norm=norm), b.s.statistics
     found = initialisation.statistics(
@@ -263,7 +156,7 @@ def epoch_zero(p: Probe) -> dict[str, float]:
     return {name: p.accuracy(head) for name, head in heads.items()}
 
 
-def depth_table(b: Bench, probes: dict[int, Probe]) -> pd.DataFrame:
+def depth_table(b: LanguageModel, probes: dict[int, Probe]) -> pd.DataFrame:
     """Test accuracy at epoch 0 against the exit layer, one column per kind of head."""
     rows = {}
     for at, p in probes.items():
@@ -294,7 +187,7 @@ def why(s: SimpleNamespace, data: data_text.Text, *, seed: int = 0) -> list[dict
     ]
     variants, rows = variants[1:2] if s.hub else variants, []
     for tied, width, phases in variants:
-        b = bench(s, data=data, tied=tied, width=width, seed=seed, phases=phases)
+        b = language_models.trained(s, data=data, tied=tied, width=width, seed=seed, phases=phases)
         head = {
             "model": s.hub
             or f"{b.model.config.hidden_size} wide, {'tied' if tied else 'untied'}, {epochs_in_words(sum(s.phases[:phases]))}",
@@ -319,7 +212,7 @@ def why(s: SimpleNamespace, data: data_text.Text, *, seed: int = 0) -> list[dict
     return rows
 
 
-def histories(b: Bench, p: Probe, *, freeze: bool) -> dict[str, list[dict]]:
+def histories(b: LanguageModel, p: Probe, *, freeze: bool) -> dict[str, list[dict]]:
     """The initialisations over the epochs, on test; without freezing each trains a copy of the
     whole model.
 
@@ -355,7 +248,9 @@ def as_table(found: dict[str, list[dict]], column: str = "exit_accuracy") -> pd.
     )
 
 
-def decoding(b: Bench, p: Probe, heads: dict[str, Linear], *, draft: int = 3) -> pd.DataFrame:
+def decoding(
+    b: LanguageModel, p: Probe, heads: dict[str, Linear], *, draft: int = 3
+) -> pd.DataFrame:
     """Self-speculative decoding with each head beside plain greedy decoding, over the settings'
     prompts from the test split.
 
@@ -390,7 +285,7 @@ def decoding(b: Bench, p: Probe, heads: dict[str, Linear], *, draft: int = 3) ->
 
 
 def thresholds_tried(
-    b: Bench, p: Probe, head: Linear, *, thresholds: Sequence[float]
+    b: LanguageModel, p: Probe, head: Linear, *, thresholds: Sequence[float]
 ) -> pd.DataFrame:
     """Greedy decoding with an early exit at several thresholds: ``early``, ``layer_passes``, ``token_layers``, ``tokens_per_second`` and
     ``perplexity`` of what was written, as the whole model sees it."""
@@ -426,7 +321,7 @@ def _perplexity_of(model: nn.Module, ids: Tensor, prompt: int) -> float:
 
 
 @torch.no_grad()
-def exit_logits(b: Bench, heads: dict[int, Linear], ids: Tensor) -> tuple[Tensor, Tensor]:
+def exit_logits(b: LanguageModel, heads: dict[int, Linear], ids: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of an exit after each of some decoders and of the final head, ``(J, N, V)``, and the
     next tokens ``(N,)``; on the CPU.
     """
@@ -454,7 +349,7 @@ def confident_enough(logits: Tensor, labels: Tensor, *, loss: float = 0.02) -> f
 
 
 def leaving(
-    b: Bench, heads: dict[int, Linear], ids: Tensor, *, rows: int = 30
+    b: LanguageModel, heads: dict[int, Linear], ids: Tensor, *, rows: int = 30
 ) -> tuple[Outcome, Tensor, float]:
     """Where each next token of ``ids`` leaves, those tokens, and the common threshold, chosen on
     some rows of validation text.
@@ -476,7 +371,7 @@ def moved(p: Probe, offset: Tensor) -> Linear:
 
 def comparison(s: SimpleNamespace, *, seed: int = 0) -> dict:
     """One run of everything that a claim rests on, as plain numbers."""
-    b = bench(s, seed=seed)
+    b = language_models.trained(s, seed=seed)
     p = probe(b)
     curves = {
         name: histories(b, p, freeze=freeze)
@@ -490,7 +385,7 @@ def comparison(s: SimpleNamespace, *, seed: int = 0) -> dict:
 
 
 def as_run(
-    b: Bench, p: Probe, *, training: dict, zero: dict[str, float], causes: Sequence[dict]
+    b: LanguageModel, p: Probe, *, training: dict, zero: dict[str, float], causes: Sequence[dict]
 ) -> dict:
     """What a chapter has measured, as plain numbers: `comparison`'s, but for ``"decoding"``."""
     n0 = {"factor": p.n0[0] / p.found.plug_in_n0(), "curve": n0_curve(p).to_dict("records")}

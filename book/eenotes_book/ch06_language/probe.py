@@ -24,9 +24,10 @@ from eenotes.exits import ClassMeanExit
 from eenotes.language import decoding, fine_tuning, initialisation
 from eenotes.language import exits as language_exits
 from eenotes.rules import Confidence
-from eenotes_book import slider
+from eenotes_book import language_models, slider
 from eenotes_book.ch06_language import channel, experiment
 from eenotes_book.data import text as data_text
+from eenotes_book.language_models import LanguageModel
 
 SEED = 13  # not 0, so that a seed that gets lost on the way is seen
 WORDS = [
@@ -48,7 +49,7 @@ def probe() -> Numbers:
     """The numbers of the chapter by name."""
     s = SimpleNamespace(**SETTINGS)
     with _quick_collections(), _drawn_text():
-        data = experiment.load_text(s)
+        data = language_models.load_text(s)
         benches = _benches(s, data)
         b = benches["tied"]
         p = _exit(b)
@@ -186,23 +187,23 @@ def _texts(data: data_text.Text) -> Numbers:
 # -------------------------------------------------------------------------------- the model
 
 
-def _benches(s: SimpleNamespace, data: data_text.Text) -> dict[str, experiment.Bench]:
+def _benches(s: SimpleNamespace, data: data_text.Text) -> dict[str, LanguageModel]:
     """The four models of the comparison: `_comparison` takes them from the cache."""
     return {
-        "tied": experiment.bench(s, data=data, seed=SEED),
-        "short": experiment.bench(s, data=data, seed=SEED, phases=1),
-        "untied": experiment.bench(s, data=data, seed=SEED, tied=False),
-        "narrow": experiment.bench(s, data=data, seed=SEED, width=8),
+        "tied": language_models.trained(s, data=data, seed=SEED),
+        "short": language_models.trained(s, data=data, seed=SEED, phases=1),
+        "untied": language_models.trained(s, data=data, seed=SEED, tied=False),
+        "narrow": language_models.trained(s, data=data, seed=SEED, width=8),
     }
 
 
-def _exit(b: experiment.Bench, **options) -> experiment.Probe:
+def _exit(b: LanguageModel, **options) -> experiment.Probe:
     """Class statistics and features of an exit."""
     with _single_precision():
         return experiment.probe(b, **options)
 
 
-def _models(benches: dict[str, experiment.Bench]) -> Numbers:
+def _models(benches: dict[str, LanguageModel]) -> Numbers:
     """What each of the models has learned."""
     numbers = {}
     for name, b in benches.items():
@@ -213,7 +214,7 @@ def _models(benches: dict[str, experiment.Bench]) -> Numbers:
     return numbers | {"model_logits": [logits.mean(), logits.std(), logits[0, -1].amax()]}
 
 
-def _statistics(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+def _statistics(b: LanguageModel, p: experiment.Probe) -> Numbers:
     """Class means, priors and N₀ of the exit, and of exits of other kinds."""
     found, prior = p.found, p.found.prior()
     others = {
@@ -238,7 +239,7 @@ def _statistics(b: experiment.Bench, p: experiment.Probe) -> Numbers:
 # --------------------------------------------------------------------------- before training
 
 
-def _heads(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+def _heads(b: LanguageModel, p: experiment.Probe) -> Numbers:
     """Every head: its size, its bias, and what it does on test."""
     heads = p.five | {"plug-in": p.class_mean(), "scaled": p.chosen(scale=True)}
     heads |= {"whitened": p.whitened(), "whitened plug-in": p.whitened(p.found.plug_in_n0())}
@@ -252,7 +253,7 @@ def _plain(name: str) -> str:
     return name.replace(",", "").replace(" + ", "_and_").replace(" ", "_")
 
 
-def _head(b: experiment.Bench, head: language_exits.Linear) -> list[float]:
+def _head(b: LanguageModel, head: language_exits.Linear) -> list[float]:
     """The size of weight and bias, and accuracy and perplexity on test."""
     weight, bias = (part.double() for part in head)
     found = fine_tuning.evaluate(language_exits.load(b.exited(), head), b.text.test.split(32))
@@ -260,7 +261,7 @@ def _head(b: experiment.Bench, head: language_exits.Linear) -> list[float]:
     return [*sizes, found["exit_accuracy"], found["exit_perplexity"]]
 
 
-def _curves(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+def _curves(b: LanguageModel, p: experiment.Probe) -> Numbers:
     """Accuracy at epoch 0: every head, against N₀, against α, and after an offset."""
     zero = experiment.epoch_zero(p)
     noise = experiment.n0_curve(p)
@@ -289,7 +290,7 @@ def _curves(b: experiment.Bench, p: experiment.Probe) -> Numbers:
     }
 
 
-def _depths(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+def _depths(b: LanguageModel, p: experiment.Probe) -> Numbers:
     """Accuracy at epoch 0 after each decoder."""
     table = experiment.depth_table(b, {1: _exit(b, at=1), 2: p})
     white = table["whitened class mean"]
@@ -300,7 +301,7 @@ def _depths(b: experiment.Bench, p: experiment.Probe) -> Numbers:
 # ------------------------------------------------------------------------------------ training
 
 
-def _histories(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+def _histories(b: LanguageModel, p: experiment.Probe) -> Numbers:
     """The initialisations over the epochs, the exit frozen to the model and all weights trained."""
     numbers = {}
     for setting, freeze in {"frozen": True, "all": False}.items():
@@ -315,7 +316,7 @@ def _histories(b: experiment.Bench, p: experiment.Probe) -> Numbers:
 # ------------------------------------------------------------------------------------ decoding
 
 
-def _decoding(b: experiment.Bench) -> Numbers:
+def _decoding(b: LanguageModel) -> Numbers:
     """Drafting, leaving while decoding, and what it costs."""
     p = _exit(b)
     heads = {"class_mean": p.chosen(), "whitened": p.whitened()}
@@ -331,7 +332,7 @@ def _decoding(b: experiment.Bench) -> Numbers:
     return numbers | _written(b, p) | _drafted(b)
 
 
-def _written(b: experiment.Bench, p: experiment.Probe) -> Numbers:
+def _written(b: LanguageModel, p: experiment.Probe) -> Numbers:
     """One text with early exits: how sure the exit was of each token."""
     exited = language_exits.load(b.exited(), p.chosen(scale=True))
     prompt = b.text.test[5, :6]
@@ -339,7 +340,7 @@ def _written(b: experiment.Bench, p: experiment.Probe) -> Numbers:
     return {"written_confidence": found.confidence[::2], "written_early": sum(found.early)}
 
 
-def _drafted(b: experiment.Bench) -> Numbers:
+def _drafted(b: LanguageModel) -> Numbers:
     """Drafts of an exit with a norm, initialised by name."""
     exited = b.exited(norm=True)
     initialisation.initialise(exited, "copy")
@@ -348,7 +349,7 @@ def _drafted(b: experiment.Bench) -> Numbers:
     return {"drafted_normed": counts}
 
 
-def _leaving(b: experiment.Bench) -> Numbers:
+def _leaving(b: LanguageModel) -> Numbers:
     """Where the tokens of a text leave, with an exit after every decoder."""
     exits = {at: _exit(b, at=at) for at in (1, 2)}
     plain = {at: _double(p.copied) for at, p in exits.items()}
@@ -363,7 +364,7 @@ def _double(head: language_exits.Linear) -> language_exits.Linear:
     return tuple(part.double() for part in head)
 
 
-def _left(b: experiment.Bench, heads: dict[int, language_exits.Linear], name: str) -> Numbers:
+def _left(b: LanguageModel, heads: dict[int, language_exits.Linear], name: str) -> Numbers:
     """The common threshold, chosen on validation, and what follows from it."""
     passages = b.text.test[3:13]
     logits, labels = experiment.exit_logits(b, heads, passages)

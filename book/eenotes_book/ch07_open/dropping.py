@@ -13,12 +13,12 @@ from eenotes.baselines import deep_clustering
 from eenotes.language import exits, fine_tuning, initialisation
 from eenotes.methods import e2cm, eeprune, sample_selection
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import cache, scale
+from eenotes_book import cache, language_models, scale
 from eenotes_book.ch02_e2cm import unlabelled
 from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
-from eenotes_book.ch06_language import experiment
 from eenotes_book.ch07_open.networks import device_of, digest, spare_garbage
 from eenotes_book.data import vision
+from eenotes_book.language_models import LanguageModel, next_token_loss
 
 KEPT = ("drop agreeing", "random", "drop disagreeing")
 
@@ -129,12 +129,12 @@ def cluster_runs(
     return pd.DataFrame(rows)
 
 
-def text_bench(s: SimpleNamespace, *, seed: int = 0) -> experiment.Bench:
+def text_bench(s: SimpleNamespace, *, seed: int = 0) -> LanguageModel:
     """A small language model, as in chapter 6."""
-    return experiment.bench(s, seed=seed)
+    return language_models.trained(s, seed=seed)
 
 
-def class_mean_exit(b: experiment.Bench, factor: float) -> exits.Linear:
+def class_mean_exit(b: LanguageModel, factor: float) -> exits.Linear:
     """The class-mean head of the exit at $N_0$ = ``factor`` times its plug-in value."""
     found = initialisation.statistics(b.exited(), b.text.train[: b.s.statistics].split(32))
     return initialisation.class_mean_head(
@@ -143,7 +143,7 @@ def class_mean_exit(b: experiment.Bench, factor: float) -> exits.Linear:
 
 
 @torch.no_grad()
-def row_agreement(b: experiment.Bench, head: exits.Linear) -> Tensor:
+def row_agreement(b: LanguageModel, head: exits.Linear) -> Tensor:
     """For every training row ``(N,)`` the share of tokens that early exit and final head both get
     right.
     """
@@ -155,7 +155,7 @@ def row_agreement(b: experiment.Bench, head: exits.Linear) -> Tensor:
 
 
 def reading_runs(
-    b: experiment.Bench, values: Tensor, *, ratio: float, seeds: int, reads: int
+    b: LanguageModel, values: Tensor, *, ratio: float, seeds: int, reads: int
 ) -> pd.DataFrame:
     """Train fresh language models on the rows that stay, each on ``reads`` rows: ``seed``, ``kept``, and ``perplexity`` and ``accuracy`` of
     its final head on test."""
@@ -178,17 +178,17 @@ def reading_runs(
     return pd.DataFrame(rows)
 
 
-def trained_on(b: experiment.Bench, rows: Tensor, *, seed: int, length: int) -> nn.Module:
+def trained_on(b: LanguageModel, rows: Tensor, *, seed: int, length: int) -> nn.Module:
     """A language model of the same size, trained from scratch on ``length`` rows drawn in turn from
     those given.
     """
     torch.manual_seed(seed)
-    model = experiment.language_model(b.text, b.s)
+    model = language_models.untrained(b.text, b.s)
     facts = {"text": b.text.digest, "rows": digest(rows), "length": length, "recipe": b.s}
     training.fit(
         exits.FullPrecision(model),
         ch05_eeprune_experiment.Passes(TensorDataset(b.text.train), rows, length),
-        loss=experiment._next_token_loss,
+        loss=next_token_loss,
         epochs=1,
         batch_size=b.s.batch_size,
         optimizer=partial(training.adamw, lr=b.s.learning_rate),

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from eenotes import training
 from eenotes.methods import eeprune, pruning
 from eenotes.network import EarlyExitNetwork
+from eenotes_book import language_models
 from eenotes_book.ch02_e2cm import unlabelled
-from eenotes_book.ch06_language import experiment
 from eenotes_book.ch07_open import (
     claims,
     compact,
@@ -28,6 +28,7 @@ from eenotes_book.ch07_open import (
     two_sensors,
 )
 from eenotes_book.data import text, vision
+from eenotes_book.language_models import LanguageModel
 
 DIGITS = SimpleNamespace(
     data="digits",
@@ -91,7 +92,7 @@ def probe() -> Found:
         data = networks.load(DIGITS)
         b = networks.bench(data, DIGITS, seed=1)
         few, _ = novelty.hold_out(data, range(3, 10))
-        lm = experiment.bench(TEXT, data=_text(), seed=0)
+        lm = language_models.trained(TEXT, data=_text(), seed=0)
         factor = stale.n0_factor(lm)
         found = _novelty(data)
         found |= _trained(b) | _compact(b) | _rounding()
@@ -315,7 +316,7 @@ def _clusters(data: vision.Vision) -> Found:
     }
 
 
-def _reading(lm: experiment.Bench, factor: float) -> Found:
+def _reading(lm: LanguageModel, factor: float) -> Found:
     """A small language model, how it agrees with its exit, and fresh models on part of the text."""
     head = dropping.class_mean_exit(lm, factor)
     agreed = dropping.row_agreement(lm, head)
@@ -348,7 +349,7 @@ def _text() -> text.Text:
 # ----------------------------------------------------------------- 6: exits of a model that changes
 
 
-def _exits(lm: experiment.Bench, factor: float) -> Found:
+def _exits(lm: LanguageModel, factor: float) -> Found:
     """The other text, and the heads for it after the means were carried along one batch."""
     rows, held = stale.other_text(lm, train=TUNING.train, test=TUNING.test)
     memory = TUNING.memory
@@ -364,7 +365,7 @@ def _exits(lm: experiment.Bench, factor: float) -> Found:
     }
 
 
-def _tuning(lm: experiment.Bench, factor: float) -> Found:
+def _tuning(lm: LanguageModel, factor: float) -> Found:
     """Fine-tuning on the other text: the exit while the model changes."""
     table = stale.tuning_run(lm, TUNING, factor=factor, seed=1)
     end = claims.last_look(table, "samples", "accuracy")
@@ -380,7 +381,7 @@ def _tuning(lm: experiment.Bench, factor: float) -> Found:
     }
 
 
-def _reward(lm: experiment.Bench, factor: float) -> Found:
+def _reward(lm: LanguageModel, factor: float) -> Found:
     """Training on what a reward likes, and the exit that was set before."""
     table = stale.reward_run(lm, REWARD, factor=factor, seed=1)
     end = claims.last_look(table, "round", "agreement")

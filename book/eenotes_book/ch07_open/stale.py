@@ -18,6 +18,7 @@ from eenotes.network import in_mode
 from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
 from eenotes_book.ch06_language import experiment
 from eenotes_book.ch07_open.networks import device_of
+from eenotes_book.language_models import LanguageModel, next_token_loss
 
 FRESH = "re-estimated"
 
@@ -36,7 +37,7 @@ SOURCES = (
 )
 
 
-def other_text(b: experiment.Bench, *, train: int, test: int) -> tuple[Tensor, Tensor]:
+def other_text(b: LanguageModel, *, train: int, test: int) -> tuple[Tensor, Tensor]:
     """Rows of another text in the first one's tokens: the source code of some modules of Python's
     standard library.
 
@@ -125,7 +126,7 @@ class Exits:
 
 
 def exits_of(
-    model: nn.Module, b: experiment.Bench, rows: Tensor, *, factor: float, memory: float
+    model: nn.Module, b: LanguageModel, rows: Tensor, *, factor: float, memory: float
 ) -> Exits:
     """Statistics of both texts before anything is fine-tuned."""
     exited = exits.attach(model, at=b.s.at).eval()
@@ -136,7 +137,7 @@ def exits_of(
     return Exits(exited, old, new, CarriedMeans(new, memory=memory), factor)
 
 
-def n0_factor(b: experiment.Bench) -> float:
+def n0_factor(b: LanguageModel) -> float:
     """$N_0$ over its plug-in value, chosen on validation as in chapter 6."""
     p = experiment.probe(b)
     return p.n0[0] / p.found.plug_in_n0()
@@ -156,9 +157,7 @@ def moved(now: initialisation.Statistics, before: initialisation.Statistics) -> 
     return ((weight * squared).sum() / weight.sum() / spread).sqrt().item()
 
 
-def tuning_run(
-    b: experiment.Bench, s: SimpleNamespace, *, factor: float, seed: int
-) -> pd.DataFrame:
+def tuning_run(b: LanguageModel, s: SimpleNamespace, *, factor: float, seed: int) -> pd.DataFrame:
     """Fine-tune the whole model on the other text by its final head only, and look at the exit
     while it does.
 
@@ -219,7 +218,7 @@ def tuning_run(
     return pd.DataFrame(rows)
 
 
-def word_reward(b: experiment.Bench) -> Tensor:
+def word_reward(b: LanguageModel) -> Tensor:
     """``(V,)``: 1 for tokens that are a space and letters, the beginning of a plain word, else 0."""
     pieces = [b.text.decode([v]) for v in range(b.text.vocabulary)]
     return torch.tensor([float(piece.startswith(" ") and piece[1:].isalpha()) for piece in pieces])
@@ -241,9 +240,7 @@ def sample(model: nn.Module, prompts: Tensor, *, new: int, generator: torch.Gene
     return ids
 
 
-def reward_run(
-    b: experiment.Bench, s: SimpleNamespace, *, factor: float, seed: int
-) -> pd.DataFrame:
+def reward_run(b: LanguageModel, s: SimpleNamespace, *, factor: float, seed: int) -> pd.DataFrame:
     """Reward-ranked fine-tuning (Dong et al., 2023) in its smallest form, and what it does to an
     exit that was set before.
 
@@ -283,7 +280,7 @@ def reward_run(
             training.fit(
                 exits.FullPrecision(model),
                 TensorDataset(best),
-                loss=experiment._next_token_loss,
+                loss=next_token_loss,
                 epochs=s.epochs,
                 batch_size=s.batch_size,
                 optimizer=partial(training.adamw, lr=s.learning_rate),
