@@ -61,8 +61,7 @@ def overthinking(logits: Tensor, labels: Tensor) -> pd.DataFrame:
 
     Returns:
         One row per early exit: ``exit`` (from 1), ``spoiled`` (right here, wrong at the end),
-            ``repaired`` (wrong here, right at the
-        end).
+        ``repaired`` (wrong here, right at the end).
     """
     right = is_right(logits, labels)
     early, end = right[:-1], right[-1]

@@ -135,8 +135,7 @@ def operating_points(
 
     Returns:
         One row per budget that the method can keep: ``budget``, ``thresholds``, ``val_accuracy``,
-            and on test ``accuracy``,
-        ``relative_cost``, ``overhead``, ``left``.
+        and on test ``accuracy``, ``relative_cost``, ``overhead``, ``left``.
     """
     rule, costs = rule_of(method, net), count_macs(net, _sample(net, data))
     chosen = thresholds_for_budgets(

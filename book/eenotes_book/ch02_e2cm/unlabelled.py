@@ -112,8 +112,7 @@ def clustering_points(c: ClusterBench, *, draws: int) -> pd.DataFrame:
 
     Returns:
         One row per budget: ``budget``, ``agreement`` (validation, with the whole encoder), and on
-            test ``relative_cost``,
-        ``accuracy``, ``nmi``.
+        test ``relative_cost``, ``accuracy``, ``nmi``.
     """
     device = next(c.net.parameters()).device
     rule, costs = (

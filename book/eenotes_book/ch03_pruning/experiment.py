@@ -266,8 +266,8 @@ def deployment(
 
     Returns:
         One row per network: ``weights`` (not zero), ``parameters`` (stored), ``effective MACs``,
-            ``MACs`` (done), ``file`` and ``gzip``
-        (bytes), ``seconds`` (per batch), ``early`` and ``last`` (test accuracy).
+        ``MACs`` (done), ``file`` and ``gzip`` (bytes), ``seconds`` (per batch), ``early`` and
+        ``last`` (test accuracy).
     """
     x = b.data.test.tensors[0][:batch_size].to(b.sample.device)
     plain = {name: pruning.permanent(net) for name, net in nets.items()}
@@ -309,11 +309,10 @@ def sweep(b: Bench) -> list[dict]:
 
     Returns:
         A row per rate and sparsity of the exits: ``sparsity`` (of all weights), ``exits`` (of the
-            exits, asked for), ``share`` (of the
-        weights kept, those in exits), on test together - separately: ``early`` (mean of the early
-        exits) and ``last``; ``pool_exits``
-        and ``pool_share`` say what pruning together left in the exits; ``kept`` and ``pool_kept``
-        count all weights kept.
+        exits, asked for), ``share`` (of the weights kept, those in exits), on test together -
+        separately: ``early`` (mean of the early exits) and ``last``; ``pool_exits`` and
+        ``pool_share`` say what pruning together left in the exits; ``kept`` and ``pool_kept`` count
+        all weights kept.
     """
     s, rows, test = b.s.sweep, [], vision.batches(b.data.test)
     sizes = pruned_costs.sparsity_table(b.net).groupby("part").weights.sum()

@@ -146,8 +146,7 @@ def novelty_run(data: vision.Vision, s: SimpleNamespace, *, seed: int) -> dict:
 
     Returns:
         ``auroc``: measure → one number per early exit; ``final``: that of the last exit's softmax;
-            ``gate``: what rejecting at the exits
-        does under a budget, see `gate`.
+        ``gate``: what rejecting at the exits does under a budget, see `gate`.
     """
     unknown = torch.randperm(len(data.classes), generator=torch.Generator().manual_seed(seed))[
         : s.novelty.unknown

@@ -163,8 +163,7 @@ def tuning_run(b: LanguageModel, s: SimpleNamespace, *, factor: float, seed: int
 
     Returns:
         One row per look and way of setting the exit: ``samples`` seen, ``head``, ``accuracy`` of
-            the exit on unseen rows of the other text,
-        ``final`` (of the final head), ``moved``.
+        the exit on unseen rows of the other text, ``final`` (of the final head), ``moved``.
     """
     model, (train, test), rows = (
         copy.deepcopy(b.model),
