@@ -15,7 +15,7 @@ import torch
 from eenotes import Confidence
 from eenotes.methods import cbt_budgets
 from eenotes_book.ch04_cbt import claims, clock, experiment, figures
-from eenotes_book.data import scenes
+from eenotes_book.data import camvid, drawn_scenes, scenes
 from eenotes_book.models.segmentation import SegmentationNetwork
 
 
@@ -121,7 +121,7 @@ def test_validation_leaves_out_the_ignored_and_counts_match(bench):
     assert int(bench.statistics.counts.sum()) == int(
         (scenes.at_places(bench.data.train.tensors[1], bench.grid) != scenes.IGNORE).sum()
     )
-    assert experiment.margin_table(bench)["class"].tolist() == list(scenes.DRAWN)
+    assert experiment.margin_table(bench)["class"].tolist() == list(drawn_scenes.CLASSES)
 
 
 def test_budgets_that_cannot_be_kept_are_left_out(bench):
@@ -140,7 +140,7 @@ def test_a_share_of_each_image_stays_active(bench):
 
 
 def test_every_class_has_a_colour_and_the_ignored_are_white():
-    for classes in (scenes.DRAWN, scenes.CAMVID):
+    for classes in (drawn_scenes.CLASSES, camvid.CLASSES):
         assert len({figures.SCENE_COLORS[name] for name in classes}) == len(classes)
     picture = figures.label_map(np.array([[0, scenes.IGNORE]]), ("sky", "road"))
     np.testing.assert_allclose(picture[0, 1], 1)
@@ -159,7 +159,7 @@ def test_budget_curves_draw_every_method_and_its_lead():
 def test_maps_of_one_image_have_a_panel_per_exit_and_rule(bench):
     maps = experiment.on_one_image(bench, 0, {"all": Confidence(1.0), "none": Confidence(0.0)})
     figure = figures.exit_maps(
-        np.zeros((64, 96, 3)), np.zeros((64, 96), int), maps, classes=scenes.DRAWN
+        np.zeros((64, 96, 3)), np.zeros((64, 96), int), maps, classes=drawn_scenes.CLASSES
     )
     titles = [ax.get_title() for ax in figure.axes if ax.get_title().startswith("computed")]
     assert titles == ["computed: 100%", "computed: 100%", "computed: 100%", "computed: 0%"]

@@ -26,7 +26,7 @@ from eenotes_book.ch07_open import (
     stale,
     two_sensors,
 )
-from eenotes_book.data import scenes, vision
+from eenotes_book.data import drawn_scenes, vision
 
 
 def test_settings_have_the_same_keys_at_every_scale():
@@ -263,7 +263,7 @@ def test_rounded_weights_take_a_byte_each():
 
 def test_measured_scenes_are_the_drawn_ones_with_a_depth_map():
     images, depths, labels = two_sensors.draw_measured(3, seed=5, noise=0.0)
-    same, same_labels = scenes.draw(3, seed=5)
+    same, same_labels = drawn_scenes.draw(3, seed=5)
     assert torch.equal(images, same) and torch.equal(labels, same_labels)
     assert depths.shape == labels.shape and depths.min() >= 0 and depths.max() <= 1
     assert (depths[labels == two_sensors.CLASSES.index("sky")] == 0).all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eenotes_book.data import scenes
+from eenotes_book.data import drawn_scenes, scenes
 
 
 def write(folder, name, image, labels):
@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_others():
-    one, two, other = (scenes.draw(3, seed=seed) for seed in (5, 5, 6))
+    one, two, other = (drawn_scenes.draw(3, seed=seed) for seed in (5, 5, 6))
     assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
     assert not torch.equal(one[0], other[0])
     assert one[0].shape == (3, 3, 64, 96) and one[1].shape == (3, 64, 96)
@@ -49,18 +49,20 @@ def test_the_same_seed_draws_the_same_and_another_seed_others():
 
 
 def test_more_scenes_begin_with_the_same_ones():
-    assert torch.equal(scenes.draw(2, seed=1)[0], scenes.draw(4, seed=1)[0][:2])
+    assert torch.equal(drawn_scenes.draw(2, seed=1)[0], drawn_scenes.draw(4, seed=1)[0][:2])
 
 
 def test_classes_are_as_unequal_as_in_a_street_and_the_hood_has_none():
-    _, labels = scenes.draw(60, seed=0)
-    share = {name: (labels == k).float().mean().item() for k, name in enumerate(scenes.DRAWN)}
+    _, labels = drawn_scenes.draw(60, seed=0)
+    share = {
+        name: (labels == k).float().mean().item() for k, name in enumerate(drawn_scenes.CLASSES)
+    }
     assert min(share[name] for name in ("road", "sky", "building")) > 0.1
     assert all(0.0005 < share[name] < 0.03 for name in ("person", "pole", "bus"))
-    has_bus = (labels == scenes.DRAWN.index("bus")).flatten(1).any(1).float().mean()
+    has_bus = (labels == drawn_scenes.CLASSES.index("bus")).flatten(1).any(1).float().mean()
     assert 0.03 < has_bus < 0.4
     assert (labels[:, -1, 48] == scenes.IGNORE).all()
-    assert labels[labels != scenes.IGNORE].max() == len(scenes.DRAWN) - 1
+    assert labels[labels != scenes.IGNORE].max() == len(drawn_scenes.CLASSES) - 1
 
 
 def test_load_scales_by_the_training_split_and_keeps_the_splits_apart():
@@ -69,7 +71,7 @@ def test_load_scales_by_the_training_split_and_keeps_the_splits_apart():
     images, labels = data.train.tensors
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(images.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
-    raw = scenes.draw(6, seed=0)[0]
+    raw = drawn_scenes.draw(6, seed=0)[0]
     torch.testing.assert_close(
         data.picture(images[0]), raw[0].permute(1, 2, 0) / 255, atol=1e-5, rtol=0
     )
@@ -87,7 +89,7 @@ def test_labels_at_places_are_those_in_the_middle_of_the_cells():
 @pytest.mark.parametrize("options", [{"train": 0}, {"test": -1}])
 def test_empty_splits(options):
     with pytest.raises(ValueError, match="count=0"):
-        scenes.draw(0, seed=0)
+        drawn_scenes.draw(0, seed=0)
     with pytest.raises(ValueError, match="at least one image"):
         scenes.load("drawn", **options)
 

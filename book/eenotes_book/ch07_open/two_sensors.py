@@ -16,11 +16,11 @@ from eenotes.costs import Costs, count_macs
 from eenotes.methods import cbt_budgets
 from eenotes_book import cache
 from eenotes_book.ch07_open.networks import device_of
-from eenotes_book.data import scenes
+from eenotes_book.data import drawn_scenes, scenes
 from eenotes_book.models import segmentation_training
 from eenotes_book.models.segmentation import SegmentationNetwork
 
-CLASSES = scenes.DRAWN
+CLASSES = drawn_scenes.CLASSES
 
 
 PLANS = {
@@ -48,7 +48,7 @@ PLANS = {
 Step = tuple[str, int]  # a modality and its exit, from 0
 
 
-class _MeasuredScene(scenes._Scene):
+class _MeasuredScene(drawn_scenes.DrawnScene):
     """A drawn scene that also notes how near everything is, as a stereo camera would: 0 at the
     horizon, 1 at the camera's feet.
 
@@ -60,8 +60,7 @@ class _MeasuredScene(scenes._Scene):
         super().__init__(rng, size)
         self.nearness = np.zeros(size)
 
-    def paint(self, name: str, where: np.ndarray, color, *, noise: float) -> None:
-        super().paint(name, where, color, noise=noise)
+    def on_painted(self, name: str, where: np.ndarray) -> None:
         if where.any() and name != "sky":
             row = self.y[where] if name == "road" else self.y[where].max() + 1
             self.nearness[where] = np.clip(
@@ -70,9 +69,9 @@ class _MeasuredScene(scenes._Scene):
 
 
 def draw_measured(
-    count: int, *, seed: int, noise: float = 0.03, size: tuple[int, int] = scenes.SIZES["drawn"]
+    count: int, *, seed: int, noise: float = 0.03, size: tuple[int, int] = drawn_scenes.SIZE
 ) -> tuple[Tensor, ...]:
-    """The street scenes of `eenotes.data.scenes.draw`, pixel for pixel, each with a depth map.
+    """The street scenes of `eenotes_book.data.drawn_scenes.draw`, pixel for pixel, each with a depth map.
 
     Args:
         count: scenes.
