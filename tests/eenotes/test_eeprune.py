@@ -20,6 +20,8 @@ from eenotes.methods.sample_selection import SelectionWarning
 from eenotes_book import style
 from eenotes_book.ch05_eeprune import claims, experiment, figures
 from eenotes_book.ch05_eeprune import ring as ch05_eeprune_ring
+from eenotes_book.data.passes import Passes
+from eenotes_book.models.four_stages import four_stages
 
 # Six samples, two classes: the true class, what the early exit says (probability of class 0), what
 # the final exit says.
@@ -275,7 +277,7 @@ def test_a_higher_threshold_drops_no_more(table_net, rows, drawn, one, other):
 
 def test_everybody_sees_equally_many_samples():
     """Ten samples from three rows: each three times, one of them once more."""
-    passes = experiment.Passes(TensorDataset(torch.arange(9)), torch.tensor([2, 5, 7]), 10)
+    passes = Passes(TensorDataset(torch.arange(9)), torch.tensor([2, 5, 7]), 10)
     assert len(passes) == 10
     assert [int(passes[i][0]) for i in range(10)] == [2, 5, 7, 2, 5, 7, 2, 5, 7, 2]
 
@@ -313,9 +315,9 @@ def test_the_ring_drops_the_middles_of_the_classes():
     ("kind", "shape"), [("mlp", (1, 8, 8)), ("conv", (3, 32, 32)), ("conv", (1, 28, 28))]
 )
 def test_networks_have_three_early_exits_or_none(kind, shape):
-    net = experiment.network(kind, shape, num_classes=10, width=4)
+    net = four_stages(kind, shape, num_classes=10, width=4)
     assert [tuple(z.shape) for z in net.eval()(torch.zeros(2, *shape))] == [(2, 10)] * 4
-    assert experiment.network(kind, shape, num_classes=10, width=4, exits=False).num_exits == 1
+    assert four_stages(kind, shape, num_classes=10, width=4, exits=False).num_exits == 1
 
 
 def run(accuracy, *, seed=0, drop=(0.5,)):

@@ -17,6 +17,7 @@ from eenotes.inference import collect
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence, Entropy
+from eenotes_book import clustering
 from eenotes_book.ch02_e2cm import claims, experiment, unlabelled
 from eenotes_book.data import vision
 
@@ -181,7 +182,7 @@ def _clustering(c: unlabelled.ClusterBench) -> Numbers:
     points = unlabelled.clustering_points(c, draws=DRAWS)
     run = unlabelled.clustering_run(c, points)
     affordable = points[points["budget"] <= 0.6]
-    logits, _ = collect(c.net, vision.batches(unlabelled.flat(c.data.test)))
+    logits, _ = collect(c.net, vision.batches(clustering.flat(c.data.test)))
     columns = points[["agreement", "relative_cost", "accuracy", "nmi"]]
     return {
         "whole encoder": [run["accuracy"], run["nmi"]],

@@ -5,21 +5,16 @@ from functools import cached_property
 from types import SimpleNamespace
 
 import pandas as pd
-import torch
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from eenotes import checkpoints
 from eenotes.baselines import deep_clustering
 from eenotes.costs import count_macs
-from eenotes.cutting import split
-from eenotes.exits import ClassMeanExit
 from eenotes.inference import collect, simulate
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.thresholds import thresholds_for_budgets
-from eenotes_book import cache, scale
+from eenotes_book import cache, clustering, scale
 from eenotes_book.data import vision
 
 
@@ -36,7 +31,7 @@ class ClusterBench:
     @cached_property
     def full(self) -> dict[str, float]:
         """Clustering accuracy and NMI on test with the whole encoder."""
-        logits, labels = collect(self.net, vision.batches(flat(self.data.test)))
+        logits, labels = collect(self.net, vision.batches(clustering.flat(self.data.test)))
         return clustering_scores(logits[-1].argmax(1), labels)
 
 
@@ -53,46 +48,13 @@ def cluster_bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> ClusterBen
     the encoder class-mean exits.
     """
     data = vision.load(name, train=s.train, val=s.val, test=s.test)
-    x = flat(data.train).tensors[0].to(scale.device())
+    x = clustering.flat(data.train).tensors[0].to(scale.device())
     options = {key: value for key, value in vars(s).items() if key not in ("train", "val", "test")}
-
-    def compute() -> dict[str, Tensor]:
-        found = deep_clustering.fit(x, num_clusters=len(data.classes), seed=seed, **options)
-        return {
-            "centroids": found.centroids,
-            "assignments": found.assignments,
-            **found.encoder.state_dict(),
-        }
-
-    weights = checkpoints.remember(
-        cache.network(f"{name}-clustering", seed=seed, data=name, **vars(s)), compute
+    path = cache.network(f"{name}-clustering", seed=seed, data=name, **vars(s))
+    net = clustering.cluster_or_load(
+        x, options, num_clusters=len(data.classes), seed=seed, path=path
     )
-    centroids, assignments = (weights.pop(key).to(x.device) for key in ("centroids", "assignments"))
-    encoder, _ = deep_clustering.autoencoder(x.shape[1], s.widths)
-    encoder.load_state_dict(weights)
-    return ClusterBench(
-        data, exits_for(encoder.to(x.device).eval(), centroids, TensorDataset(x, assignments)), seed
-    )
-
-
-def flat(split: TensorDataset) -> TensorDataset:
-    """Pictures as vectors ``(N, D)``, with their labels."""
-    images, labels = split.tensors
-    return TensorDataset(images.flatten(1), labels)
-
-
-def exits_for(
-    encoder: torch.nn.Sequential, centroids: Tensor, clustered: TensorDataset
-) -> EarlyExitNetwork:
-    """The encoder with a class-mean exit after every hidden layer; its last exit is the nearest
-    centroid in the code.
-    """
-    hidden = [
-        name for name, module in encoder.named_children() if isinstance(module, torch.nn.ReLU)
-    ]
-    *stages, last = split(encoder, at=hidden)
-    last = torch.nn.Sequential(last, ClassMeanExit(centroids)).eval()
-    return e2cm.fit([*stages, last], vision.batches(clustered), num_classes=len(centroids))
+    return ClusterBench(data, net, seed)
 
 
 def clustering_run(c: ClusterBench, points: pd.DataFrame) -> dict:
@@ -119,11 +81,11 @@ def clustering_points(c: ClusterBench, *, draws: int) -> pd.DataFrame:
         e2cm.rule(c.net),
         count_macs(c.net, c.data.test.tensors[0][:1].flatten(1).to(device)),
     )
-    logits, _ = collect(c.net, vision.batches(flat(c.data.val)))
+    logits, _ = collect(c.net, vision.batches(clustering.flat(c.data.val)))
     chosen = thresholds_for_budgets(
         logits, logits[-1].argmax(1), rule, costs, draws=draws, seed=c.seed
     )
-    logits, labels = collect(c.net, vision.batches(flat(c.data.test)))
+    logits, labels = collect(c.net, vision.batches(clustering.flat(c.data.test)))
     rows = []
     for budget, vector, agreement in chosen[["budget", "thresholds", "accuracy"]].itertuples(
         index=False

@@ -26,7 +26,6 @@ from torch.utils.data import Dataset, TensorDataset
 from eenotes import checkpoints, training
 from eenotes.baselines import sample_scores
 from eenotes.baselines.sample_scores import Recipe
-from eenotes.exits import linear_exits
 from eenotes.inference import collect
 from eenotes.methods import eeprune, sample_selection
 from eenotes.methods.sample_selection import Scores, Selection, SelectionWarning
@@ -34,6 +33,8 @@ from eenotes.network import EarlyExitNetwork, in_mode
 from eenotes_book import cache
 from eenotes_book.ch05_eeprune import REVISION
 from eenotes_book.data import vision
+from eenotes_book.data.passes import Passes
+from eenotes_book.models.four_stages import four_stages
 
 NONE = "no pruning"
 
@@ -58,50 +59,6 @@ _RUNS_DEPEND_ON = ("train", "val", "test", "kind", "width", "batch_size", "learn
 _SCORES_DEPEND_ON = ("train", "val", "kind", "width", "batch_size", "learning_rate")
 
 
-def network(
-    kind: str, shape: Sequence[int], *, num_classes: int, width: int, exits: bool = True
-) -> EarlyExitNetwork:
-    """Four stages, small enough for hundreds of trainings, with a linear exit after each of the
-    first three, or without exits.
-
-    Args:
-        kind: ``"conv"``: four 3×3 convolutions with batch normalisation; ``"mlp"``: three hidden
-            layers.
-        shape: of one sample.
-        num_classes: K.
-        width: channels of the first convolution (then twice, twice, four times as many), or units
-            of each hidden layer.
-        exits: without them the network is a plain classifier.
-    """
-    if kind == "conv":
-        widths = [shape[0], width, 2 * width, 2 * width, 4 * width]
-        blocks = [
-            _convolution(a, b, stride=2 if j == 0 else 1)
-            for j, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
-        ]
-        blocks[2:] = [nn.Sequential(nn.MaxPool2d(2), block) for block in blocks[2:]]
-        last = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes)
-        )
-        stages = [*blocks[:3], nn.Sequential(blocks[3], last)]
-    else:
-        inputs = math.prod(shape)
-        stages = [nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.ReLU())]
-        stages += [nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(2)]
-        stages.append(nn.Linear(width, num_classes))
-    if not exits:
-        return EarlyExitNetwork([nn.Sequential(*stages)], [])
-    return EarlyExitNetwork(
-        stages, linear_exits(stages, torch.zeros(2, *shape), num_classes=num_classes)
-    )
-
-
-def _convolution(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
-
-
 class Watch:
     """A loss that stops for a look whenever the training has seen so many samples; ``found`` holds
     what the looks returned.
@@ -121,21 +78,6 @@ class Watch:
         while self.waiting and self.waiting[0] <= self.seen:
             with in_mode(model), torch.no_grad():
                 self.found[self.waiting.pop(0)] = self.look()
-
-
-class Passes(Dataset):
-    """``length`` samples: some rows of a data set, over and over, so that trainings on few and on
-    many rows see equally many samples.
-    """
-
-    def __init__(self, dataset: Dataset, rows: Tensor, length: int):
-        self.dataset, self.rows, self.length = dataset, rows.tolist(), length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
-        return self.dataset[self.rows[i % len(self.rows)]]
 
 
 @dataclass
@@ -505,7 +447,7 @@ def _build(
     kind: str, shape: Sequence[int], num_classes: int, width: int, exits: bool, seed: int
 ) -> EarlyExitNetwork:
     # convolutions of so few channels are half as fast again with the channels last
-    return network(kind, shape, num_classes=num_classes, width=width, exits=exits).to(
+    return four_stages(kind, shape, num_classes=num_classes, width=width, exits=exits).to(
         memory_format=torch.channels_last
     )
 

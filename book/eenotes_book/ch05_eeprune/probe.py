@@ -18,6 +18,7 @@ from eenotes.methods.eeprune import Pruned
 from eenotes_book.ch05_eeprune import claims, experiment
 from eenotes_book.ch05_eeprune import ring as ch05_eeprune_ring
 from eenotes_book.ch05_eeprune.experiment import Bench
+from eenotes_book.data.passes import Passes
 
 SEED = 1  # not 0: a product with a seed of 0 hides what it is multiplied with
 RATIOS = (0.3, 0.6)  # EEPrune finds enough to drop for the first of them only
@@ -157,7 +158,7 @@ def beyond(runs: list[dict], more: list[dict]) -> Numbers:
 def harness(b: Bench) -> Numbers:
     """What a network says of the test images after the training that everybody gets."""
     net = b.recipe(1).network(b.seed)
-    dataset = experiment.Passes(b.data.train, torch.arange(0, 200, 2), 300)
+    dataset = Passes(b.data.train, torch.arange(0, 200, 2), 300)
     found = experiment.fit_and_look(net, b, dataset, [120, 300], title="probe")
     return {f"harness_{b.data.name}": [*found, *answers(net, b)]}
 

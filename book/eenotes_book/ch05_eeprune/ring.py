@@ -18,7 +18,8 @@ from eenotes import training
 from eenotes.baselines.sample_scores import Recipe
 from eenotes.methods import eeprune
 from eenotes.network import EarlyExitNetwork
-from eenotes_book.ch05_eeprune.experiment import Watch, network, quiet
+from eenotes_book.ch05_eeprune.experiment import Watch, quiet
+from eenotes_book.models.four_stages import four_stages
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def ring(*, points: int, epochs: Sequence[int], ratio: float, seed: int = 0) -> 
     x = torch.stack([radius * torch.deg2rad(angle).cos(), radius * torch.deg2rad(angle).sin()], 1)
     data = TensorDataset(x, (angle / 60).long().clamp_max(5))
     recipe = Recipe(
-        lambda seed: network("mlp", (2,), num_classes=6, width=32),
+        lambda seed: four_stages("mlp", (2,), num_classes=6, width=32),
         epochs=max(epochs),
         batch_size=32,
     )

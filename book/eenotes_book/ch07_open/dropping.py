@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from eenotes import checkpoints, training
+from eenotes import training
 from eenotes.baselines import deep_clustering
 from eenotes.language import exits, fine_tuning, initialisation
 from eenotes.methods import e2cm, eeprune, sample_selection
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import cache, language_models, scale
-from eenotes_book.ch02_e2cm import unlabelled
-from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
+from eenotes_book import cache, clustering, language_models, scale
 from eenotes_book.ch07_open.networks import device_of, digest, spare_garbage
 from eenotes_book.data import vision
+from eenotes_book.data.passes import Passes
 from eenotes_book.language_models import LanguageModel, next_token_loss
 
 KEPT = ("drop agreeing", "random", "drop disagreeing")
@@ -56,27 +55,13 @@ def clustered(
     """
     part, epochs = x[rows], round(s.epochs * len(x) / len(rows))
     options = {name: getattr(s, name) for name in ("steps", "widths", "distortion", "batch_size")}
-
-    def compute() -> dict[str, Tensor]:
-        found = deep_clustering.fit(
-            part, num_clusters=num_clusters, epochs=epochs, **options, seed=seed
-        )
-        return {
-            "centroids": found.centroids,
-            "assignments": found.assignments,
-            **found.encoder.state_dict(),
-        }
-
-    facts = {"x": digest(x), "rows": digest(rows)}
-    weights = checkpoints.remember(
-        cache.network("clusters", seed=seed, recipe=[num_clusters, epochs, options], **facts),
-        compute,
-    )
-    centroids, assigned = (weights.pop(key).to(x.device) for key in ("centroids", "assignments"))
-    encoder, _ = deep_clustering.autoencoder(x.shape[1], s.widths)
-    encoder.load_state_dict(weights)
-    return unlabelled.exits_for(
-        encoder.to(x.device).eval(), centroids, TensorDataset(part, assigned)
+    facts = {"x": digest(x), "rows": digest(rows), "recipe": [num_clusters, epochs, options]}
+    return clustering.cluster_or_load(
+        part,
+        options | {"epochs": epochs},
+        num_clusters=num_clusters,
+        seed=seed,
+        path=cache.network("clusters", seed=seed, **facts),
     )
 
 
@@ -88,7 +73,7 @@ def assignments(net: EarlyExitNetwork, x: Tensor) -> Tensor:
 
 def clusters_right(net: EarlyExitNetwork, split: TensorDataset) -> float:
     """Clustering accuracy on a split of pictures."""
-    x, labels = unlabelled.flat(split).tensors
+    x, labels = clustering.flat(split).tensors
     return deep_clustering.clustering_accuracy(assignments(net, x), labels)
 
 
@@ -109,7 +94,7 @@ def cluster_runs(
     and ``agree``, the share of training points on which both exits agree."""
     spare_garbage()
     K, rows = len(data.classes), []
-    points = unlabelled.flat(data.train).tensors[0].to(scale.device())
+    points = clustering.flat(data.train).tensors[0].to(scale.device())
     for seed in range(seeds):
         net = clustered(points, s, rows=torch.arange(len(points)), num_clusters=K, seed=seed)
         values = agreement(net, points, exit_index=eeprune.middle(net))
@@ -187,7 +172,7 @@ def trained_on(b: LanguageModel, rows: Tensor, *, seed: int, length: int) -> nn.
     facts = {"text": b.text.digest, "rows": digest(rows), "length": length, "recipe": b.s}
     training.fit(
         exits.FullPrecision(model),
-        ch05_eeprune_experiment.Passes(TensorDataset(b.text.train), rows, length),
+        Passes(TensorDataset(b.text.train), rows, length),
         loss=next_token_loss,
         epochs=1,
         batch_size=b.s.batch_size,

@@ -14,8 +14,8 @@ from eenotes.exits import linear_exits
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache
-from eenotes_book.ch05_eeprune import experiment
 from eenotes_book.data import vision
+from eenotes_book.models.four_stages import four_stages
 
 # a trained exit sees 4 × 4 averages of each feature map, as many numbers as the class means where
 # the map is that small
@@ -58,7 +58,7 @@ def bench(data: vision.Vision, s: SimpleNamespace, *, seed: int = 0) -> Bench:
     """Train the network jointly with its exits, or take it from the cache."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        stages = experiment.network(
+        stages = four_stages(
             "conv", data.shape, num_classes=len(data.classes), width=s.width
         ).stages
         exits = linear_exits(

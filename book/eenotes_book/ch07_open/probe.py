@@ -15,8 +15,7 @@ from torch.overrides import TorchFunctionMode
 from eenotes import training
 from eenotes.methods import eeprune, pruning
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import language_models
-from eenotes_book.ch02_e2cm import unlabelled
+from eenotes_book import clustering, language_models
 from eenotes_book.ch07_open import (
     claims,
     compact,
@@ -300,7 +299,7 @@ def _position(name: str, names: pd.Index) -> int:
 def _clusters(data: vision.Vision) -> Found:
     """Three digits clustered, and clustered again without some points."""
     table = dropping.cluster_runs(data, CLUSTERS, ratio=0.5, seeds=2)
-    x = unlabelled.flat(data.train).tensors[0]
+    x = clustering.flat(data.train).tensors[0]
     everything = torch.arange(len(x))
     net = dropping.clustered(x, CLUSTERS, rows=everything, num_clusters=3, seed=1)  # from the cache
     values = dropping.agreement(net, x, exit_index=eeprune.middle(net))
