@@ -1,16 +1,15 @@
-"""One training loop for every network of the book, on `accelerate`: resumable, with progress bars
-and safe checkpoints.
-"""
+"""Checkpoints: trained networks, and other tensors, in safetensors files that hold data and no code."""
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from eenotes.files import write_atomically
 
 
 class CheckpointWarning(UserWarning):
@@ -83,13 +82,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **facts) -> None:
     """
     from safetensors.torch import save_file
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f"{path.name}.{os.getpid()}.partial")
     # clone: safetensors refuses tensors that share memory
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(tensors, partial_file, metadata={"facts": json.dumps(facts)})
-    os.replace(partial_file, path)
+    with write_atomically(path) as partial_file:
+        save_file(tensors, partial_file, metadata={"facts": json.dumps(facts)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -1,8 +1,9 @@
-"""One training loop for every network of the book, on `accelerate`: resumable, with progress bars
-and safe checkpoints.
+"""One training loop for every network, on `accelerate`: resumable, with progress bars and
+measurements on the way.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -12,8 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from eenotes.checkpoints import resume, save_run, shape_hash
+from eenotes.network import in_mode
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
+Schedule = Callable[[float], float]
+
+# what accelerate puts into a module that it prepares
+_WRAPPERS = ("forward", "_original_forward", "_is_accelerate_prepared")
 
 
 sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -66,6 +72,22 @@ def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def warmup_cosine(progress: float) -> float:
+    """A share of the peak at ``progress`` in [0, 1].
+
+    It rises in a line from a tenth to 1 over the first tenth of the training, and falls along a
+    cosine to 0.
+    """
+    if progress < 0.1:
+        return 0.1 + 9 * progress
+    return 0.5 * (1 + math.cos((progress - 0.1) / 0.9 * math.pi))
+
+
+def constant_rate(progress: float) -> float:
+    """The peak at every ``progress`` in [0, 1]."""
+    return 1.0
+
+
 def fit(
     model: nn.Module,
     dataset: Dataset,
@@ -76,12 +98,13 @@ def fit(
     optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = sgd,
     part: nn.Module | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    schedule: Schedule = warmup_cosine,
+    on_samples: Mapping[int, Callable[[], object]] | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     title: str = "training",
 ) -> list[float]:
-    """Train with a learning rate that warms up over a tenth of the steps and then falls to zero
-    along a cosine.
+    """Train a model in place.
 
     Args:
         model: trained in place; left in evaluation mode, on the accelerator's device.
@@ -93,6 +116,12 @@ def fit(
         part: the module to train, for example ``net.exits``.  Everything else stays frozen: no
             gradients, and in evaluation mode, so that batch normalisation keeps its statistics.
         augment: from the first tensor of a batch and a generator to the tensor to train on.
+        schedule: the learning rate, as a share of its peak, from the progress of the training, 0
+            to 1; `warmup_cosine` or `constant_rate`.
+        on_samples: what to call, without arguments, as soon as so many samples have been seen, over
+            all epochs; 0 is before the first step.  During the call the model is in evaluation mode,
+            in full precision and without gradients.  A run that goes on after a checkpoint calls
+            only what is still ahead.
         seed: of the order of the samples, of `augment` and of dropout; the generators outside stay
             as they were.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
@@ -105,45 +134,59 @@ def fit(
         The mean training loss of each epoch.
 
     Raises:
-        ValueError: no data, fewer than one epoch, a batch size below 1, or a loss that is not
-            finite.
+        ValueError: no data, fewer than one epoch, a batch size below 1, a key of `on_samples`
+            beyond the samples of the whole training, or a loss that is not finite.
     """
     if len(dataset) == 0 or epochs < 1 or batch_size < 1:
         raise ValueError(
-            f"need data, epochs and a batch size of at least 1, got {len(dataset)}, {epochs}, {batch_size}"
+            "need data, epochs and a batch size of at least 1, "
+            f"got {len(dataset)}, {epochs}, {batch_size}"
+        )
+    on_samples = dict(sorted((on_samples or {}).items()))
+    beyond = [count for count in on_samples if not 0 <= count <= epochs * len(dataset)]
+    if beyond:
+        raise ValueError(
+            f"on_samples names {beyond}; the training sees {epochs * len(dataset)} samples"
         )
     part = model if part is None else part  # a list of exits can be empty
     model.to(accelerator().device)
     optimizer = optimizer([p for p in part.parameters() if p.requires_grad])
     run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset), "loss": _name(loss),
            "augment": _name(augment), "optimizer": repr(optimizer), "model": shape_hash(model), "part": shape_hash(part)}  # fmt: skip
+    if schedule is not warmup_cosine:
+        run["schedule"] = _name(schedule)
     history = resume(checkpoint, run, model, optimizer) if checkpoint else []
-    if len(history) < epochs:
+    done = len(history)
+    if done:
+        on_samples = {n: call for n, call in on_samples.items() if n > done * len(dataset)}
+    if done < epochs:
         loader = DataLoader(dataset, batch_size, shuffle=True)
         with (
             _own_randomness(seed),
             _prepared(model, part, optimizer, loader) as (prepared, stepper, batches),
         ):
-            for epoch in _bar(range(len(history), epochs), title, done=len(history), total=epochs):
+            rate = _scheduler(
+                optimizer, schedule, done=done * len(batches), steps=epochs * len(batches)
+            )
+            per_step = batch_size * accelerator().num_processes
+            _call_due(on_samples, done * len(dataset), model)
+            for epoch in progress_bar(range(done, epochs), title, done=done, total=epochs):
                 _set_mode(model, part)
                 torch.manual_seed(seed * 10_007 + epoch)
                 batches.set_epoch(epoch)
                 generator = torch.Generator(accelerator().device).manual_seed(seed * 10_007 + epoch)
                 total = torch.zeros((), device=accelerator().device)
-                for i, batch in enumerate(_bar(batches, f"epoch {epoch + 1}/{epochs}")):
-                    share = schedule((epoch + i / len(batches)) / epochs)
-                    total += _step(
-                        prepared,
-                        stepper,
-                        loss,
-                        batch,
-                        share=share,
-                        augment=augment,
-                        generator=generator,
-                    )
+                for i, batch in enumerate(progress_bar(batches, f"epoch {epoch + 1}/{epochs}")):
+                    if augment is not None:
+                        batch = (augment(batch[0], generator), *batch[1:])
+                    total += _step(prepared, stepper, loss, batch)
+                    rate.step()
+                    seen = epoch * len(dataset) + min((i + 1) * per_step, len(dataset))
+                    _call_due(on_samples, seen, model)
                 if not total.isfinite():
                     raise ValueError(
-                        f"{title}: the loss of epoch {epoch + 1} is not finite; lower the learning rate"
+                        f"{title}: the loss of epoch {epoch + 1} is not finite; "
+                        "lower the learning rate"
                     )
                 history.append(total.item() / len(batches))
                 if checkpoint and accelerator().is_main_process:
@@ -152,26 +195,44 @@ def fit(
     return history
 
 
-def schedule(progress: float) -> float:
-    """The learning rate, as a share of its peak, at ``progress`` in [0, 1)."""
-    if progress < 0.1:
-        return 0.1 + 9 * progress
-    return 0.5 * (1 + torch.cos(torch.tensor((progress - 0.1) / 0.9 * torch.pi)).item())
+def progress_bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = None):
+    """What `iterable` gives, with a bar in a terminal or notebook that goes when it is full.
+
+    Args:
+        iterable: what to go through.
+        title: before the bar.
+        done: how many were done earlier.
+        total: how many there are, ``done`` included; by default ``len(iterable)``.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(iterable, desc=title, leave=False, initial=done, total=total, disable=None)
 
 
-def _step(
-    model, optimizer, loss: Loss, batch, *, share: float, augment, generator: torch.Generator
-) -> Tensor:
-    for group in optimizer.param_groups:
-        group["lr"] = share * group.setdefault("peak_lr", group["lr"])
-    if augment is not None:
-        batch = (augment(batch[0], generator), *batch[1:])
+def _step(model, optimizer, loss: Loss, batch) -> Tensor:
     with accelerator().autocast():
         value = loss(model, batch)
     accelerator().backward(value)
     optimizer.step()
     optimizer.zero_grad()
     return value.detach()
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, *, done: int, steps: int):
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # LambdaLR goes on after `done` steps only if it is there
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: schedule(step / steps), last_epoch=done - 1
+    )
+
+
+def _call_due(waiting: dict[int, Callable[[], object]], seen: int, model: nn.Module) -> None:
+    """Call, and take out, what waits for no more samples than these."""
+    due = [waiting.pop(count) for count in list(waiting) if count <= seen]
+    if due:
+        with _unwrapped(model), in_mode(model), torch.no_grad():
+            for call in due:
+                call()
 
 
 def _set_mode(model: nn.Module, part: nn.Module) -> None:
@@ -199,8 +260,7 @@ def _prepared(
     """
     inside = set(map(id, part.parameters()))
     frozen = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
-    wrappers = ("forward", "_original_forward", "_is_accelerate_prepared")
-    before = {name: vars(model)[name] for name in wrappers if name in vars(model)}
+    before = _attributes(model)
     for p in frozen:
         p.requires_grad_(False)
     try:
@@ -208,17 +268,31 @@ def _prepared(
     finally:
         for p in frozen:
             p.requires_grad_(True)
-        # Its autocast wrapper must leave forward(): stages that run one by one would not have it.
-        for name in wrappers:
-            vars(model).pop(name, None)
-        vars(model).update(before)
+        _put_back(model, before)
         accelerator().free_memory()
 
 
-def _bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = None):
-    from tqdm.auto import tqdm
+@contextmanager
+def _unwrapped(model: nn.Module) -> Iterator[None]:
+    """Without accelerate's autocast around ``model.forward``."""
+    wrapped = _attributes(model)
+    original = {"forward": wrapped["_original_forward"]} if "_original_forward" in wrapped else {}
+    _put_back(model, original)
+    try:
+        yield
+    finally:
+        _put_back(model, wrapped)
 
-    return tqdm(iterable, desc=title, leave=False, initial=done, total=total, disable=None)
+
+def _attributes(model: nn.Module) -> dict[str, object]:
+    return {name: vars(model)[name] for name in _WRAPPERS if name in vars(model)}
+
+
+def _put_back(model: nn.Module, attributes: dict[str, object]) -> None:
+    # Stages that run one by one would not have the autocast wrapper, so it leaves forward(), too.
+    for name in _WRAPPERS:
+        vars(model).pop(name, None)
+    vars(model).update(attributes)
 
 
 def _name(function: Callable | None) -> str | None:

@@ -35,6 +35,7 @@ from pathlib import Path
 
 import yaml
 
+from eenotes.files import write_atomically
 from eenotes_book.cache import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,10 +200,8 @@ def nbmake(notebook: Path, scale: str, results: Path) -> bool:
 
 def put_in_place(made: Path, target: Path) -> None:
     """Copy a finished file to its place in one step: there is the old one or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f"{target.name}.{os.getpid()}.new")
-    shutil.copyfile(made, new)
-    os.replace(new, target)
+    with write_atomically(target) as new:
+        shutil.copyfile(made, new)
 
 
 def execute(chapter: str, scale: str) -> bool:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from eenotes.files import write_atomically
+
 REVISION = 1  # of training, models and data together: raise it when networks shall be trained anew
 
 
@@ -70,11 +72,9 @@ def step(name: str, compute: Callable[[], dict], *, revision: int, **facts) -> d
 
 def write_json(path: Path, content: Any) -> Path:
     """Write JSON: complete under its name, or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f"{path.name}.{os.getpid()}.partial")
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    partial_file.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial_file, path)
+    with write_atomically(path) as partial_file:
+        partial_file.write_text(text + "\n", encoding="utf-8")
     return path
 
 

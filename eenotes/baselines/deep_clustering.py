@@ -242,7 +242,7 @@ def refine(
     optimizer = torch.optim.Adam([*encoder.parameters(), centroids], learning_rate, fused=True)
     generator = torch.Generator(x.device).manual_seed(seed)
     clean, assignments, changed = UnitPower()(x), None, []
-    for step in _bar(range(steps), "refinement"):
+    for step in training.progress_bar(range(steps), "refinement"):
         if step % update_interval == 0:
             with torch.no_grad(), _autocast(x.device):
                 q = soft_assignment(embed(encoder, clean), centroids)
@@ -388,12 +388,6 @@ def _check_converging(q: Tensor, step: int, learning_rate: float) -> None:
         raise ValueError(
             f"refinement diverged before step {step}; lower the learning rate from {learning_rate}"
         )
-
-
-def _bar(iterable, title: str):
-    from tqdm.auto import tqdm
-
-    return tqdm(iterable, desc=title, leave=False, disable=None)
 
 
 def _check(x: Tensor, num_clusters: int) -> None:

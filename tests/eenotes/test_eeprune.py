@@ -282,25 +282,6 @@ def test_everybody_sees_equally_many_samples():
     assert [int(passes[i][0]) for i in range(10)] == [2, 5, 7, 2, 5, 7, 2, 5, 7, 2]
 
 
-def test_a_watch_looks_when_it_is_time():
-    """Batches of four, looks at 4, 6 and 12: the first batch after them, and the end."""
-    model = torch.nn.Linear(1, 1).train()
-    modes = []
-    watch = experiment.Watch(
-        lambda model, batch: batch[0].sum(),
-        [12, 4, 6],
-        lambda: (modes.append(model.training), watch.seen)[1],
-    )
-    for _ in range(3):
-        watch(model, (torch.ones(4),))
-    assert watch.found == {4: 4, 6: 8}
-    watch.catch_up(model)
-    assert watch.found == {4: 4, 6: 8, 12: 12}
-    assert modes == [False] * 3 and model.training, (
-        "it looks in evaluation mode, and training goes on"
-    )
-
-
 def test_the_ring_drops_the_middles_of_the_classes():
     ring = ch05_eeprune_ring.ring(points=300, epochs=[1, 12], ratio=0.2)
     assert set(ring.pruned) == {1, 12}

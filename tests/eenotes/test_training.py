@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from eenotes import EarlyExitNetwork, LinearExit, training
 from eenotes.checkpoints import CheckpointWarning, load_tensors, remember, save_tensors
-from eenotes.training import adamw, classification_loss, schedule, sgd
+from eenotes.training import adamw, classification_loss, constant_rate, sgd, warmup_cosine
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +68,17 @@ def noise(x, generator):
 
 
 class Counting:
-    """The usual loss, counting its calls and, if told so, stopping the run like a kill."""
+    """A loss that counts its calls and can stop the run like a kill."""
 
     def __init__(self, stop_at=None):
         self.calls, self.stop_at, self.__name__ = 0, stop_at, "counting"
+        self.of = classification_loss
 
     def __call__(self, net, batch):
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
-        return classification_loss(net, batch)
+        return self.of(net, batch)
 
 
 def fit(net, loss=classification_loss, **options):
@@ -404,30 +405,75 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert not path.exists()
 
 
+# --- measurements on the way
+
+
+@pytest.mark.parametrize("optimizer", [sgd, adamw])
+def test_measuring_on_the_way_leaves_the_training_as_it_is(precision, modes, optimizer):
+    """Batches of 8 of 24 samples: 10 have been seen after the second, 24 at the epoch's end."""
+    net, alone, found = network(), network(), []
+    x = torch.randn(5, 4)
+
+    def measure(count):
+        logits = net(x)[-1]
+        assert not logits.requires_grad and not torch.is_autocast_enabled("cpu")
+        found.append((count, loss.calls, set(modes(net).values())))
+        assert torch.equal(logits, net.stages[1](net.stages[0](x))), "in full precision"
+
+    loss = Counting()
+    loss.of = training.joint_loss
+    counts = {count: partial(measure, count) for count in (48, 10, 0, 24)}
+    options = {"epochs": 2, "optimizer": optimizer}
+    fit(net, loss, on_samples=counts, **options)
+    fit(alone, training.joint_loss, **options)
+    assert found == [(0, 0, {False}), (10, 2, {False}), (24, 3, {False}), (48, 6, {False})]
+    assert same(net, alone)
+
+
+def test_a_resumed_run_measures_only_what_is_ahead(tmp_path):
+    found, path = [], tmp_path / "run.safetensors"
+    counts = {count: partial(found.append, count) for count in (0, 8, 24, 32, 72)}
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), Counting(stop_at=5), on_samples=counts, checkpoint=path)
+    assert found == [0, 8, 24, 32]
+    fit(model(), Counting(), on_samples=counts, checkpoint=path)
+    assert found == [0, 8, 24, 32, 32, 72]
+
+
+@pytest.mark.parametrize("count", [-1, 73])
+def test_measuring_where_the_training_does_not_come_is_refused(count):
+    with pytest.raises(ValueError, match=rf"on_samples names \[{count}\].*sees 72 samples"):
+        fit(model(), on_samples={count: print})
+
+
 # --- schedule
 
 
-def test_schedule_warms_up_and_falls_to_zero():
-    assert schedule(0.0) == pytest.approx(0.1)
-    assert schedule(0.05) == pytest.approx(0.55)
-    assert schedule(0.1) == pytest.approx(1.0)
-    assert schedule(0.55) == pytest.approx(0.5)
-    assert schedule(1.0) == pytest.approx(0.0, abs=1e-6)
-    shares = [schedule(i / 1000) for i in range(1001)]
+def test_the_rate_warms_up_and_falls_to_zero():
+    shares = [warmup_cosine(i / 1000) for i in range(1001)]
+    points = [shares[i] for i in (0, 50, 100, 550, 1000)]
+    assert points == pytest.approx([0.1, 0.55, 1.0, 0.5, 0.0], abs=1e-6)
     assert shares[:101] == sorted(shares[:101])
     assert shares[100:] == sorted(shares[100:], reverse=True)
 
 
-def test_the_learning_rate_follows_the_schedule():
-    rates = []
+@pytest.mark.parametrize("schedule", [warmup_cosine, constant_rate])
+def test_the_learning_rate_follows_the_schedule(tmp_path, schedule):
+    """Over all epochs, after a resume too."""
+    rates, path = [], tmp_path / "run.safetensors"
 
     class Recorded(torch.optim.SGD):
         def step(self, closure=None):
             rates.append(self.param_groups[0]["lr"])
             return super().step(closure)
 
-    fit(model(), optimizer=partial(Recorded, lr=0.2), epochs=2)
+    options = {"optimizer": partial(Recorded, lr=0.2), "schedule": schedule, "epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), Counting(stop_at=4), checkpoint=path, **options)
+    quiet(lambda: fit(model(), Counting(), checkpoint=path, **options))
     assert rates == pytest.approx([0.2 * schedule(i / 6) for i in range(6)])
+    with pytest.warns(CheckpointWarning, match="another run"):
+        fit(model(), Counting(), checkpoint=path, **options | {"schedule": lambda progress: 0.5})
 
 
 # --- remember

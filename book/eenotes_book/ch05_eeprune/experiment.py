@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from eenotes import checkpoints, training
@@ -29,7 +29,7 @@ from eenotes.baselines.sample_scores import Recipe
 from eenotes.inference import collect
 from eenotes.methods import eeprune, sample_selection
 from eenotes.methods.sample_selection import Scores, Selection, SelectionWarning
-from eenotes.network import EarlyExitNetwork, in_mode
+from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache
 from eenotes_book.ch05_eeprune import REVISION
 from eenotes_book.data import vision
@@ -57,27 +57,6 @@ _RUNS_DEPEND_ON = ("train", "val", "test", "kind", "width", "batch_size", "learn
 
 
 _SCORES_DEPEND_ON = ("train", "val", "kind", "width", "batch_size", "learning_rate")
-
-
-class Watch:
-    """A loss that stops for a look whenever the training has seen so many samples; ``found`` holds
-    what the looks returned.
-    """
-
-    def __init__(self, loss: training.Loss, at: Sequence[int], look: Callable[[], Any]):
-        self.loss, self.waiting, self.look = loss, sorted(at), look
-        self.seen, self.found = 0, {}
-
-    def __call__(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        self.catch_up(model)
-        self.seen += len(batch[0])
-        return self.loss(model, batch)
-
-    def catch_up(self, model: nn.Module) -> None:
-        """Look if it is time; call it once more when the training is over."""
-        while self.waiting and self.waiting[0] <= self.seen:
-            with in_mode(model), torch.no_grad():
-                self.found[self.waiting.pop(0)] = self.look()
 
 
 @dataclass
@@ -277,15 +256,20 @@ def fit_and_look(
     net: EarlyExitNetwork, b: Bench, dataset: Dataset, at: Sequence[int], *, title: str
 ) -> list[float]:
     """Train once through ``dataset``; the test accuracy after each of ``at`` samples."""
-    watch = Watch(training.joint_loss, at, lambda: _accuracy(net, b.data.test))
-    options = {
-        "batch_size": b.s.batch_size,
-        "optimizer": partial(training.sgd, lr=b.s.learning_rate),
-        "augment": b.augment,
-    }
-    training.fit(net, dataset, loss=watch, epochs=1, seed=b.seed, title=title, **options)
-    watch.catch_up(net)
-    return [watch.found[seen] for seen in at]
+    accuracies = []
+    training.fit(
+        net,
+        dataset,
+        loss=training.joint_loss,
+        epochs=1,
+        batch_size=b.s.batch_size,
+        optimizer=partial(training.sgd, lr=b.s.learning_rate),
+        augment=b.augment,
+        on_samples={count: lambda: accuracies.append(_accuracy(net, b.data.test)) for count in at},
+        seed=b.seed,
+        title=title,
+    )
+    return accuracies
 
 
 def comparison(b: Bench, ratios: Sequence[float]) -> dict:

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes.baselines.sample_scores import Recipe
 from eenotes.methods import eeprune
 from eenotes.network import EarlyExitNetwork
-from eenotes_book.ch05_eeprune.experiment import Watch, quiet
+from eenotes_book.ch05_eeprune.experiment import quiet
 from eenotes_book.models.four_stages import four_stages
 
 
@@ -51,24 +50,25 @@ def ring(*, points: int, epochs: Sequence[int], ratio: float, seed: int = 0) -> 
     )
     x = torch.stack([radius * torch.deg2rad(angle).cos(), radius * torch.deg2rad(angle).sin()], 1)
     data = TensorDataset(x, (angle / 60).long().clamp_max(5))
-    recipe = Recipe(
-        lambda seed: four_stages("mlp", (2,), num_classes=6, width=32),
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = four_stages("mlp", (2,), num_classes=6, width=32)
+
+    pruned = {}
+
+    def decide(epoch: int) -> None:
+        with quiet():
+            pruned[epoch] = eeprune.prune(net, data, ratio=ratio)
+
+    training.fit(
+        net,
+        data,
+        loss=training.joint_loss,
         epochs=max(epochs),
         batch_size=32,
+        optimizer=partial(training.sgd, lr=0.05),
+        on_samples={epoch * points: partial(decide, epoch) for epoch in epochs},
+        seed=seed,
+        title="ring",
     )
-    net = recipe.network(seed)
-
-    def look() -> eeprune.Pruned:
-        with quiet():
-            return eeprune.prune(net, data, ratio=ratio)
-
-    watch = Watch(training.joint_loss, [epoch * points for epoch in epochs], look)
-    options = {
-        "epochs": recipe.epochs,
-        "batch_size": recipe.batch_size,
-        "optimizer": partial(training.sgd, lr=0.05),
-        "seed": seed,
-    }
-    training.fit(net, data, loss=watch, title="ring", **options)
-    watch.catch_up(net)
-    return Ring(data, {epoch: watch.found[epoch * points] for epoch in epochs}, net)
+    return Ring(data, pruned, net)

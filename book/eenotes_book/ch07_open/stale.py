@@ -15,7 +15,6 @@ from torch.utils.data import TensorDataset
 from eenotes import gaussian, training
 from eenotes.language import exits, fine_tuning, initialisation
 from eenotes.network import in_mode
-from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
 from eenotes_book.ch06_language import experiment
 from eenotes_book.ch07_open.networks import device_of
 from eenotes_book.language_models import LanguageModel, next_token_loss
@@ -178,38 +177,33 @@ def tuning_run(b: LanguageModel, s: SimpleNamespace, *, factor: float, seed: int
         ways.carried.update(hidden.flatten(0, 1), batch[0][:, 1:].flatten())
         return fine_tuning.lm_loss(out.logits, batch[0])
 
-    def look() -> dict:
-        # a training step is on, and it may round
-        with torch.autocast(device_of(model).type, enabled=False):
-            return measured()
+    found = {}
 
-    def measured() -> dict:
+    def measure(samples: int) -> None:
         fresh = initialisation.statistics(ways.exited.eval(), train.split(32))
         x, y = fine_tuning.collect(ways.exited, test.split(32))
         final = fine_tuning.evaluate(ways.exited, test.split(32))["final_accuracy"]
         heads = ways.heads(fresh)
-        return {
+        found[samples] = {
             "moved": moved(fresh, ways.new),
             "final": final,
             "exit": {k: fine_tuning.accuracy(x, y, h) for k, h in heads.items()},
         }
 
-    watch = ch05_eeprune_experiment.Watch(
-        loss, [round(share * s.epochs * len(train)) for share in s.looks], look
-    )
+    looks = [round(share * s.epochs * len(train)) for share in s.looks]
     wrapped = exits.FullPrecision(model)
     training.fit(
         wrapped,
         TensorDataset(train),
-        loss=watch,
+        loss=loss,
         epochs=s.epochs,
         batch_size=s.batch_size,
         optimizer=partial(training.adamw, lr=s.learning_rate),
         seed=seed,
+        on_samples={count: partial(measure, count) for count in looks},
         title="fine-tuning on source code",
     )
-    watch.catch_up(wrapped)
-    for samples, seen in watch.found.items():
+    for samples, seen in found.items():
         common = {"seed": seed, "samples": samples, "final": seen["final"], "moved": seen["moved"]}
         rows += [
             common | {"head": name, "accuracy": accuracy} for name, accuracy in seen["exit"].items()
