@@ -209,7 +209,8 @@ def assemble(scale: str) -> Path:
         "results.md": lambda page: results.fill(page, scale, found),
         "which-method.md": lambda page: evidence.fill(page, scale, found),
         "notation.md": lambda page: reference.fill(page, equations()),
-        "api/chapters.md": reference.fill_chapters,
+        "api/book.md": reference.fill_modules,
+        "api/chapters.md": reference.fill_modules,
     }
     for name, fill in fillings.items():
         filled = fill((source / name).read_text(encoding="utf-8"))

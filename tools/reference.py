@@ -5,8 +5,8 @@ editor: single backticks for a name, `$` around mathematics.  Here a name become
 entry, if it has one, and mathematics a formula.
 
 A docstring names the equations that its code computes, "(4.2)"; the chapters number them,
-`\\tag{4.2}`.  The table of equations in `book/notation.md` follows from the docstrings.  The page
-`book/api/chapters.md` lists the modules of the chapters, whatever they are.
+`\\tag{4.2}`.  The table of equations in `book/notation.md` follows from the docstrings.  The pages
+`book/api/book.md` and `book/api/chapters.md` list all modules of `eenotes_book` by themselves.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ PACKAGES = {"eenotes": ROOT / "eenotes", "eenotes_book": ROOT / "book" / "eenote
 LEFT_OUT = ("__main__", "probe", "study")  # what is run, not used
 MARKER = "<!-- equations -->"  # the line of book/notation.md where the table goes
 CHAPTERS = "<!-- chapters -->"  # the line of book/api/chapters.md where the modules go
+SHARED = "<!-- shared -->"  # the line of book/api/book.md where what the chapters share goes
 
 
 @dataclass(frozen=True)
@@ -141,18 +142,18 @@ def fill(template: str, equations: dict[str, str]) -> str:
     return _replaced(template, MARKER, equation_table(equations))
 
 
-def fill_chapters(template: str) -> str:
-    """The page of the chapters' code: its one line `CHAPTERS` replaced by all their modules.
+def fill_modules(template: str) -> str:
+    """A page with `CHAPTERS` replaced by the chapters' modules, `SHARED` by what they share."""
+    book = [module for module in modules() if module.startswith("eenotes_book.")]
+    for marker, chapters in ((CHAPTERS, True), (SHARED, False)):
+        listed = [_section(module) for module in book if of_a_chapter(module) == chapters]
+        template = template.replace(marker, "\n\n".join(listed))
+    return template
 
-    Raises:
-        ValueError: unless the marker is there exactly once.
-    """
-    blocks = [
-        f"## `{short(module)}`\n\n```{{eval-rst}}\n.. automodule:: {module}\n```"
-        for module in modules()
-        if of_a_chapter(module)
-    ]
-    return _replaced(template, CHAPTERS, "\n\n".join(blocks))
+
+def _section(module: str) -> str:
+    entry = f".. automodule:: {module}\n   :ignore-module-all:"
+    return f"## `{short(module)}`\n\n```{{eval-rst}}\n{entry}\n```"
 
 
 def _replaced(template: str, marker: str, content: str) -> str:
