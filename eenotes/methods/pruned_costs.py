@@ -1,34 +1,31 @@
-r"""Pruning early exit networks (Görmez and Koyuncu, 2022).
+"""What pruning saves: tables of sparsity, effective MACs, bytes of a file, and whole channels.
 
-Prune a fraction of the remaining weights by magnitude, fine-tune, repeat.  The question is the
-order: exits `together` with the backbone, out of one pool, or `separately`, after it, on a backbone
-that is frozen by then.  Masks are those of ``torch.nn.utils.prune``; weights that are really gone,
-not only zero, are `torch-pruning`'s (`prune_channels`).
+Zeros come from `eenotes.methods.pruning`.  Weights that are really gone, not only zero, are
+torch-pruning's work (`prune_channels`).
 """
 
 import gzip
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from eenotes.costs import Costs, count_macs
+from eenotes.methods.pruning import WEIGHTED, check_rate, layers, permanent, sparsity
+from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork, in_mode
 
-if TYPE_CHECKING:
-    import pandas as pd
-from eenotes.methods.pruning import WEIGHTED, Iteration, check_rate, layers, permanent, sparsity
 
+def sparsity_table(net: EarlyExitNetwork) -> pd.DataFrame:
+    """The zeros of each layer.
 
-def sparsity_table(net: EarlyExitNetwork) -> "pd.DataFrame":
-    """One row per layer, in the order of execution:
-
-    ``part``, ``kind`` (convolution, linear), ``weights``, ``zeros``, ``sparsity``.
+    Returns:
+        One row per layer, in the order of execution: ``part``, ``kind`` (convolution, linear),
+        ``weights``, ``zeros``, ``sparsity``.
     """
-    import pandas as pd
-
     found = layers(net)
     shares = sparsity(found)
     rows = [
@@ -44,25 +41,19 @@ def sparsity_table(net: EarlyExitNetwork) -> "pd.DataFrame":
     return pd.DataFrame(rows, index=pd.Index(found, name="layer"))
 
 
-def pool_sparsity(table: "pd.DataFrame") -> "pd.Series":
-    """From `sparsity_table`: the share of zeros in the backbone's pool, in that of the exits, and
-    in both together.
-    """
-    import pandas as pd
-
+def pool_sparsity(table: pd.DataFrame) -> pd.Series:
+    """From `sparsity_table`: the share of zeros in ``backbone``, ``exits`` and ``all`` together."""
     pools = table.groupby("part")[["zeros", "weights"]].sum()
     pools.loc["all"] = pools.sum()
     return pd.Series(pools.zeros / pools.weights, name="sparsity")
 
 
-def by_round(iterations: Sequence[Iteration]) -> "pd.DataFrame":
-    """Sparsity after each round of a schedule: one row per round (from 1), one column per layer.
+def by_round(iterations: Sequence[Iteration]) -> pd.DataFrame:
+    """Sparsity after each round: one row per round (from 1), one column per layer.
 
-    The two halves of `separately` are put side by side: row r holds the backbone after r rounds of
-    its own and the exits after r of theirs.
+    The two phases of `pruning_schedule.separately` are put side by side: row r holds the backbone
+    after r rounds of its own and the exits after r of theirs.
     """
-    import pandas as pd
-
     rows: dict[int, dict[str, float]] = {}
     for iteration in iterations:
         mine = {
@@ -77,16 +68,37 @@ def by_round(iterations: Sequence[Iteration]) -> "pd.DataFrame":
 
 @torch.no_grad()
 def effective_costs(net: EarlyExitNetwork, x: Tensor) -> Costs:
-    """MACs of one sample that are not multiplications by a zero weight (3.4); without zeros it is
-    `count_macs`.
+    """MACs of one sample that are not multiplications by a zero weight (3.4).
 
-    ``x``, ``(B, ...)``, is a sample batch.  A weight is used once per position of its layer's
-    output; a zero saves all of them, if the hardware skips it, which none here does.
+    A weight is used once per position of its layer's output.  A zero saves all of them, if the
+    hardware skips it, which none here does.  Without zeros the result is that of `count_macs`.
+
+    Args:
+        net: a network, pruned or not.
+        x: a sample batch ``(B, ...)``.
     """
-    dense, found, uses = count_macs(net, x), layers(net), {}
+    dense, found = count_macs(net, x), layers(net)
+    uses = _uses(net, found, x)
+    idle = {
+        name: int((module.weight == 0).sum()) * uses[name] for name, module in found.items()
+    }  # MACs with a zero
 
-    def note(name: str, module: nn.Module, _, out: Tensor) -> None:
-        uses[name] = uses.get(name, 0) + out.numel() // (len(x) * module.weight.shape[0])
+    def effective(part: str, macs: Sequence[int]) -> tuple[int, ...]:
+        saved = Counter()
+        for name, count in idle.items():
+            if name.startswith(f"{part}."):
+                saved[int(name.split(".")[1])] += count
+        return tuple(count - saved[j] for j, count in enumerate(macs))
+
+    return Costs(effective("stages", dense.stages), effective("exits", dense.exits))
+
+
+def _uses(net: EarlyExitNetwork, found: dict[str, nn.Module], x: Tensor) -> Counter[str]:
+    """How often one sample of ``x`` uses each weight of the layers ``found``."""
+    uses: Counter[str] = Counter()
+
+    def note(name: str, module: nn.Module, _: object, out: Tensor) -> None:
+        uses[name] += out.numel() // (len(x) * module.weight.shape[0])
 
     handles = [module.register_forward_hook(partial(note, name)) for name, module in found.items()]
     try:
@@ -95,23 +107,13 @@ def effective_costs(net: EarlyExitNetwork, x: Tensor) -> Costs:
     finally:
         for handle in handles:
             handle.remove()
-    idle = {
-        name: int((module.weight == 0).sum()) * uses.get(name, 0) for name, module in found.items()
-    }
-
-    def less(part: str, macs: Sequence[int]) -> tuple[int, ...]:
-        return tuple(
-            count
-            - sum(saved for name, saved in idle.items() if f"{name}.".startswith(f"{part}.{j}."))
-            for j, count in enumerate(macs)
-        )
-
-    return Costs(less("stages", dense.stages), less("exits", dense.exits))
+    return uses
 
 
 def checkpoint_bytes(net: EarlyExitNetwork, *, compress: bool = True) -> int:
-    """The size of the network as a safetensors file, without masks, plain or gzipped; (3.5) says
-    how small it can get.
+    """The size of the network as a safetensors file without masks, gzipped or plain.
+
+    (3.5) says how small it can get.
     """
     from safetensors.torch import save
 
@@ -124,18 +126,18 @@ def checkpoint_bytes(net: EarlyExitNetwork, *, compress: bool = True) -> int:
 
 
 def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyExitNetwork:
-    """A copy with whole channels removed, the least important first (Fang et al., 2023): smaller
-    matrices, not zeros.
+    """A copy with whole channels removed, the least important first (Fang et al., 2023).
 
-    What hangs together shrinks together: a channel of a residual stream disappears from every
-    convolution, batch normalisation and exit that touches it.  The number of classes stays.
+    Its matrices are smaller, instead of holding zeros.  What hangs together shrinks together: a
+    channel of a residual stream disappears from every convolution, batch normalisation and exit
+    that touches it.  The number of classes stays.
 
     Args:
         net: a network; its own zeros, if any, become weights like others.
         x: a sample batch ``(B, ...)`` on the network's device; the library follows its gradients
             through the network.
-        ratio: share of the channels of every layer that goes, strictly between 0 and 1; about ``(1
-            - ratio)**2`` of the weights stay.
+        ratio: share of the channels of every layer that goes, strictly between 0 and 1; about
+            ``(1 - ratio)**2`` of the weights stay.
 
     Raises:
         ImportError: without the package torch-pruning.
@@ -150,7 +152,7 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
             "prune_channels needs torch-pruning: pip install 'eenotes[pruning]'"
         ) from error
     twin = permanent(net).eval().requires_grad_()
-    heads = [
+    outputs = [
         [m for m in head.modules() if isinstance(m, WEIGHTED)]
         for head in (*twin.exits, twin.stages[-1])
     ]
@@ -159,7 +161,7 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
         x[:1],
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
-        ignored_layers=[found[-1] for found in heads if found],  # their outputs are the classes
+        ignored_layers=[found[-1] for found in outputs if found],  # the classes
     )
     pruner.step()
     return twin.eval()

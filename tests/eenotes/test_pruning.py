@@ -23,7 +23,8 @@ from eenotes import (
     training,
 )
 from eenotes.exits import ClassMeanExit
-from eenotes.methods import pruned_costs, pruning
+from eenotes.methods import pruned_costs, pruning, pruning_schedule
+from eenotes.methods.pruning_schedule import separately, together
 from eenotes_book.models.resnet import CifarResNet
 
 STAGE, EXIT, CLASSIFIER = "stages.0", "exits.0.linear", "stages.1"
@@ -65,12 +66,15 @@ def no_accuracy(net):
     return [0.5] * net.num_exits
 
 
-PLAIN = {"tune": nothing, "evaluate": no_accuracy, "rate": 0.5, "rounds": 2}
+def run(net, order=together, *, rate=0.5, rounds=2, **options):
+    """The rounds of a plan; by default nothing is tuned and nothing measured."""
+    usual = {"tune": nothing, "evaluate": no_accuracy}
+    return pruning_schedule.run(net, order(rate=rate, rounds=rounds), **usual | options)
 
 
 def tuning(data, **options):
     usual = {"samples": 12, "batch_size": 6, "optimizer": partial(training.sgd, lr=0.05)}
-    return partial(pruning.fine_tune, dataset=data, **usual | options)
+    return partial(pruning_schedule.fine_tune, dataset=data, **usual | options)
 
 
 # --- which weights, and pruning
@@ -94,15 +98,8 @@ def test_layers_of_the_thesis():
     net = EarlyExitNetwork(stages, linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=10))
     table = pruned_costs.sparsity_table(net)
     assert (table.kind == "convolution").sum() == 57
-    assert [i + 1 for i, kind in enumerate(table.kind) if kind == "linear"] == [
-        10,
-        19,
-        29,
-        38,
-        48,
-        57,
-        64,
-    ]
+    linear = [i + 1 for i, kind in enumerate(table.kind) if kind == "linear"]
+    assert linear == [10, 19, 29, 38, 48, 57, 64]
     assert table.part.tolist().count("exits") == 6 and table.part.iloc[-1] == "backbone"
 
 
@@ -213,7 +210,7 @@ def test_permanent_is_a_plain_copy(unchanged):
 
 
 def test_together_by_hand():
-    iterations = list(pruning.together(toy(), **PLAIN))
+    iterations = list(run(toy()))
     assert [(i.part, i.number) for i in iterations] == [("all", 1), ("all", 2)]
     assert iterations[0].sparsity == {STAGE: 1, EXIT: 0.5, CLASSIFIER: 0}
     assert iterations[1].sparsity == {STAGE: 1, EXIT: 1, CLASSIFIER: 0.25}
@@ -221,49 +218,47 @@ def test_together_by_hand():
 
 
 def test_separately_by_hand():
-    iterations = list(pruning.separately(toy(), **PLAIN))
-    assert [(i.part, i.number) for i in iterations] == [
-        ("backbone", 1),
-        ("backbone", 2),
-        ("exits", 1),
-        ("exits", 2),
-    ]
-    assert [list(i.sparsity.values()) for i in iterations] == [
-        [1, 0, 0],
-        [1, 0, 0.5],
-        [1, 0.5, 0.5],
-        [1, 0.75, 0.5],
+    iterations = list(run(toy(), separately))
+    found = [(i.part, i.number, list(i.sparsity.values())) for i in iterations]
+    assert found == [
+        ("backbone", 1, [1, 0, 0]),
+        ("backbone", 2, [1, 0, 0.5]),
+        ("exits", 1, [1, 0.5, 0.5]),
+        ("exits", 2, [1, 0.75, 0.5]),
     ]
 
 
-def test_both_give_every_weight_as_many_rounds_and_end_with_as_many_zeros():
-    for rounds in (1, 2, 3):
-        seen = {}
-        for schedule in (pruning.together, pruning.separately):
-            net, rounds_of = small()[0], {"backbone": 0, "exits": 0}
-            for iteration in schedule(net, **PLAIN | {"rounds": rounds, "rate": 0.3}):
-                for part in rounds_of:
-                    rounds_of[part] += iteration.part in (part, "all")
-            assert rounds_of == {"backbone": rounds, "exits": rounds}
-            seen[schedule] = pruned_costs.sparsity_table(net).zeros.sum()
-        # rounding of two pools
-        assert abs(seen[pruning.together] - seen[pruning.separately]) <= rounds + 1
-        assert seen[pruning.together] / pruned_costs.sparsity_table(
-            net
-        ).weights.sum() == pytest.approx(1 - 0.7**rounds, abs=2e-3)
+def test_exits_with_a_rate_of_their_own():
+    assert separately(rate=0.5, rounds=2, exits_rate=0.1)[1] == ("exits", 0.1, 2)
+    assert separately(rate=0.5, rounds=2) == separately(rate=0.5, rounds=2, exits_rate=0.5)
 
 
-def test_by_round_puts_the_halves_side_by_side():
-    apart = pruned_costs.by_round(list(pruning.separately(toy(), **PLAIN)))
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_both_give_every_weight_as_many_rounds_and_end_with_as_many_zeros(rounds):
+    zeros = []
+    for order in (together, separately):
+        net, rounds_of = small()[0], {"backbone": 0, "exits": 0}
+        for iteration in run(net, order, rounds=rounds, rate=0.3):
+            for part in rounds_of:
+                rounds_of[part] += iteration.part in (part, "all")
+        assert rounds_of == {"backbone": rounds, "exits": rounds}
+        table = pruned_costs.sparsity_table(net)
+        zeros.append(table.zeros.sum())
+        assert zeros[-1] / table.weights.sum() == pytest.approx(1 - 0.7**rounds, abs=2e-3)
+    assert abs(zeros[0] - zeros[1]) <= rounds + 1  # two pools are rounded twice
+
+
+def test_by_round_puts_the_phases_side_by_side():
+    apart = pruned_costs.by_round(list(run(toy(), separately)))
     assert apart.loc[1].tolist() == [1, 0.5, 0] and apart.loc[2].tolist() == [1, 0.75, 0.5]
     assert list(apart.columns) == [STAGE, EXIT, CLASSIFIER]
-    pool = pruned_costs.by_round(list(pruning.together(toy(), **PLAIN)))
+    pool = pruned_costs.by_round(list(run(toy())))
     assert (apart - pool).loc[2].tolist() == [0, -0.25, 0.25]
 
 
-def test_a_schedule_works_only_when_asked():
+def test_the_iterator_prunes_step_by_step():
     net = toy()
-    iterations = pruning.together(net, **PLAIN)
+    iterations = run(net)
     assert not prune.is_pruned(net)
     next(iterations)
     assert pruned_costs.sparsity_table(net).zeros.sum() == 6
@@ -275,9 +270,8 @@ def test_frozen_is_frozen_bit_by_bit():
     """
     net, data = small()
     start, states = pruning.fingerprint(net.stages), []
-    schedule = pruning.separately(net, tune=tuning(data), evaluate=no_accuracy, rate=0.3, rounds=2)
     exits_before = pruning.fingerprint(net.exits)
-    for iteration in schedule:
+    for iteration in run(net, separately, tune=tuning(data), rate=0.3):
         states.append({name: value.clone() for name, value in net.state_dict().items()})
         if iteration.part == "backbone":
             assert pruning.fingerprint(net.exits) == exits_before
@@ -297,8 +291,14 @@ def test_frozen_is_frozen_bit_by_bit():
     assert any(name.endswith("weight_orig") for name in moved)
 
 
-@pytest.mark.parametrize(("phase", "culprit"), [("exits", "stages.0.stem.1.running_mean"), ("exits", "stages.0.stem.1.bias"),
-                                                ("backbone", "exits.0.linear.bias")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("phase", "culprit"),
+    [
+        ("exits", "stages.0.stem.1.running_mean"),
+        ("exits", "stages.0.stem.1.bias"),
+        ("backbone", "exits.0.linear.bias"),
+    ],
+)
 def test_a_tune_that_touches_the_frozen_part_is_caught(phase, culprit):
     def careless(net, part, number):
         if part == phase:
@@ -306,7 +306,7 @@ def test_a_tune_that_touches_the_frozen_part_is_caught(phase, culprit):
                 net.state_dict()[culprit].add_(1e-6)
 
     with pytest.raises(RuntimeError, match=f"fine-tuning of the {phase} changed"):
-        list(pruning.separately(small()[0], **PLAIN | {"tune": careless}))
+        list(run(small()[0], separately, tune=careless))
 
 
 def test_zeros_stay_zero_through_fine_tuning():
@@ -315,9 +315,7 @@ def test_zeros_stay_zero_through_fine_tuning():
     """
     net, data = small()
     zero, hidden = None, None
-    for iteration in pruning.together(
-        net, tune=tuning(data), evaluate=no_accuracy, rate=0.4, rounds=3
-    ):
+    for iteration in run(net, tune=tuning(data), rate=0.4, rounds=3):
         now = {name: module.weight == 0 for name, module in pruning.layers(net).items()}
         if zero is not None:
             assert all((now[name] | ~zero[name]).all() for name in now)
@@ -379,15 +377,15 @@ def test_backbone_alone_learns_from_its_classifier_only():
 
 def test_accuracies_by_hand(table_net, rows):
     net = table_net([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])
-    assert pruning.accuracies(net, [(rows(2), torch.tensor([0, 0]))]) == (0.5, 1.0)
+    assert pruning_schedule.accuracies(net, [(rows(2), torch.tensor([0, 0]))]) == (0.5, 1.0)
 
 
 def test_accuracies_refuse_what_would_only_look_like_one(table_net, rows):
     logits = [[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [math.nan, 0.0]]]
     with pytest.raises(ValueError, match="exit 1 gave NaN"):
-        pruning.accuracies(table_net(logits), [(rows(2), torch.tensor([0, 0]))])
+        pruning_schedule.accuracies(table_net(logits), [(rows(2), torch.tensor([0, 0]))])
     with pytest.raises(ValueError, match="one label per sample"):
-        pruning.accuracies(table_net(logits), [(rows(2), torch.tensor([[0], [0]]))])
+        pruning_schedule.accuracies(table_net(logits), [(rows(2), torch.tensor([[0], [0]]))])
 
 
 @pytest.mark.parametrize(("part", "count"), [("heads", 24), ("all", 0)])
@@ -401,62 +399,58 @@ def test_fine_tune_refuses(part, count):
 
 def test_any_order_is_a_plan():
     """Exits first, at another rate: 1 of their 4 weights goes; then half of the backbone's 8."""
-    options = {"tune": nothing, "evaluate": no_accuracy}
-    iterations = list(
-        pruning.schedule(toy(), [("exits", 0.25, 1), ("backbone", 0.5, 1)], **options)
-    )
+    phases = [("exits", 0.25, 1), ("backbone", 0.5, 1)]
+    iterations = list(run(toy(), lambda **_: phases))
     assert [list(i.sparsity.values()) for i in iterations] == [[0, 0.25, 0], [1, 0.25, 0]]
     with pytest.raises(ValueError, match="'all', 'backbone' or 'exits'"):
-        pruning.schedule(toy(), [("heads", 0.5, 1)], **options)
+        run(toy(), lambda **_: [("heads", 0.5, 1)])
 
 
 # --- resumption
 
 
-@pytest.mark.parametrize(
-    ("schedule", "rounds", "cut"),
-    [(pruning.together, 2, 1), (pruning.separately, 2, 1), (pruning.separately, 2, 3)],
-)
-def test_a_schedule_that_was_cut_off_goes_on(schedule, rounds, cut, tmp_path):
-    """Cut off in the first or in the second phase, it ends with the same bits, and does nothing
-    twice.
-    """
+@pytest.mark.parametrize(("order", "cut"), [(together, 1), (separately, 1), (separately, 3)])
+def test_a_run_that_was_cut_off_goes_on(order, cut, tmp_path):
+    """Cut off in either phase, it ends with the same bits, and does nothing twice."""
     net, data = small()
-    evaluate = partial(pruning.accuracies, batches=[data.tensors])
-    options = {"tune": tuning(data, samples=6), "evaluate": evaluate, "rate": 0.3, "rounds": rounds}
-    whole = list(schedule(net, **options))
+    calls, tune = [], tuning(data, samples=6)
 
-    again, path = small()[0], tmp_path / "cut.safetensors"
-    iterations = schedule(again, **options, checkpoint=path)
+    def counted(*args):
+        calls.append(args)
+        return tune(*args)
+
+    evaluate = partial(pruning_schedule.accuracies, batches=[data.tensors])
+    options = {"tune": counted, "evaluate": evaluate, "rate": 0.3}
+    whole = list(run(net, order, **options))
+
+    options["checkpoint"] = tmp_path / "cut.safetensors"
+    iterations = run(small()[0], order, **options)
     for _ in range(cut):
         next(iterations)
     iterations.close()
 
-    calls, resumed = [], small()[0]
-    options["tune"] = lambda *args, tune=options["tune"]: (calls.append(args[2]), tune(*args))
-    assert list(schedule(resumed, **options, checkpoint=path)) == whole
-    assert len(calls) == len(whole) - cut
-    assert pruning.fingerprint(resumed) == pruning.fingerprint(net)
-
-    finished = small()[0]
-    assert list(schedule(finished, **options, checkpoint=path)) == whole
-    assert len(calls) == len(whole) - cut and pruning.fingerprint(finished) == pruning.fingerprint(
-        net
-    )
+    for left in (len(whole) - cut, 0):  # the second time it is finished
+        calls.clear()
+        again = small()[0]
+        assert list(run(again, order, **options)) == whole
+        assert len(calls) == left
+        assert pruning.fingerprint(again) == pruning.fingerprint(net)
 
 
-def test_a_foreign_or_damaged_checkpoint_is_reported_and_not_used(tmp_path):
+@pytest.mark.parametrize("change", [{"rate": 0.4}, {"net": small(seed=1)[0]}, {"scope": "layer"}])
+def test_a_foreign_checkpoint_is_reported_and_not_used(change, tmp_path):
     path = tmp_path / "a.safetensors"
-    first = list(pruning.together(small()[0], **PLAIN, checkpoint=path))
-    for change in ({"rate": 0.4}, {"net": small(seed=1)[0]}, {"scope": "layer"}):
-        options = {"net": small()[0]} | PLAIN | change
-        with pytest.warns(checkpoints.CheckpointWarning, match="another plan or network"):
-            assert list(pruning.together(**options, checkpoint=path)) != first
-        path.unlink()
-        list(pruning.together(small()[0], **PLAIN, checkpoint=path))
+    first = list(run(small()[0], checkpoint=path))
+    with pytest.warns(checkpoints.CheckpointWarning, match="another plan or network"):
+        assert list(run(**{"net": small()[0]} | change, checkpoint=path)) != first
+
+
+def test_a_damaged_checkpoint_is_reported_and_not_used(tmp_path):
+    path = tmp_path / "a.safetensors"
+    first = list(run(small()[0]))
     path.write_bytes(b"half a file")
     with pytest.warns(checkpoints.CheckpointWarning, match="damaged"):
-        assert list(pruning.together(small()[0], **PLAIN, checkpoint=path)) == first
+        assert list(run(small()[0], checkpoint=path)) == first
 
 
 # --- what pruning has left
@@ -575,8 +569,9 @@ def test_a_rate_outside_0_and_1(rate, unchanged):
     with unchanged(net):
         for call in (
             lambda: pruning.prune_smallest(pruning.layers(net).values(), rate=rate),
-            lambda: pruning.together(net, **PLAIN | {"rate": rate}),
-            lambda: pruning.separately(net, **PLAIN | {"rate": rate}),
+            lambda: run(net, together, rate=rate),
+            lambda: run(net, separately, rate=rate),
+            lambda: run(net, partial(separately, exits_rate=0.5), rate=rate),
             lambda: pruned_costs.prune_channels(net, data.tensors[0], ratio=rate),
         ):
             with pytest.raises(ValueError, match="strictly between 0 and 1"):
@@ -594,9 +589,9 @@ def test_a_rate_outside_0_and_1(rate, unchanged):
 )
 def test_bad_schedules_are_refused_before_anything_happens(options, words, unchanged):
     net, _ = small()
-    for schedule in (pruning.together, pruning.separately):
+    for order in (together, separately):
         with unchanged(net), pytest.raises(ValueError, match=words):
-            schedule(net, **PLAIN | options)
+            run(net, order, **options)
 
 
 def test_a_network_without_exits():
@@ -605,11 +600,7 @@ def test_a_network_without_exits():
         [nn.Linear(2, 2), nn.Linear(2, 2)], [ClassMeanExit(torch.randn(2, 2))]
     )
     for net in (alone, without_weights):
-        for call in (
-            lambda n: pruning.together(n, **PLAIN),
-            lambda n: pruning.separately(n, **PLAIN),
-            pruning.layers,
-        ):
+        for call in (run, partial(run, order=separately), pruning.layers):
             with pytest.raises(ValueError, match="no exit to prune"):
                 call(net)
         assert pruning.layers(net, part="backbone")
@@ -631,7 +622,7 @@ def test_nothing_left_to_prune(unchanged):
         with unchanged(layer), pytest.raises(ValueError, match="nothing left to prune.* 1 weights"):
             pruning.prune_smallest([layer], rate=rate)
     with pytest.raises(ValueError, match="nothing left to prune"):
-        list(pruning.together(toy(), **PLAIN | {"rounds": 9}))
+        list(run(toy(), rounds=9))
 
 
 @pytest.mark.parametrize(

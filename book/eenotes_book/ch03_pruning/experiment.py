@@ -20,7 +20,8 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.costs import count_macs
 from eenotes.inference import collect
-from eenotes.methods import pruned_costs, pruning
+from eenotes.methods import pruned_costs, pruning, pruning_schedule
+from eenotes.methods.pruning_schedule import separately, together
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
@@ -57,40 +58,31 @@ def bench(s: SimpleNamespace, *, seed: int = 0) -> Bench:
     return Bench(data, net, s, seed)
 
 
-def plan_of(approach: str, *, rate: float, rounds: int) -> pruning.Plan:
-    """The phases of an approach, every pool at the same rate."""
-    return (
-        [("all", rate, rounds)]
-        if approach == TOGETHER
-        else [("backbone", rate, rounds), ("exits", rate, rounds)]
-    )
-
-
 def pruned(
     b: Bench,
     name: str,
-    plan: pruning.Plan,
+    plan: Sequence[pruning_schedule.Phase],
     *,
     samples: int,
     start: EarlyExitNetwork | None = None,
     **options,
-) -> tuple[EarlyExitNetwork, list[pruning.Iteration]]:
+) -> tuple[EarlyExitNetwork, list[pruning_schedule.Iteration]]:
     """A copy of the network, pruned and fine-tuned by a plan, with the record of each iteration
     (accuracies on validation images).
 
     Args:
         b: left as it is.
         name: of its file in the cache, and on the progress bar.
-        plan: see `pruning.schedule`.
+        plan: see `pruning_schedule.run`.
         samples: training images seen per iteration.
         start: what to copy, if not the trained network.
-        options: more for `pruning.fine_tune`.
+        options: more for `pruning_schedule.fine_tune`.
     """
     from tqdm.auto import tqdm
 
     net, s = deepcopy(b.net if start is None else start), b.s
     tune = partial(
-        pruning.fine_tune,
+        pruning_schedule.fine_tune,
         dataset=b.data.train,
         samples=samples,
         batch_size=s.tune_batch,
@@ -100,11 +92,11 @@ def pruned(
         **options,
     )
     watched = TensorDataset(*(tensor[: s.watched] for tensor in b.data.val.tensors))
-    iterations = pruning.schedule(
+    iterations = pruning_schedule.run(
         net,
         plan,
         tune=tune,
-        evaluate=partial(pruning.accuracies, batches=vision.batches(watched)),
+        evaluate=partial(pruning_schedule.accuracies, batches=vision.batches(watched)),
         checkpoint=_cached(
             b,
             f"pruned-{name.replace(' ', '-')}",
@@ -119,10 +111,11 @@ def pruned(
     return net.to(scale.device()), done
 
 
-def both(b: Bench, approach: str) -> tuple[EarlyExitNetwork, list[pruning.Iteration]]:
+def both(b: Bench, approach: str) -> tuple[EarlyExitNetwork, list[pruning_schedule.Iteration]]:
     """The main comparison's network of one approach, by the settings of the scale."""
     options = {"backbone_loss": training.joint_loss} if approach == CONTROL else {}
-    plan = plan_of(approach, rate=b.s.rate, rounds=b.s.rounds)
+    order = together if approach == TOGETHER else separately
+    plan = order(rate=b.s.rate, rounds=b.s.rounds)
     return pruned(b, approach, plan, samples=b.s.samples, **options)
 
 
@@ -171,7 +164,9 @@ def _cached(b: Bench, name: str, **facts) -> Path:
     return cache.network(name, seed=b.seed, **made_by, **facts)
 
 
-def run(b: Bench, nets: dict[str, tuple[EarlyExitNetwork, list[pruning.Iteration]]]) -> dict:
+def run(
+    b: Bench, nets: dict[str, tuple[EarlyExitNetwork, list[pruning_schedule.Iteration]]]
+) -> dict:
     """One seed's numbers, plain: what the chapter draws and the study repeats.
 
     Args:
@@ -277,7 +272,7 @@ def deployment(
     rows = {}
     for name, net in plain.items():
         table = pruned_costs.sparsity_table(net)
-        accuracy = pruning.accuracies(net, vision.batches(b.data.test))
+        accuracy = pruning_schedule.accuracies(net, vision.batches(b.data.test))
         rows[name] = {
             "weights": int(table.weights.sum() - table.zeros.sum()),
             "parameters": int(table.weights.sum()),
@@ -317,9 +312,11 @@ def sweep(b: Bench) -> list[dict]:
     s, rows, test = b.s.sweep, [], vision.batches(b.data.test)
     sizes = pruned_costs.sparsity_table(b.net).groupby("part").weights.sum()
     for rate in s.rates:
-        pool, _ = pruned(b, "sweep together", [("all", rate, s.rounds)], samples=s.samples)
+        pool, _ = pruned(
+            b, "sweep together", together(rate=rate, rounds=s.rounds), samples=s.samples
+        )
         of_pool, left, sparsity = (
-            pruning.accuracies(pool, test),
+            pruning_schedule.accuracies(pool, test),
             _kept(pool),
             1 - (1 - rate) ** s.rounds,
         )
@@ -328,13 +325,14 @@ def sweep(b: Bench) -> list[dict]:
             keep_backbone = ((1 - sparsity) * sizes.sum() - keep_exits * sizes["exits"]) / sizes[
                 "backbone"
             ]
-            plan = [
-                (part, 1 - keep ** (1 / s.rounds), s.rounds)
-                for part, keep in (("backbone", keep_backbone), ("exits", keep_exits))
-            ]
+            rate_of_backbone, rate_of_exits = (
+                1 - keep ** (1 / s.rounds) for keep in (keep_backbone, keep_exits)
+            )
+            plan = separately(rate=rate_of_backbone, rounds=s.rounds, exits_rate=rate_of_exits)
             apart, _ = pruned(b, "sweep separately", plan, samples=s.samples)
             difference = [
-                x - y for x, y in zip(of_pool, pruning.accuracies(apart, test), strict=True)
+                x - y
+                for x, y in zip(of_pool, pruning_schedule.accuracies(apart, test), strict=True)
             ]
             rows.append({
                 "sparsity": sparsity, "exits": exits, "share": _kept(apart)["share"], "early": mean_of(difference[:-1]),

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes.methods import pruned_costs, pruning
+from eenotes.methods import pruned_costs, pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import networks, timing
 from eenotes_book.ch03_pruning import claims, experiment
@@ -104,7 +104,7 @@ def float32() -> Iterator[None]:
 def losses(b: experiment.Bench, nets: dict[str, EarlyExitNetwork]) -> dict[str, list[float]]:
     """The three losses of each network on the test images."""
     found, batch = {}, b.data.test.tensors
-    kinds = (training.joint_loss, training.exits_loss, pruning.last_exit_loss)
+    kinds = (training.joint_loss, training.exits_loss, pruning_schedule.last_exit_loss)
     for name, net in nets.items():
         found[f"losses, {name}"] = [loss(net, batch).item() for loss in kinds]
     return found

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from eenotes import training
-from eenotes.methods import pruning
+from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
 from eenotes_book.ch07_open.compact import best_step, quantise
 from eenotes_book.ch07_open.networks import Bench, spare_garbage
@@ -213,7 +213,7 @@ def stored_bytes(net: EarlyExitNetwork) -> int:
 
 
 def _accuracies(net: EarlyExitNetwork, b: Bench) -> dict[str, float]:
-    accuracy = pruning.accuracies(net, vision.batches(b.data.test))
+    accuracy = pruning_schedule.accuracies(net, vision.batches(b.data.test))
     return {f"exit {j}": value for j, value in enumerate(accuracy, 1)} | {
         "mean": sum(accuracy) / len(accuracy)
     }

@@ -1,0 +1,259 @@
+r"""Pruning early exit networks round by round (Görmez and Koyuncu, 2022).
+
+Each round prunes a fraction of the remaining weights by magnitude, then fine-tunes.  The question
+is the order: exits `together` with the backbone, out of one pool, or `separately`, after it, on a
+backbone that is frozen by then.  Both are plans, which `run` carries out.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.data import Dataset, Subset
+
+from eenotes import checkpoints, training
+from eenotes.inference import check_answers, collect
+from eenotes.methods.pruning import (
+    Part,
+    Scope,
+    check_rate,
+    check_scope,
+    fingerprint,
+    layers,
+    prune_smallest,
+    refresh,
+    sparsity,
+)
+from eenotes.network import EarlyExitNetwork
+
+
+class Phase(NamedTuple):
+    """Rounds of pruning and fine-tuning one part, while the rest is frozen."""
+
+    part: Part
+    rate: float
+    rounds: int
+
+
+def together(*, rate: float, rounds: int) -> list[Phase]:
+    """The plan of approach 1: backbone and exits in one pool, with one cut for both (3.3)."""
+    return [Phase("all", rate, rounds)]
+
+
+def separately(*, rate: float, rounds: int, exits_rate: float | None = None) -> list[Phase]:
+    r"""The plan of approach 2: first the backbone, then, on the frozen backbone, the exits.
+
+    Every weight goes through as many rounds as in `together`, and both pools end at the same
+    sparsity, $1 - (1 - \rho)^R$ (3.2), unless the exits have a rate of their own.
+    """
+    of_exits = rate if exits_rate is None else exits_rate
+    return [Phase("backbone", rate, rounds), Phase("exits", of_exits, rounds)]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One round of pruning and fine-tuning, as it left the network."""
+
+    part: Part  #: what was pruned and fine-tuned
+    number: int  #: from 1, within its phase
+    sparsity: dict[str, float]  #: layer → share of its weights that are zero, all layers
+    accuracy: tuple[float, ...]  #: of every exit, as ``evaluate`` gave it
+
+
+def run(
+    net: EarlyExitNetwork,
+    plan: Sequence[Phase],
+    *,
+    tune: Callable[[EarlyExitNetwork, Part, int], object],
+    evaluate: Callable[[EarlyExitNetwork], Sequence[float]],
+    scope: Scope = "global",
+    checkpoint: Path | None = None,
+) -> Iterator[Iteration]:
+    """Prune and fine-tune a network, phase by phase and round by round.
+
+    Args:
+        net: a trained network, changed in place by each step of the iterator.
+        plan: the phases, from `together`, `separately`, or in any other order.
+        tune: ``tune(net, part, number)`` fine-tunes ``part`` in place, after iteration ``number``
+            (from 1) of its phase has pruned it; see `fine_tune`.
+        evaluate: ``evaluate(net)`` gives the accuracy of every exit; see `accuracies`.
+        scope: see `pruning.prune_smallest`.
+        checkpoint: a ``.safetensors`` file, written after every iteration.  A run that was cut off
+            goes on after its last whole iteration: those before it are yielded from the file,
+            and the network is in the state of the last of them.  A file of another network or plan
+            is reported by a `checkpoints.CheckpointWarning` and written anew; the file does not
+            know what ``tune`` does.
+
+    Returns:
+        An iterator over one `Iteration` per round of each phase.
+
+    Raises:
+        ValueError: bad rate, rounds or scope, or a network without prunable exits, all at once;
+            while iterating: nothing left to prune.
+        RuntimeError: while iterating, if ``tune`` changed what the phase freezes: parameters, or
+            statistics of batch normalisation.
+    """
+    layers(net)  # raises without exits
+    for part, rate, rounds in plan:
+        layers(net, part=part)
+        check_rate(rate)
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+            raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
+    check_scope(scope)
+    facts = {"plan": [list(phase) for phase in plan], "scope": scope, "start": fingerprint(net)}
+    return _iterations(net, plan, facts, tune=tune, evaluate=evaluate, checkpoint=checkpoint)
+
+
+def fine_tune(
+    net: EarlyExitNetwork,
+    part: Part,
+    number: int,
+    *,
+    dataset: Dataset,
+    samples: int,
+    batch_size: int,
+    backbone_loss: training.Loss | None = None,
+    seed: int = 0,
+    optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = training.sgd,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> float:
+    """Fine-tune one part for one iteration, the rest frozen; in place.
+
+    With its options set by `functools.partial` it is a ``tune`` for `run`.  Everything is tuned on
+    the mean loss of all exits, exits alone on that of the early ones, and the backbone alone on its
+    own classifier's, as if the exits were not there yet.
+
+    Args:
+        net: the rest keeps its parameters and its statistics of batch normalisation bit by bit.
+        part: what to train.
+        number: of the iteration; with ``seed`` it draws the samples and their order, the same ones
+            for every plan.
+        dataset: of ``(x, y)``.
+        samples: how many are seen; more than there are: some twice.
+        batch_size: per step.
+        backbone_loss: another loss for part ``"backbone"``, for example `training.joint_loss`.
+        seed: see ``number``.
+        optimizer: from parameters to an optimizer.
+        augment: see `training.fit`.
+
+    Returns:
+        The mean training loss.
+
+    Raises:
+        ValueError: an unknown part, no data, fewer than one sample, or what `training.fit` raises.
+    """
+    if samples < 1 or not len(dataset):
+        raise ValueError(f"samples={samples} of {len(dataset)}: fine-tuning needs at least one")
+    tunable = {
+        "all": (net, training.joint_loss),
+        "backbone": (net.stages, backbone_loss or last_exit_loss),
+        "exits": (net.exits, training.exits_loss),
+    }
+    if part not in tunable:
+        raise ValueError(f"part={part!r} must be 'all', 'backbone' or 'exits'")
+    trained, loss = tunable[part]
+    own_seed = seed * 10_007 + number
+    generator = torch.Generator().manual_seed(own_seed)
+    passes = -(-samples // len(dataset))
+    orders = [torch.randperm(len(dataset), generator=generator) for _ in range(passes)]
+    (mean_loss,) = training.fit(
+        net,
+        Subset(dataset, torch.cat(orders)[:samples].tolist()),
+        loss=loss,
+        epochs=1,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        part=trained,
+        augment=augment,
+        seed=own_seed,
+        title=f"{part} {number}",
+    )
+    return mean_loss
+
+
+def last_exit_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross-entropy of the backbone's own classifier, the last exit; labels ``(B,)``."""
+    x, y = batch
+    return nn.functional.cross_entropy(model(x)[-1], y)
+
+
+def accuracies(
+    net: EarlyExitNetwork, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, ...]:
+    """The accuracy of each of the J exits, first to last, on all samples of ``(x, y)`` batches.
+
+    Raises:
+        ValueError: what `eenotes.inference.collect` raises, or NaN logits.
+    """
+    logits, labels = collect(net, batches)
+    for j, z in enumerate(logits):
+        check_answers(j, z)  # the argmax of NaN would be class 0
+    return tuple((logits.argmax(2) == labels).double().mean(1).tolist())
+
+
+def _iterations(
+    net: EarlyExitNetwork,
+    plan: Sequence[Phase],
+    facts: dict,
+    *,
+    tune: Callable,
+    evaluate: Callable,
+    checkpoint: Path | None,
+) -> Iterator[Iteration]:
+    """The rounds of `run`; ``facts`` are what a checkpoint must have been written with."""
+    done = _resume(checkpoint, facts, net) if checkpoint else []
+    yield from done
+    steps = [(part, rate, number) for part, rate, rounds in plan for number in range(1, rounds + 1)]
+    for part, rate, number in steps[len(done) :]:
+        prune_smallest(layers(net, part=part).values(), rate=rate, scope=facts["scope"])
+        frozen = {"all": nn.ModuleList(), "backbone": net.exits, "exits": net.stages}[part]
+        before = fingerprint(frozen)
+        tune(net, part, number)
+        refresh(net.modules())
+        if fingerprint(frozen) != before:
+            trained = "net.stages" if part == "backbone" else "net.exits"
+            raise RuntimeError(
+                f"fine-tuning of the {part} changed weights or statistics outside them: "
+                f"train with part={trained} only"
+            )
+        net.eval()
+        accuracy = tuple(float(value) for value in evaluate(net))
+        done.append(Iteration(part, number, sparsity(layers(net)), accuracy))
+        if checkpoint and training.accelerator().is_main_process:
+            iterations = [asdict(iteration) for iteration in done]
+            checkpoints.save_tensors(checkpoint, net.state_dict(), run=facts, iterations=iterations)
+        yield done[-1]
+
+
+def _resume(path: Path, facts: dict, net: EarlyExitNetwork) -> list[Iteration]:
+    """Bring the network to where the file left it, if it was written with the same facts.
+
+    Returns:
+        The iterations up to there; none if there is nothing to use.
+    """
+    if not Path(path).exists():
+        return []
+    try:
+        tensors, found = checkpoints.load_tensors(path)
+        if found.get("run") != facts:
+            raise ValueError(
+                f"it belongs to another plan or network: {found.get('run')} instead of {facts}"
+            )
+    except ValueError as error:
+        message = f"{path} is not used, pruning starts anew: {error}"
+        warnings.warn(message, checkpoints.CheckpointWarning, stacklevel=4)
+        return []
+    refresh(net.modules())
+    for name, module in layers(net).items():
+        mask = tensors.get(f"{name}.weight_mask")
+        if mask is not None:
+            prune.custom_from_mask(module, "weight", mask.to(module.weight.device))
+    net.load_state_dict(tensors)
+    net.eval()
+    refresh(net.modules())
+    return [Iteration(**row | {"accuracy": tuple(row["accuracy"])}) for row in found["iterations"]]
