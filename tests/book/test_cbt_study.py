@@ -14,6 +14,7 @@ import torch
 
 from eenotes import Confidence
 from eenotes.methods import cbt_budgets
+from eenotes_book import scene_pictures
 from eenotes_book.ch04_cbt import claims, clock, experiment, figures
 from eenotes_book.data import camvid, drawn_scenes, scenes
 from eenotes_book.models.segmentation import SegmentationNetwork
@@ -141,10 +142,12 @@ def test_a_share_of_each_image_stays_active(bench):
 
 def test_every_class_has_a_colour_and_the_ignored_are_white():
     for classes in (drawn_scenes.CLASSES, camvid.CLASSES):
-        assert len({figures.SCENE_COLORS[name] for name in classes}) == len(classes)
-    picture = figures.label_map(np.array([[0, scenes.IGNORE]]), ("sky", "road"))
+        assert len({scene_pictures.COLORS[name] for name in classes}) == len(classes)
+    picture = scene_pictures.label_map(np.array([[0, scenes.IGNORE]]), ("sky", "road"))
     np.testing.assert_allclose(picture[0, 1], 1)
-    np.testing.assert_allclose(picture[0, 0], matplotlib.colors.to_rgb(figures.SCENE_COLORS["sky"]))
+    np.testing.assert_allclose(
+        picture[0, 0], matplotlib.colors.to_rgb(scene_pictures.COLORS["sky"])
+    )
 
 
 def test_budget_curves_draw_every_method_and_its_lead():
