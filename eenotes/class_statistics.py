@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from eenotes._checks import require_whole
+
 # Up to here a GPU multiplies with a one-hot matrix: as fast as adding row by row, and with the same
 # bits on every run.  A CPU adds in order anyway, in a third of the time that the product takes.
 _ONE_HOT_CLASSES = 256
@@ -31,6 +33,7 @@ class ClassMeans(Metric):
         ValueError: for fewer than one class.  In ``update`` for an empty batch, labels outside
             0..K-1 or of another length, values that are not finite, or features of another shape
             than before; nothing is changed then.  In ``compute`` for a class without samples.
+        TypeError: in ``update`` for labels that are not whole numbers.
     """
 
     full_state_update = False
@@ -184,6 +187,7 @@ class ClassMoments:
     Raises:
         ValueError: for fewer than one class; in ``update`` as `ClassMeans`; in ``compute`` if no
             process has seen a sample.
+        TypeError: in ``update`` as `ClassMeans`.
     """
 
     def __init__(self, num_classes: int, *, dtype: torch.dtype = torch.float64):
@@ -259,14 +263,13 @@ class ClassMoments:
 def _check_batch(
     features: Tensor, labels: Tensor, *, num_classes: int, shape: tuple[int, ...] | None
 ) -> None:
-    """Raise a ValueError unless features and labels are a batch of ``num_classes`` classes."""
+    """Refuse features and labels that are no batch of ``num_classes`` classes."""
     if len(features) == 0 or labels.shape != (len(features),):
         raise ValueError(
             "need as many labels as samples, and at least one: "
             f"got {tuple(features.shape)}, {tuple(labels.shape)}"
         )
-    if labels.is_floating_point():
-        raise ValueError(f"labels must be whole numbers, got {labels.dtype}")
+    require_whole(labels)
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(
             f"labels must lie in 0..{num_classes - 1}, got {int(labels.min())}.."

@@ -1,4 +1,4 @@
-"""Observation to class: the two kinds of exit head, with one call, ``features → logits``."""
+"""Exits: trained linear layers and class means, each one call from features to logits."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from eenotes.network import in_mode
 
 
 def pool(features: Tensor, *, grid: int = 1) -> Tensor:
-    """Average over space or over tokens:
+    """Average features over space or over tokens.
 
     ``(B, C, H, W)`` → ``(B, C·grid·grid)``, ``(B, T, C)`` → ``(B, C)``, ``(B, C)`` unchanged.
     """
@@ -34,7 +34,8 @@ class LinearExit(nn.Module):
 
     def __init__(self, inputs: int, num_classes: int, *, grid: int = 1):
         super().__init__()
-        self.linear, self.grid = nn.Linear(inputs, num_classes), grid
+        self.linear = nn.Linear(inputs, num_classes)
+        self.grid = grid
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear(pool(features, grid=self.grid))
@@ -43,20 +44,20 @@ class LinearExit(nn.Module):
 def linear_exits(
     stages: Iterable[nn.Module], x: Tensor, *, num_classes: int, grid: int = 1
 ) -> nn.ModuleList:
-    """A `LinearExit` for every stage but the last, of the width that a sample batch ``x``, ``(B,
-    ...)``, has there.
+    """A `LinearExit` for every stage but the last.
 
-    A feature map smaller than the grid keeps its own size.
+    A sample batch ``x``, ``(B, ...)``, says how wide the features are there.  A feature map smaller
+    than the grid keeps its own size.
     """
-    stages, exits = list(stages), nn.ModuleList()
+    stages = list(stages)
+    exits = nn.ModuleList()
     # in evaluation mode: the sample must not move any running statistics
     with in_mode(*stages), torch.no_grad():
         for stage in stages[:-1]:
             x = stage(x)
             cells = min(grid, *x.shape[2:]) if x.ndim == 4 else 1
-            exits.append(
-                LinearExit(pool(x, grid=cells).shape[1], num_classes, grid=cells).to(x.device)
-            )
+            width = pool(x, grid=cells).shape[1]
+            exits.append(LinearExit(width, num_classes, grid=cells).to(x.device))
     return exits
 
 
@@ -71,7 +72,7 @@ class ClassMeanExit(nn.Module):
     Args:
         means: ``(K, *shape)``, one mean feature per class.
         mean_distance: ``(K,)``, the normaliser μ of the confidence, in units of distance; kept here
-            so that it travels with the means (`eenotes.e2cm.rule` reads it).
+            so that it travels with the means (`eenotes.methods.e2cm.rule` reads it).
 
     Raises:
         ValueError: if a mean or a normaliser is not finite, or a normaliser is not positive.
@@ -80,19 +81,17 @@ class ClassMeanExit(nn.Module):
     def __init__(self, means: Tensor, mean_distance: Tensor | None = None):
         super().__init__()
         means = means.detach().flatten(1).float()
-        mean_distance = (
-            means.new_ones(len(means)) if mean_distance is None else mean_distance.detach().float()
-        )
+        if mean_distance is None:
+            mean_distance = means.new_ones(len(means))
+        mean_distance = mean_distance.detach().float()
         if not means.isfinite().all():
+            bad = (~means.isfinite().all(1)).nonzero().flatten().tolist()
+            raise ValueError(f"the means of classes {bad} are not finite")
+        positive = mean_distance.isfinite() & (mean_distance > 0)
+        if mean_distance.shape != (len(means),) or not positive.all():
             raise ValueError(
-                f"the means of classes {_rows(~means.isfinite().all(1))} are not finite"
-            )
-        if (
-            mean_distance.shape != (len(means),)
-            or not (mean_distance.isfinite() & (mean_distance > 0)).all()
-        ):
-            raise ValueError(
-                f"mean_distance must hold {len(means)} positive numbers, got {mean_distance.tolist()}"
+                f"mean_distance must hold {len(means)} positive numbers, "
+                f"got {mean_distance.tolist()}"
             )
         self.register_buffer("centre", means.mean(0))
         self.register_buffer("offsets", means - self.centre)
@@ -113,7 +112,8 @@ class ClassMeanExit(nn.Module):
         features = features.flatten(1)
         if features.shape[1] != len(self.centre):
             raise ValueError(
-                f"the class means have {len(self.centre)} numbers each, the features {features.shape[1]}"
+                f"the class means have {len(self.centre)} numbers each, "
+                f"the features {features.shape[1]}"
             )
         # Squares of thousands of numbers are subtracted from each other: too much for half
         # precision.
@@ -122,7 +122,3 @@ class ClassMeanExit(nn.Module):
             norms = self.squared_norms if offsets is self.offsets else offsets.square().sum(1)
             squared = torch.addmm(norms, x, offsets.T, alpha=-2) + x.square().sum(1, keepdim=True)
         return -squared.clamp_min(0).sqrt()
-
-
-def _rows(mask: Tensor) -> list[int]:
-    return mask.nonzero().flatten().tolist()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eenotes._checks import require_eval
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Decision, Rule
 
@@ -97,8 +98,7 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: a network in training mode, no batches, or labels that are not ``(B,)``.
     """
-    if any(module.training for module in net.modules()):
-        raise ValueError("the network is in training mode: call net.eval() before collect")
+    require_eval(net.modules(), what="network", before="collect")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     logits, labels = [], []
     for x, y in batches:
@@ -205,8 +205,7 @@ def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, 
 def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
     """Evaluation mode, and one device for all."""
     modules = list(net.modules())
-    if any(module.training for module in modules):
-        raise ValueError("the network is in training mode: call net.eval() before predict")
+    require_eval(modules, what="network", before="predict")
     # net.parameters() and net.buffers() would each walk through the modules again: a millisecond,
     # which counts at batch 1.
     held = (

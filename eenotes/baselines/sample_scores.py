@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from eenotes import training
+from eenotes._checks import require_eval
 from eenotes.methods.sample_selection import Scores
 from eenotes.network import EarlyExitNetwork
 
@@ -339,10 +340,7 @@ def measure(
     Raises:
         ValueError: a network in training mode.
     """
-    if any(module.training for module in net.modules()):
-        raise ValueError(
-            "the network is in training mode: call net.eval(), or the scores depend on the batches"
-        )
+    require_eval(net.modules(), what="network", before="measure")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     found = [
         function([z.double() for z in net(x.to(device))], y.to(device))

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from eenotes._checks import require_whole
 from eenotes.class_statistics import ClassMeans
 from eenotes.rules import PerClass
 
@@ -199,13 +200,8 @@ def _summed(mean: ClassMeans) -> tuple[Tensor, Tensor]:
         return mean.sums.clone(), mean.counts.clone()
 
 
-def check_whole(labels: Tensor) -> None:
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be whole numbers, got {labels.dtype}")
-
-
 def _check(logits: list[Tensor], labels: Tensor, num_classes: int, *, exits: int | None) -> None:
-    check_whole(labels)
+    require_whole(labels)
     if not logits or (exits is not None and len(logits) != exits):
         raise ValueError(
             f"every batch must have the logits of the same exits, got {len(logits)} after {exits}"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eenotes._checks import require_whole
 from eenotes.costs import Costs
-from eenotes.methods.cbt import Statistics, check_whole, mean_iou
+from eenotes.methods.cbt import Statistics, mean_iou
 from eenotes.rules import Confidence, PerClass
 from eenotes.thresholds import Answers
 
@@ -51,7 +52,7 @@ def validation(logits: Tensor, labels: Tensor, costs: Costs) -> Answers:
         TypeError: labels that are not whole numbers.
     """
     num_classes = logits[0].shape[-1]
-    check_whole(labels)
+    require_whole(labels)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
             f"labels must be whole numbers in 0..{num_classes - 1}; leave out the ignored ones"

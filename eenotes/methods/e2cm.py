@@ -1,7 +1,7 @@
 r"""E²CM: early exit by class means (Görmez, Dasari and Koyuncu, 2022).
 
 No gradient and no added layer.  One pass over the training set gives the class means $M_{j,k}$ of
-every stage's output; at inference a sample leaves at the first stage where it is close enough to
+every stage's output; at inference a sample exits at the first stage where it is close enough to
 one of them.
 
 Beyond the paper: `fit_whitened` measures distance in units of the spread within the classes, which
@@ -14,11 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from eenotes._checks import require_eval
 from eenotes.class_statistics import ClassMeans, ClassMoments
 from eenotes.exits import ClassMeanExit, linear_exits, pool
 from eenotes.gaussian import whitened_discriminant
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import ClassMeanConfidence
+
+_NO_BATCH = "the loader gave no batch: there is nothing to average"
 
 
 @torch.no_grad()
@@ -29,8 +32,9 @@ def fit(
     num_classes: int,
     normaliser: Literal["mean", "rms"] = "mean",
 ) -> EarlyExitNetwork:
-    r"""Put a class-mean exit after every stage but the last; the stages themselves stay as they
-    are.
+    r"""Put a class-mean exit after every stage but the last.
+
+    The stages themselves stay as they are.
 
     Args:
         stages: from `eenotes.split`, in evaluation mode.
@@ -46,39 +50,26 @@ def fit(
     """
     if normaliser not in ("mean", "rms"):
         raise ValueError(f"normaliser={normaliser!r} must be 'mean' or 'rms'")
-    if any(module.training for stage in stages for module in stage.modules()):
-        raise ValueError(
-            "the stages are in training mode: call eval() before fit, or the statistics would move while they are used"
-        )
+    device = _device_of(stages, before="fit")
     early = list(stages)[:-1]
-    device = next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
     means = [ClassMeans(num_classes).to(device) for _ in early]
-    seen = 0
+    count = 0
     for x, y in batches:
-        x, y, seen = x.to(device), y.to(device), seen + len(y)
+        x, y, count = x.to(device), y.to(device), count + len(y)
         for stage, mean in zip(early, means, strict=True):
             x = stage(x)
             mean.update(x, y)
-    if not seen:
-        raise ValueError("the loader gave no batch: there is nothing to average")
+    if not count:
+        raise ValueError(_NO_BATCH)
     if normaliser == "rms":
-        exits = [ClassMeanExit(mean.compute(), mean.root_mean_square_distance()) for mean in means]
+        distances = [mean.root_mean_square_distance() for mean in means]
     else:
-        exits, again = [ClassMeanExit(mean.compute()) for mean in means], 0
-        totals = [torch.zeros(num_classes, dtype=torch.float64) for _ in early]
-        for x, y in batches:
-            x, again = x.to(device), again + len(y)
-            for stage, exit_head, total in zip(early, exits, totals, strict=True):
-                x = stage(x)
-                total += -exit_head(x).double().sum(0).cpu()
-        if again != seen:
-            raise ValueError(
-                f"batches gave {seen} samples, and {again} when asked again: give a loader or a list, no iterator"
-            )
-        exits = [
-            ClassMeanExit(mean.compute(), total / seen)
-            for mean, total in zip(means, totals, strict=True)
-        ]
+        exits = [ClassMeanExit(mean.compute()) for mean in means]
+        distances = _mean_distances(early, exits, batches, count=count, device=device)
+    exits = [
+        ClassMeanExit(mean.compute(), distance)
+        for mean, distance in zip(means, distances, strict=True)
+    ]
     return EarlyExitNetwork(stages, exits).to(device).eval()
 
 
@@ -100,8 +91,8 @@ def fit_whitened(
     `eenotes.Confidence` is its rule: nothing has to be normalised.
 
     Args:
-        stages: from `eenotes.split`, in evaluation mode; themselves they stay as they are.
-        batches: ``(x, y)`` over the whole training set; asked for once.
+        stages: from `eenotes.split`, in evaluation mode; they stay as they are.
+        batches: ``(x, y)`` over the whole training set; one pass.
         num_classes: K.
         grid: average feature maps to grid × grid cells first, as the exits of Shallow-Deep Networks
             do.  Memory: one D × D array in double precision per exit, for the D = C·grid² numbers
@@ -116,13 +107,10 @@ def fit_whitened(
     """
     if not 0 < shrinkage <= 1:
         raise ValueError(
-            f"shrinkage={shrinkage} must be in (0, 1]: without any, features that never vary would be divided by zero"
+            f"shrinkage={shrinkage} must be in (0, 1]: without any, features that never vary "
+            "would be divided by zero"
         )
-    if any(module.training for stage in stages for module in stage.modules()):
-        raise ValueError(
-            "the stages are in training mode: call eval() before fit_whitened, or the statistics would move"
-        )
-    device = next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
+    device = _device_of(stages, before="fit_whitened")
     exits = None
     for x, y in batches:
         x, y = x.to(device), y.to(device)
@@ -133,7 +121,7 @@ def fit_whitened(
             x = stage(x)
             moment.update(pool(x, grid=head.grid), y)
     if exits is None:
-        raise ValueError("the loader gave no batch: there is nothing to average")
+        raise ValueError(_NO_BATCH)
     for head, moment in zip(exits, moments, strict=True):
         weight, bias = whitened_discriminant(moment.compute(), shrinkage=shrinkage)
         head.linear.weight.copy_(weight)
@@ -157,10 +145,10 @@ def rule(net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0) -> Cl
 
 
 def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyExitNetwork:
-    """E²CM + SDN: a sample leaves a stage when either of its two exits lets it go.
+    """E²CM + SDN: a sample exits after a stage when either of its two exits lets it go.
 
-    After each stage first the class-mean exit is asked, then, for those who stay, the trained one:
-    two exits with nothing computed between them, and so no rule and no loop of its own.
+    The class-mean exit comes first; the trained one decides about the samples that stay.  Nothing
+    is computed between the two, so neither a rule nor a loop of its own is needed.
 
     Raises:
         ValueError: if the two networks do not share their stages.
@@ -173,3 +161,34 @@ def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyEx
     stages = [part for stage in trained.stages[:-1] for part in (stage, nn.Identity())]
     exits = [head for pair in zip(class_means.exits, trained.exits, strict=True) for head in pair]
     return EarlyExitNetwork([*stages, trained.stages[-1]], exits).eval()
+
+
+def _device_of(stages: Sequence[nn.Module], *, before: str) -> torch.device:
+    """The device of stages that are all in evaluation mode."""
+    parts = [part for stage in stages for part in stage.modules()]
+    require_eval(parts, what="network", before=f"{before}, or the statistics would move")
+    return next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
+
+
+def _mean_distances(
+    stages: Sequence[nn.Module],
+    exits: Sequence[ClassMeanExit],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    count: int,
+    device: torch.device,
+) -> list[Tensor]:
+    """The mean distance of all samples to every class mean (2.4), ``(K,)`` for each exit."""
+    totals = [torch.zeros(len(head.means), dtype=torch.float64) for head in exits]
+    again = 0
+    for x, y in batches:
+        x, again = x.to(device), again + len(y)
+        for stage, head, total in zip(stages, exits, totals, strict=True):
+            x = stage(x)
+            total -= head(x).double().sum(0).cpu()
+    if again != count:
+        raise ValueError(
+            f"the first pass over the batches gave {count} samples, the second {again}: "
+            "give a loader or a list, no iterator"
+        )
+    return [total / count for total in totals]

@@ -1,0 +1,31 @@
+"""Checks of arguments that several parts of the package share: modes and labels."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def require_eval(modules: Iterable[nn.Module], *, what: str, before: str) -> None:
+    """Refuse modules in training mode.
+
+    Args:
+        modules: all parts of a network, ``net.modules()``.
+        what: what they make up, for the message: ``"network"``.
+        before: the function that needs evaluation mode: ``"predict"``.
+
+    Raises:
+        ValueError: any of them is in training mode.
+    """
+    if any(module.training for module in modules):
+        raise ValueError(f"the {what} is in training mode: call eval() before {before}")
+
+
+def require_whole(labels: Tensor) -> None:
+    """Refuse labels that are not whole numbers.
+
+    Raises:
+        TypeError: floats or booleans.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be whole numbers, got {labels.dtype}")
