@@ -2,7 +2,7 @@ r"""Deep embedded clustering (DEC: Xie, Girshick and Farhadi, 2016): classes fou
 
 An encoder learns a short code of each sample, first as half of a denoising autoencoder, then by
 sharpening its own soft clusters.  The clusters play the role of labels: their class means at the
-encoder's earlier layers make early exits (`eenotes.e2cm`).
+encoder's earlier layers make early exits (`eenotes.methods.e2cm`).
 """
 
 import copy
