@@ -1,6 +1,4 @@
-"""The CIFAR residual network of He et al. (2016), section 4.2: three groups of n blocks, depth 6n +
-2.
-"""
+"""The CIFAR residual network of He et al. (2016), section 4.2: 3 groups of n blocks, depth 6n + 2."""
 
 import torch
 from torch import Tensor, nn

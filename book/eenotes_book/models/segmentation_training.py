@@ -1,21 +1,7 @@
-r"""A convolutional segmentation network with exits that really skips finished pixels, in the manner
-of ADP-C (Liu et al., 2022).
+"""Losses of segmentation networks with exits: plain, by class, and with finished places masked.
 
-All exits look at one resolution, a quarter of the image's; one position there is called a
-**place**.  What "finished" means:
-
-1. A place is finished at the first exit where the rule lets it go, and from then on: its logits
-stay those of that exit. 2. No convolution after that exit computes it. 3. A place still **active**
-reads its 3 × 3 neighbourhood as always.  Where a neighbour is finished it finds a filled-in value:
-the average
-   of the active places around that neighbour (3 × 3), with weights exp(-κ² d²) for distance d.
-   Only the **halo**, the finished places next to an active one, is ever read, so only the halo is
-   filled.  The first convolution of a stage reads what the stage before has left: the values that
-   places had when they finished there are real.
-
-`dense_then_mask` is this definition in its plainest form: compute everything, then throw away.
-`SegmentationNetwork.segment` gives the same logits without the work.  `masked_loss` trains a
-network to live with what is filled in.
+`masked_loss` trains a network to live with the values that are filled in where places are
+finished (see `eenotes_book.models.segmentation`).
 """
 
 from collections.abc import Iterable

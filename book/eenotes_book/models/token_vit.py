@@ -1,12 +1,12 @@
-r"""A small vision transformer for segmentation whose finished tokens leave the sequence, in the
-manner of DToP (Tang et al., 2023).
+"""A small vision transformer for segmentation whose finished tokens leave the sequence.
 
-One token stands for one place.  What "finished" means here:
+It follows DToP (Tang et al., 2023).  One token stands for one place.  What "finished" means here:
 
-1. A token is finished at the first exit where the rule lets it go; its logits stay those of that
-exit. 2. Of the finished tokens, the ``context`` surest per image and predicted class (those that
-finished before included) stay in the sequence:
-   the others need somebody to look at.  They are computed on, but never asked again.
+1. A token is finished at the first exit where the rule lets it exit; its logits stay those of that
+   exit.
+2. Of the finished tokens, the ``context`` surest per image and predicted class (those that
+   finished before included) stay in the sequence, because the others attend to them.  They are
+   computed on, but no exit tests them again.
 3. All other finished tokens leave: the layers after that exit see a shorter sequence.
 
 `dense_then_mask` is the same computed the long way: all tokens through all layers, with those that
