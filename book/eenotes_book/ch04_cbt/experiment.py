@@ -22,7 +22,8 @@ from eenotes_book import cache, scale, settings
 from eenotes_book.ch02_e2cm import experiment
 from eenotes_book.data import scenes, vision
 from eenotes_book.models import segmentation_training
-from eenotes_book.models.segmentation import SegmentationNetwork, resize
+from eenotes_book.models.progress import resize
+from eenotes_book.models.segmentation import SegmentationNetwork
 from eenotes_book.models.token_vit import TokenViT
 
 SINGLE = 0.998  # ADP-C's one threshold

@@ -1,4 +1,4 @@
-"""The CIFAR residual network of He et al. (2016), section 4.2: 3 groups of n blocks, depth 6n + 2."""
+"""The CIFAR residual network of He et al. (2016), section 4.2: depth 6n + 2, in 3 groups."""
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class CifarResNet(nn.Module):
 
     @property
     def exit_points(self) -> list[str]:
-        """Where the thesis puts exits: after the stem and after every residual block but the last."""
+        """The thesis's exits: after the stem and after every residual block but the last."""
         groups = {"group1": self.group1, "group2": self.group2, "group3": self.group3}
         blocks = [f"{name}.{i}" for name, group in groups.items() for i in range(len(group))]
         return ["stem", *blocks[:-1]]

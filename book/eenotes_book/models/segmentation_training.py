@@ -1,8 +1,4 @@
-"""Losses of segmentation networks with exits: plain, by class, and with finished places masked.
-
-`masked_loss` trains a network to live with the values that are filled in where places are
-finished (see `eenotes_book.models.segmentation`).
-"""
+"""Losses that train the segmentation networks, and the weights of the classes in them."""
 
 from collections.abc import Iterable
 
@@ -10,24 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eenotes_book.models.segmentation import unfinished
+from eenotes_book.models.segmentation import still_active
 
-LEAST_STOP = 0.85  # training masks places that are surer than a number between this and 1
+_LEAST_STOP = 0.85  # training masks places that are surer than a number between this and 1
 
 
 def exits_loss(
     model: nn.Module, batch: tuple[Tensor, Tensor], *, weights: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy averaged over all exits, on images ``(B, 3, H, W)`` with labels ``(B, H, W)``,
-    mirrored at random.
+    """Cross-entropy averaged over all exits, on images that are mirrored at random.
 
-    An exit's place answers for all the pixels of its cell, so its target is the share of each class
+    An exit's place stands for all the pixels of its cell, so its target is the share of each class
     among those that have one.
 
     Args:
         model: images → logits ``(B, K, h, w)`` of every exit.
-        batch: images and labels; a label outside 0..K-1 is ignored.
-        weights: ``(K,)``, what a pixel of each class counts; by default all count alike.
+        batch: images ``(B, 3, H, W)`` and labels ``(B, H, W)``; a label outside 0..K-1 is ignored.
+        weights: ``(K,)``, the weight of a pixel of each class; by default all are 1.
     """
     images, labels = _mirrored(batch)
     logits = model(images)
@@ -38,12 +33,11 @@ def exits_loss(
 def masked_loss(
     model: nn.Module, batch: tuple[Tensor, Tensor], *, weights: Tensor | None = None
 ) -> Tensor:
-    """`exits_loss` of a network that sees in training what ``segment`` lets it see: finished
-    places, filled in.
+    """`exits_loss` with finished places filled in, as ``segment`` fills them in.
 
-    Half of the images are masked, each with one threshold for all classes, drawn between
-    `LEAST_STOP` and 1; a place that is finished counts in no later exit's loss.  The other half is
-    as ever, so that the network remains good where nothing stops.
+    Half of the images are masked, each with one threshold for all classes, drawn between .85 and 1;
+    a place that is finished counts in no later exit's loss.  The other half is seen whole, so that
+    the network remains good where nothing stops.
 
     Args:
         model: a `SegmentationNetwork`, or what accelerate makes of it.
@@ -52,13 +46,13 @@ def masked_loss(
     """
     images, labels = _mirrored(batch)
     stop, plain = torch.rand(2, len(images), device=images.device)
-    stop = torch.where(plain < 0.5, 1.0, LEAST_STOP + (1 - LEAST_STOP) * stop)
+    stop = torch.where(plain < 0.5, 1.0, _LEAST_STOP + (1 - _LEAST_STOP) * stop)
     logits = model(images, stop=stop)
     target = _targets(labels, logits[0], weights)
-    asked = [None, *unfinished(logits[:-1], stop)]
+    active = [None, *still_active(logits[:-1], stop)]  # before each exit
     losses = [
         _cross_entropy(z, target if mask is None else target * mask[:, None])
-        for z, mask in zip(logits, asked, strict=True)
+        for z, mask in zip(logits, active, strict=True)
     ]
     return torch.stack(losses).mean()
 
@@ -71,8 +65,9 @@ def _mirrored(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _targets(labels: Tensor, logits: Tensor, weights: Tensor | None) -> Tensor:
-    """What each place should say, ``(B, K, h, w)``: the share of each class in its cell, weighted;
-    together 1.
+    """The target of each place, ``(B, K, h, w)``: the weighted share of each class in its cell.
+
+    All targets together add up to 1.
     """
     K, size = logits.shape[1], logits.shape[2:]
     target = F.adaptive_avg_pool2d(torch.stack([labels == k for k in range(K)], 1).float(), size)
@@ -86,12 +81,11 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def class_weights(labels: Iterable[Tensor], *, num_classes: int) -> Tensor:
-    r"""Weights ``(K,)`` for `exits_loss` that let rare classes count:
+    r"""Weights ``(K,)`` for `exits_loss` with which rare classes count more.
 
-    $w_k \propto f_k^{-1/4}$, with $\sum_k f_k w_k = 1$.
-
-    $f_k$ is the share of class k among the pixels that have a class.  A mean over classes, such as
-    mean IoU, asks as much of a pole as of the road; cross-entropy over pixels does not.  Weights
+    $w_k \propto f_k^{-1/4}$, with $\sum_k f_k w_k = 1$, where $f_k$ is the share of class k among
+    the pixels that have a class.  In a mean over classes, such as mean IoU, a pole counts as much
+    as the road; in cross-entropy over pixels it does not.  Weights
     $1/f_k$ would, at the price of confidences that no longer say how often they are right; the
     fourth root is a compromise, chosen on CamVid's validation images.
 
@@ -104,13 +98,8 @@ def class_weights(labels: Iterable[Tensor], *, num_classes: int) -> Tensor:
     """
     counts = torch.zeros(num_classes, dtype=torch.float64)
     for part in labels:
-        counts += (
-            part[(part >= 0) & (part < num_classes)]
-            .flatten()
-            .long()
-            .bincount(minlength=num_classes)
-            .cpu()
-        )
+        inside = part[(part >= 0) & (part < num_classes)].flatten().long()
+        counts += inside.bincount(minlength=num_classes).cpu()
     if not counts.any():
         raise ValueError(f"no pixel has a label in 0..{num_classes - 1}: there is nothing to weigh")
     share = counts / counts.sum()

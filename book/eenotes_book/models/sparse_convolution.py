@@ -1,7 +1,9 @@
-"""Convolutions at some places of a feature map only, with filled-in values around them.
+"""Convolutions at some places of a map only: gather neighbourhoods, multiply, fill in the halo.
 
-What *finished*, *active* and *halo* mean is defined in `eenotes_book.models.segmentation`.
+What is filled in, and why only the halo is, stands in `eenotes_book.models.segmentation`.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +13,11 @@ from torch.nn import functional as F
 # channels.  Much fewer, and the calls cost more than the work; many more, and they leave the caches
 # before the product reads them.
 _AT_ONCE = 1280
-
-
-OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+_OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
 class ConvNorm(nn.Module):
-    """A 3 × 3 convolution and batch normalisation; in evaluation mode the two are one convolution."""
+    """A 3 × 3 convolution and batch normalisation; in evaluation mode one convolution."""
 
     def __init__(self, channels_in: int, channels: int, *, stride: int = 1):
         super().__init__()
@@ -31,11 +31,16 @@ class ConvNorm(nn.Module):
         return F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight ``(C, C_in, 3, 3)`` and bias ``(C,)`` of convolution and normalisation together."""
+        """Weight ``(C, C_in, 3, 3)`` and bias ``(C,)`` of the two together."""
         scale = self.bn.weight * (self.bn.running_var + self.bn.eps).rsqrt()
-        return self.conv.weight * scale[
-            :, None, None, None
-        ], self.bn.bias - self.bn.running_mean * scale
+        weight = self.conv.weight * scale[:, None, None, None]
+        return weight, self.bn.bias - self.bn.running_mean * scale
+
+
+def neighbour_weights(sharpness: float, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """exp(-κ² d²) for the nine places around one, row by row, ``(9,)``."""
+    distance = torch.tensor([dy * dy + dx * dx for dy, dx in _OFFSETS], dtype=dtype, device=device)
+    return torch.exp(-(sharpness**2) * distance)
 
 
 def as_rows(features: Tensor) -> Tensor:
@@ -44,15 +49,12 @@ def as_rows(features: Tensor) -> Tensor:
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """``rows[index]``, for an index of any shape; on a CPU in a third of the time that indexing
-    takes.
-    """
+    """``rows[index]``, for an index of any shape; on a CPU three times as fast."""
     return rows.index_select(0, index.reshape(-1)).view(*index.shape, *rows.shape[1:])
 
 
 def affine(rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """``rows @ kernel.T + bias`` for many rows ``(M, C_in)`` and a kernel ``(C, C_in, 1, 1)`` →
-    ``(M, C)``.
+    """Rows ``(M, C_in)`` times a kernel ``(C, C_in, 1, 1)``, plus the bias: ``(M, C)``.
 
     The matrix product is written as a 1 × 1 convolution, since the rows are a tall and narrow
     matrix: with 10,700 rows of 576 numbers and 64 outputs oneDNN's kernel took 4.2 ms, the BLAS
@@ -62,8 +64,7 @@ def affine(rows: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 class Neighbours:
-    """Who is next to whom among the active places, worked out once per stage and shared by all its
-    convolutions.
+    """Which places are next to which, worked out once per stage for all its convolutions.
 
     The rows of a stage's features are: the M active places, the halo, and one row of zeros for
     everything outside the image.
@@ -76,42 +77,31 @@ class Neighbours:
 
     def __init__(self, active: Tensor, shape: tuple[int, int, int], sharpness: float):
         B, h, w = shape
-        device = active.device
-        mask = torch.zeros(B * h * w, dtype=torch.bool, device=device).index_fill_(0, active, True)
-        bordered = F.pad(mask.view(B, h, w), (1, 1, 1, 1))
-        tall = bordered[:, :-2] | bordered[:, 1:-1] | bordered[:, 2:]
-        near = tall[..., :-2] | tall[..., 1:-1] | tall[..., 2:]
-        self.active, self.halo = active, (near.flatten() & ~mask).nonzero().squeeze(1)
+        device, whole = active.device, torch.int32
+        self.active, self.halo = active, _halo(active, shape)
         self.places = torch.cat([self.active, self.halo])
         self.M, self.zero = len(active), len(self.places)
         # A grid with a border, so that a neighbour is a fixed step away: which row holds each
         # position.
-        grid = torch.arange(B * (h + 2) * (w + 2), dtype=torch.int32, device=device).view(
-            B, h + 2, w + 2
-        )
-        self.positions = take_rows(grid[:, 1:-1, 1:-1].flatten(), self.places)
-        self.row = torch.full((grid.numel(),), self.zero, dtype=torch.int32, device=device)
-        self.row.index_copy_(
-            0, self.positions.long(), torch.arange(self.zero, dtype=torch.int32, device=device)
-        )
-        steps = torch.tensor(
-            [dy * (w + 2) + dx for dy, dx in OFFSETS], dtype=torch.int32, device=device
-        )
+        grid = torch.arange(B * (h + 2) * (w + 2), dtype=whole, device=device)
+        inside = grid.view(B, h + 2, w + 2)[:, 1:-1, 1:-1]
+        self.positions = take_rows(inside.flatten(), self.places)
+        self.row = torch.full((grid.numel(),), self.zero, dtype=whole, device=device)
+        rows = torch.arange(self.zero, dtype=whole, device=device)
+        self.row.index_copy_(0, self.positions.long(), rows)
+        steps = torch.tensor([dy * (w + 2) + dx for dy, dx in _OFFSETS], dtype=whole, device=device)
         self.neighbours = take_rows(self.row, self.positions[: self.M, None] + steps)
         around = take_rows(self.row, self.positions[self.M :, None] + steps)
         known = around < self.M
-        distance = torch.tensor(
-            [dy * dy + dx * dx for dy, dx in OFFSETS], dtype=torch.float32, device=device
-        )
-        weight = torch.where(known, torch.exp(-(sharpness**2) * distance), 0.0)
-        self.sources, self.weight = (
-            torch.where(known, around, 0),
-            weight / weight.sum(1, keepdim=True),
-        )
+        weight = neighbour_weights(sharpness, dtype=torch.float32, device=device)
+        weight = torch.where(known, weight, 0.0)
+        self.sources = torch.where(known, around, 0)
+        self.weight = weight / weight.sum(1, keepdim=True)
 
     def gather(self, rows: Tensor, before: "Neighbours | None", *, out: Tensor) -> Tensor:
-        """The rows of this stage, written to ``out``, from those of the stage before, or from all
-        places where that was dense.
+        """The rows of this stage from those of the stage before, written to ``out``.
+
+        ``before`` is ``None`` where the stage before was dense.
         """
         at = self.places if before is None else take_rows(before.row, self.positions)
         torch.index_select(rows, 0, at, out=out[: self.zero])
@@ -119,8 +109,9 @@ class Neighbours:
         return out
 
     def filled(self, rows: Tensor, *, everywhere: bool = False) -> Tensor:
-        """Values for the halo, from the rows of the active places ``(M, C)``, or of all B·h·w
-        places.
+        """Values for the halo, from the rows of the active places ``(M, C)``.
+
+        With ``everywhere`` the rows are those of all B·h·w places.
         """
         sources = take_rows(self.active, self.sources) if everywhere else self.sources
         return F.embedding_bag(
@@ -128,9 +119,80 @@ class Neighbours:
         )
 
 
-def sparse_stage(blocks: nn.Sequential, rows: Tensor, hidden: Tensor, places: Neighbours) -> None:
-    """A stage at the active places only, in place; ``rows`` and ``hidden``, an array to work in,
-    are ``(M + halo + 1, C)``.
+def _halo(active: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Numbers of the finished places that have an active one among their eight neighbours."""
+    mask = torch.zeros(math.prod(shape), dtype=torch.bool, device=active.device)
+    mask.index_fill_(0, active, True)
+    bordered = F.pad(mask.view(shape), (1, 1, 1, 1))
+    tall = bordered[:, :-2] | bordered[:, 1:-1] | bordered[:, 2:]
+    near = tall[..., :-2] | tall[..., 1:-1] | tall[..., 2:]
+    return (near.flatten() & ~mask).nonzero().squeeze(1)
+
+
+class PlaceFeatures:
+    """The features of a batch from stage to stage, at first of all places.
+
+    After the first sparse stage only the active places, the halo and a row of zeros are kept.
+
+    Args:
+        features: ``(B, C, h, w)``, channels last.
+    """
+
+    def __init__(self, features: Tensor):
+        self._shape = features.shape
+        self._rows = as_rows(features)
+        self._layout: Neighbours | None = None
+        self._spare: Tensor | None = None
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the features of all places are still there."""
+        return self._layout is None
+
+    def at(self, active: Tensor) -> Tensor:
+        """The rows ``(M, C)`` of the active places."""
+        if not self.everywhere or len(active) == len(self._rows):
+            return self._rows[: len(active)]
+        return take_rows(self._rows, active)
+
+    def dense_stage(self, blocks: nn.Sequential, places: Neighbours) -> None:
+        """Compute a stage everywhere, and overwrite the halo.
+
+        No active place ever reads what lies further away.
+        """
+        B, _, h, w = self._shape
+        x = self._rows.view(B, h, w, -1).permute(0, 3, 1, 2)
+
+        def filled(y: Tensor) -> Tensor:
+            y = y.contiguous(memory_format=torch.channels_last)
+            if len(places.halo):
+                out = as_rows(y)
+                out.index_copy_(0, places.halo, places.filled(out, everywhere=True))
+            return y
+
+        for block in blocks:
+            hidden = filled(torch.relu(block.conv1(x)))
+            x = filled(torch.relu(block.conv2(hidden) + x))
+        self._rows = as_rows(x)
+
+    def sparse_stage(self, blocks: nn.Sequential, places: Neighbours) -> None:
+        """Compute a stage at the active places only."""
+        count = places.zero + 1
+        # From here on two arrays take turns: fresh ones of this size cost their weight in page
+        # faults.
+        if self.everywhere:
+            target, hidden = self._rows.new_empty(2, count, self._rows.shape[1])
+        else:
+            target, hidden = self._spare[:count], self._rows
+        rows = places.gather(self._rows, self._layout, out=target)
+        self._rows, self._spare, self._layout = rows, hidden, places
+        _convolve(blocks, rows, hidden[:count], places)
+
+
+def _convolve(blocks: nn.Sequential, rows: Tensor, hidden: Tensor, places: Neighbours) -> None:
+    """A stage at the active places, in place.
+
+    ``rows`` and ``hidden``, an array to work in, are ``(M + halo + 1, C)``.
     """
     at_once = places.M if rows.is_cuda else min(places.M, _AT_ONCE * torch.get_num_threads())
     patches = rows.new_empty(9 * at_once, rows.shape[1])
@@ -148,44 +210,20 @@ def _sparse_conv(
     out: Tensor,
     shortcut: bool = False,
 ) -> None:
-    """Convolve at the active places, ReLU, fill the halo from them, and the row of zeros; a
-    shortcut adds what ``out`` held before.
+    """Convolve at the active places, apply ReLU, fill the halo from them, and the row of zeros.
 
-    Gather as many neighbourhoods as there is room for in ``patches``, one matrix product, and on to
-    the next.
+    A shortcut adds what ``out`` held before.  As many neighbourhoods as ``patches`` has room for
+    are gathered and multiplied at once.
     """
     weight, bias = conv.folded()
-    kernel, at_once = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1), len(patches) // 9
+    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), -1, 1, 1)
+    at_once = len(patches) // 9
     for start in range(0, places.M, at_once):
         index = places.neighbours[start : start + at_once]
         here = out[start : start + len(index)]
-        near = torch.index_select(rows, 0, index.reshape(-1), out=patches[: index.numel()]).view(
-            len(index), -1
-        )
-        value = affine(near, kernel, bias)
+        near = torch.index_select(rows, 0, index.reshape(-1), out=patches[: index.numel()])
+        value = affine(near.view(len(index), -1), kernel, bias)
         torch.clamp_min(value.add_(here) if shortcut else value, 0, out=here)
     if places.zero > places.M:
         out[places.M : places.zero] = places.filled(out[: places.M])
     out[places.zero] = 0
-
-
-def dense_stage(
-    blocks: nn.Sequential, rows: Tensor, places: Neighbours, shape: tuple[int, int, int]
-) -> Tensor:
-    """A stage everywhere; only the halo is then overwritten, since no active place ever reads what
-    lies further away.
-    """
-    B, h, w = shape
-    x = rows.view(B, h, w, -1).permute(0, 3, 1, 2)
-
-    def filled(y: Tensor) -> Tensor:
-        y = y.contiguous(memory_format=torch.channels_last)
-        if len(places.halo):
-            out = as_rows(y)
-            out.index_copy_(0, places.halo, places.filled(out, everywhere=True))
-        return y
-
-    for block in blocks:
-        hidden = filled(torch.relu(block.conv1(x)))
-        x = filled(torch.relu(block.conv2(hidden) + x))
-    return as_rows(x)

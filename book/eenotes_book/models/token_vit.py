@@ -1,12 +1,13 @@
 """A small vision transformer for segmentation whose finished tokens leave the sequence.
 
-It follows DToP (Tang et al., 2023).  One token stands for one place.  What "finished" means here:
+It works in the manner of DToP (Tang et al., 2023).  One token stands for one place.  What
+"finished" means here:
 
-1. A token is finished at the first exit where the rule lets it exit; its logits stay those of that
+1. A token is finished at the first exit where the rule lets it go; its logits stay those of that
    exit.
-2. Of the finished tokens, the ``context`` surest per image and predicted class (those that
-   finished before included) stay in the sequence, because the others attend to them.  They are
-   computed on, but no exit tests them again.
+2. Of the finished tokens, the ``context`` surest per image and predicted class (those that finished
+   before included) stay in the sequence, so that the others can attend to them.  They are computed
+   on, but no later exit tests them.
 3. All other finished tokens leave: the layers after that exit see a shorter sequence.
 
 `dense_then_mask` is the same computed the long way: all tokens through all layers, with those that
@@ -21,12 +22,12 @@ from torch.nn import functional as F
 
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Rule
-from eenotes_book.models.segmentation import Run, Segmentation, weights
+from eenotes_book.models.progress import Progress, Segmentation, downscaling_macs, weights
 from eenotes_book.models.sparse_convolution import ConvNorm
 
 
-class Layer(nn.Module):
-    """A transformer layer, attention and MLP with normalisation before each; tokens ``(B, T, C)``."""
+class _Layer(nn.Module):
+    """A transformer layer on tokens ``(B, T, C)``: attention and MLP, normalised before each."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -43,8 +44,9 @@ class Layer(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def packed(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """The same for sequences of unequal lengths, one after the other in ``(sum(counts), C)``:
-        only attention tells them apart.
+        """The same for sequences of unequal lengths, one after the other: ``(sum(counts), C)``.
+
+        Only attention tells them apart.
         """
         mixed = self.qkv(self.norm1(rows)).split(counts)
         rows = rows + self.out(torch.cat([self.attend(part[None])[0] for part in mixed]))
@@ -53,18 +55,14 @@ class Layer(nn.Module):
     def attend(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
         B, T, _ = qkv.shape
         q, k, v = qkv.view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return (
-            F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            .transpose(1, 2)
-            .reshape(B, T, -1)
-        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return mixed.transpose(1, 2).reshape(B, T, -1)
 
 
-class Embedding(nn.Module):
-    """Convolutions down to an eighth of the resolution, then positions:
+class _Embedding(nn.Module):
+    """Convolutions down to an eighth of the resolution, then positions.
 
     ``(B, 3, H, W)`` → ``(B, h, w, C)``.
-
     A transformer trained on a few hundred images needs the convolutions more than large ones do.
     """
 
@@ -87,7 +85,7 @@ class Embedding(nn.Module):
         return (x + position).permute(0, 2, 3, 1)
 
 
-class Layers(nn.Sequential):
+class _Layers(nn.Sequential):
     """Transformer layers on a grid of tokens ``(B, h, w, C)``."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +95,7 @@ class Layers(nn.Sequential):
         return tokens.view(x.shape)
 
 
-class TokenHead(nn.Sequential):
+class _TokenHead(nn.Sequential):
     """Tokens ``(B, h, w, C)`` → logits ``(B, K, h, w)``."""
 
     def __init__(self, channels: int, num_classes: int):
@@ -112,8 +110,7 @@ class TokenHead(nn.Sequential):
 
 
 class TokenViT(EarlyExitNetwork):
-    """Images ``(B, 3, H, W)`` → for each exit logits ``(B, K, h, w)`` at an eighth of the
-    resolution (rounded up).
+    """Images ``(B, 3, H, W)`` → for each exit logits ``(B, K, h, w)`` at an eighth of the size.
 
     Args:
         num_classes: K.
@@ -138,40 +135,28 @@ class TokenViT(EarlyExitNetwork):
         heads: int = 3,
         context: int = 5,
     ):
-        if (
-            len(layers) < 2
-            or min(layers) < 1
-            or heads < 1
-            or channels % heads
-            or channels % 4
-            or context < 0
-        ):
+        divides = heads >= 1 and channels % heads == 0 and channels % 4 == 0
+        if len(layers) < 2 or min(layers) < 1 or not divides or context < 0:
             raise ValueError(
-                f"need at least two stages of at least one layer, a width that 4 and {heads} heads divide, and a context of 0 or more, "
+                "need at least two stages of at least one layer, a width that 4 and "
+                f"{heads} heads divide, and a context of 0 or more, "
                 f"got {tuple(layers)}, {channels}, {context}"
             )
-        stages = [Layers(*(Layer(channels, heads) for _ in range(count))) for count in layers]
-        ends = [TokenHead(channels, num_classes) for _ in layers]
-        embedding = Embedding(channels, tuple(-(-n // 8) for n in size))
-        super().__init__(
-            [
-                nn.Sequential(embedding, stages[0]),
-                *stages[1:-1],
-                nn.Sequential(stages[-1], ends[-1]),
-            ],
-            ends[:-1],
-        )
+        stages = [_Layers(*(_Layer(channels, heads) for _ in range(count))) for count in layers]
+        ends = [_TokenHead(channels, num_classes) for _ in layers]
+        embedding = _Embedding(channels, tuple(-(-n // 8) for n in size))
+        first = nn.Sequential(embedding, stages[0])
+        last = nn.Sequential(stages[-1], ends[-1])
+        super().__init__([first, *stages[1:-1], last], ends[:-1])
         self.num_classes, self.context = num_classes, context
 
-    def parts(self, j: int) -> tuple[Layers, TokenHead]:
+    def parts(self, j: int) -> tuple[_Layers, _TokenHead]:
         """The transformer layers of stage j and the head after them."""
         if j == 0:
             return self.stages[0][1], self.exits[0]
-        return (
-            (self.stages[j][0], self.stages[j][1])
-            if j == self.num_exits - 1
-            else (self.stages[j], self.exits[j])
-        )
+        if j == self.num_exits - 1:
+            return self.stages[j][0], self.stages[j][1]
+        return self.stages[j], self.exits[j]
 
     @torch.inference_mode()
     def segment(
@@ -187,102 +172,76 @@ class TokenViT(EarlyExitNetwork):
         Raises:
             ValueError: as `SegmentationNetwork.segment`.
         """
-        run = Run(self, x, rule, exit_index)
+        progress = Progress(self, x, rule, exit_index)
         grid = self.stages[0](x)
         B, h, w, C = grid.shape
-        run.begin(B, h, w)
-        run.spend(
-            embedding_macs(self, x)
-            + h * w * weights(self.parts(0)[0])
-            + attention_macs(self.parts(0)[0], [h * w], C),
-            needed=True,
-        )
+        progress.begin(B, h, w)
+        first = self.parts(0)[0]
+        progress.spend(downscaling_macs(self.stages[0][0].convs, x))
+        progress.spend(h * w * weights(first) + _attention_macs(first, [h * w], C))
         rows = grid.reshape(-1, C)
-        sequence = _Sequence(run.active)
+        sequence = _Sequence(progress.active)
         for j in range(self.num_exits):
-            run.test(j, self.parts(j)[1].rows(rows[sequence.asked]))
-            if run.finished:
+            progress.test(j, self.parts(j)[1].rows(rows[sequence.active]))
+            if progress.finished:
                 break
-            keep = sequence.leave(run, self.context, self.num_classes)
-            rows, counts = (
-                rows[keep],
-                torch.bincount(sequence.token // run.places, minlength=B).tolist(),
-            )
+            rows = rows[sequence.shorten(progress, self.context, self.num_classes)]
+            counts = torch.bincount(sequence.token // (h * w), minlength=B).tolist()
             layers = self.parts(j + 1)[0]
-            run.spend(
-                len(rows) / B * weights(layers) + attention_macs(layers, counts, C) / B, needed=True
-            )
+            progress.spend(len(rows) / B * weights(layers))
+            progress.spend(_attention_macs(layers, counts, C) / B)
             for layer in layers:
                 rows = layer.packed(rows, counts)
-        return run.result()
+        return progress.result()
 
 
 class _Sequence:
-    """Which tokens are still there, and which of them are only looked at."""
+    """The tokens that are still there, and which of them are only context."""
 
-    def __init__(self, active: Tensor):
-        self.token = active  # (S,) number of each token among all B·h·w, in order
-        self.asked = torch.ones_like(active, dtype=torch.bool)  # (S,) not finished yet
+    def __init__(self, tokens: Tensor):
+        self.token = tokens  # (S,) number of each token among all B·h·w, in order
+        self.active = torch.ones_like(tokens, dtype=torch.bool)  # (S,) not finished yet
         # (S,) of the finished ones, when they finished
-        self.confidence = torch.zeros(len(active), device=active.device)
-        self.label = torch.zeros_like(active)
+        self.confidence = torch.zeros(len(tokens), device=tokens.device)
+        self.label = torch.zeros_like(tokens)
 
-    def leave(self, run: Run, context: int, num_classes: int) -> Tensor:
-        """After an exit: who stays, ``(S,)`` bool; the sequence is shortened accordingly."""
-        gone = run.left
-        logits = run.known[self.token[self.asked]]
+    def shorten(self, progress: Progress, context: int, num_classes: int) -> Tensor:
+        """Drop the tokens that leave after an exit; returns those that stay, ``(S,)`` bool."""
+        logits = progress.known[self.token[self.active]]
         confidence, label = logits.softmax(1).max(1)
-        self.confidence[self.asked], self.label[self.asked] = confidence, label
-        finished = ~self.asked
-        finished[self.asked.nonzero().squeeze(1)[gone]] = True
-        image = self.token // run.places
-        keep = ~finished
-        keep[
-            _surest(
-                finished.nonzero().squeeze(1),
-                image * num_classes + self.label,
-                self.confidence,
-                context,
-            )
-        ] = True
-        self.token, self.asked = self.token[keep], ~finished[keep]
-        self.confidence, self.label = self.confidence[keep], self.label[keep]
-        return keep
+        self.confidence[self.active], self.label[self.active] = confidence, label
+        finished = ~self.active
+        finished[self.active.nonzero().squeeze(1)[progress.left]] = True
+        group = self.token // progress.places * num_classes + self.label  # image and class
+        stay = ~finished
+        stay[_surest(finished.nonzero().squeeze(1), group, self.confidence, context)] = True
+        self.token, self.active = self.token[stay], ~finished[stay]
+        self.confidence, self.label = self.confidence[stay], self.label[stay]
+        return stay
 
 
 def _surest(rows: Tensor, group: Tensor, confidence: Tensor, count: int) -> Tensor:
-    """Of ``rows``, the ``count`` with the highest confidence in each group; of equal ones the
-    first.
-    """
+    """Of ``rows``, the ``count`` most confident in each group; of equal ones the first."""
     rows = rows[confidence[rows].argsort(descending=True, stable=True)]
     rows = rows[group[rows].argsort(stable=True)]
     _, sizes = group[rows].unique_consecutive(return_counts=True)
-    rank = torch.arange(len(rows), device=rows.device) - (
-        sizes.cumsum(0) - sizes
-    ).repeat_interleave(sizes)
+    first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    rank = torch.arange(len(rows), device=rows.device) - first
     return rows[rank < count]
 
 
-def attention_macs(layers: Layers, counts: Sequence[int], channels: int) -> int:
+def _attention_macs(layers: _Layers, counts: Sequence[int], channels: int) -> int:
     """MACs of the two products of attention for sequences of these lengths."""
     return len(layers) * sum(2 * count * count * channels for count in counts)
-
-
-def embedding_macs(net: TokenViT, x: Tensor) -> int:
-    """MACs per image of the convolutions before the first layer, for images ``(B, 3, H, W)``."""
-    total, (height, width) = 0, x.shape[2:]
-    for conv in net.stages[0][0].convs:
-        height, width = -(-height // 2), -(-width // 2)
-        total += height * width * weights(conv)
-    return total
 
 
 @torch.inference_mode()
 def dense_then_mask(
     net: TokenViT, x: Tensor, rule: Rule | None, *, exit_index: Tensor | None = None
 ) -> Segmentation:
-    """The definition, plainly: all tokens through all layers; those that have left are hidden from
-    the others' attention.
+    """Segment by the plain definition: all tokens pass through all layers.
+
+    Those that have left are hidden from the others' attention.
 
     Args:
         net: in evaluation mode.
@@ -293,26 +252,32 @@ def dense_then_mask(
     Raises:
         ValueError: as `TokenViT.segment`.
     """
-    run = Run(net, x, rule, exit_index)
+    progress = Progress(net, x, rule, exit_index)
     grid = net.stages[0](x)
     B, h, w, C = grid.shape
-    run.begin(B, h, w)
-    tokens, there = grid.flatten(1, 2), torch.ones(B * h * w, dtype=torch.bool, device=x.device)
+    progress.begin(B, h, w)
+    tokens = grid.flatten(1, 2)
+    there = torch.ones(B * h * w, dtype=torch.bool, device=x.device)
     for j in range(net.num_exits):
-        run.test(j, net.parts(j)[1].rows(tokens.reshape(-1, C)[run.active]))
-        if run.finished:
+        progress.test(j, net.parts(j)[1].rows(tokens.reshape(-1, C)[progress.active]))
+        if progress.finished:
             break
-        active = torch.zeros_like(there).index_fill_(0, run.active, True)
-        confidence, label = run.known.softmax(1).max(1)
-        stays = active.clone()
-        for b in range(B):
-            for k in range(net.num_classes):
-                mine = torch.zeros_like(there)
-                mine[b * h * w : (b + 1) * h * w] = True
-                finished = (mine & there & ~active & (label == k)).nonzero().squeeze(1)
-                order = confidence[finished].argsort(descending=True, stable=True)
-                stays[finished[order[: net.context]]] = True
-        there = stays
+        there = _those_that_stay(net, progress, there)
         for layer in net.parts(j + 1)[0]:
             tokens = layer(tokens, there.view(B, 1, 1, h * w))
-    return run.result()
+    return progress.result()
+
+
+def _those_that_stay(net: TokenViT, progress: Progress, there: Tensor) -> Tensor:
+    """After an exit: the active tokens and the surest finished ones of every image and class."""
+    active = torch.zeros_like(there).index_fill_(0, progress.active, True)
+    image = torch.arange(len(there), device=there.device) // progress.places
+    confidence, label = progress.known.softmax(1).max(1)
+    stay = active.clone()
+    for b in range(progress.B):
+        for k in range(net.num_classes):
+            finished = (image == b) & (label == k) & there & ~active
+            tokens = finished.nonzero().squeeze(1)
+            order = confidence[tokens].argsort(descending=True, stable=True)
+            stay[tokens[order[: net.context]]] = True
+    return stay
