@@ -7,8 +7,8 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import chapters
 import numpy as np
+import pages
 import pytest
 import torch
 from hypothesis import given
@@ -358,7 +358,7 @@ def test_the_page_keeps_the_slider_and_drops_what_needs_a_kernel():
     }
     text = {"output_type": "stream", "name": "stdout", "text": "x"}
     cell = {"cell_type": "code", "outputs": [kept, dead, text]}
-    page = chapters.without_live_widgets(
+    page = pages.without_live_widgets(
         {"metadata": {"widgets": {}}, "cells": [cell, {"cell_type": "markdown"}]}
     )
     assert page["cells"][0]["outputs"] == [
