@@ -1,4 +1,4 @@
-"""Checkpoints: trained networks, and other tensors, in safetensors files that hold data and no code."""
+"""Checkpoints: networks and other tensors in safetensors files, which hold data and no code."""
 
 import hashlib
 import json

@@ -118,10 +118,10 @@ def fit(
         augment: from the first tensor of a batch and a generator to the tensor to train on.
         schedule: the learning rate, as a share of its peak, from the progress of the training, 0
             to 1; `warmup_cosine` or `constant_rate`.
-        on_samples: what to call, without arguments, as soon as so many samples have been seen, over
-            all epochs; 0 is before the first step.  During the call the model is in evaluation mode,
-            in full precision and without gradients.  A run that goes on after a checkpoint calls
-            only what is still ahead.
+        on_samples: what to call, without arguments, as soon as so many samples have been seen over
+            all epochs; 0 is before the first step.  Meanwhile the model is in evaluation mode, in
+            full precision and without gradients.  A run that goes on after a checkpoint calls only
+            what is still ahead.
         seed: of the order of the samples, of `augment` and of dropout; the generators outside stay
             as they were.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
@@ -151,8 +151,9 @@ def fit(
     part = model if part is None else part  # a list of exits can be empty
     model.to(accelerator().device)
     optimizer = optimizer([p for p in part.parameters() if p.requires_grad])
-    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset), "loss": _name(loss),
-           "augment": _name(augment), "optimizer": repr(optimizer), "model": shape_hash(model), "part": shape_hash(part)}  # fmt: skip
+    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset)}
+    run |= {"loss": _name(loss), "augment": _name(augment), "optimizer": repr(optimizer)}
+    run |= {"model": shape_hash(model), "part": shape_hash(part)}
     if schedule is not warmup_cosine:
         run["schedule"] = _name(schedule)
     history = resume(checkpoint, run, model, optimizer) if checkpoint else []

@@ -14,15 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eenotes.baselines.sample_scores import Recipe, measure, stable_labels
-from eenotes.methods.sample_selection import (
-    Scores,
-    Selection,
-    SelectionWarning,
-    check_ratio,
-    select,
-    split_rows,
-)
+from eenotes.methods.sample_selection import Scores, Selection, check_ratio, select, split_rows
+from eenotes.methods.scoring import Recipe, measure, stable_labels
 from eenotes.network import EarlyExitNetwork
 
 Variant = Literal["hard", "soft", "loss"]
@@ -59,8 +52,9 @@ class Report:
     def __str__(self) -> str:
         limit = f", at an early confidence from {self.threshold:.4f}" if self.dropped else ""
         return (
-            f"{self.samples} samples: {self.early_right} right at the early exit, {self.overthought} of them wrong at the end, "
-            f"{self.both_right} right at both; {self.wanted} to be dropped, {self.dropped} dropped{limit}"
+            f"{self.samples} samples: {self.early_right} right at the early exit, "
+            f"{self.overthought} of them wrong at the end, {self.both_right} right at both; "
+            f"{self.wanted} to be dropped, {self.dropped} dropped{limit}"
         )
 
 
@@ -98,12 +92,14 @@ def observe(
     early = len(net.exits)
     if not early:
         raise ValueError(
-            "EEPrune needs an early exit, and this network has none: split the backbone and add exit heads"
+            "EEPrune needs an early exit, and this network has none: "
+            "split the backbone and add exit heads"
         )
     exit_index = middle(net) if exit_index is None else exit_index
     if not 0 <= exit_index < early:
         raise ValueError(
-            f"exit_index={exit_index} does not exist: the early exits of this network are 0 to {early - 1}"
+            f"exit_index={exit_index} does not exist: "
+            f"the early exits of this network are 0 to {early - 1}"
         )
     labels = stable_labels(dataset)
 
@@ -120,8 +116,7 @@ def observe(
 
 
 def importance(seen: Observation, *, variant: Variant = "hard") -> Tensor:
-    r"""How much each sample is worth keeping (5.2), ``(N,)``, float64: the lowest are dropped
-    first.
+    r"""How much each sample is worth keeping (5.2), ``(N,)``, float64; the lowest go first.
 
     Args:
         seen: from `observe`.
@@ -141,10 +136,8 @@ def importance(seen: Observation, *, variant: Variant = "hard") -> Tensor:
         return 1 - (seen.early_truth + seen.final_truth) / 2
     if variant == "loss":
         # a probability of 0 would give inf, which means "never drop"
-        return (
-            -(seen.early_truth.clamp_min(1e-300).log() + seen.final_truth.clamp_min(1e-300).log())
-            / 2
-        )
+        early, final = (p.clamp_min(1e-300).log() for p in (seen.early_truth, seen.final_truth))
+        return -(early + final) / 2
     raise ValueError(f"variant={variant!r} must be 'hard', 'soft' or 'loss'")
 
 
@@ -186,12 +179,11 @@ def prune(
         check_ratio(ratio)
     elif not 0 <= threshold <= 1 or variant != "hard" or balanced:
         raise ValueError(
-            f"a threshold, in [0, 1], belongs to variant='hard' without balance; got {threshold}, {variant!r}, {balanced}"
+            "a threshold, in [0, 1], belongs to variant='hard' without balance; "
+            f"got {threshold}, {variant!r}, {balanced}"
         )
-    start, seen = (
-        time.perf_counter(),
-        observe(net, dataset, exit_index=exit_index, batch_size=batch_size),
-    )
+    start = time.perf_counter()
+    seen = observe(net, dataset, exit_index=exit_index, batch_size=batch_size)
     values = importance(seen, variant=variant)
     scores = Scores(_name(variant), values, seen.labels, len(values), time.perf_counter() - start)
     chosen = select(scores, ratio, balanced) if threshold is None else above(seen, threshold)
@@ -199,20 +191,22 @@ def prune(
 
 
 def above(seen: Observation, threshold: float) -> Selection:
-    """Drop every sample that both exits get right with an early confidence above the threshold
-    (5.1).
-    """
+    """Drop every sample that both exits get right, the early one above the threshold (5.1)."""
     drop = seen.early_right & seen.final_right & (seen.confidence > threshold)
     return split_rows(drop.nonzero().squeeze(1), len(drop))
 
 
 def report(seen: Observation, chosen: Selection, threshold: float | None = None) -> Report:
-    """Count who met which condition."""
-    first, both = seen.early_right, seen.early_right & seen.final_right
-    lowest = seen.confidence[chosen.drop].min().item() if len(chosen.drop) else math.nan
-    smallest = lowest if threshold is None else threshold
+    """Count the samples that meet each condition."""
+    if threshold is None:
+        threshold = seen.confidence[chosen.drop].min().item() if len(chosen.drop) else math.nan
     return Report(
-        len(first), int(first.sum()), int(both.sum()), chosen.wanted, len(chosen.drop), smallest
+        samples=len(seen.labels),
+        early_right=int(seen.early_right.sum()),
+        both_right=int((seen.early_right & seen.final_right).sum()),
+        wanted=chosen.wanted,
+        dropped=len(chosen.drop),
+        threshold=threshold,
     )
 
 
@@ -224,9 +218,9 @@ def scores(
     exit_index: int | None = None,
     variant: Variant = "hard",
 ) -> Scores:
-    """Train a network for a few epochs and score every sample:
+    """Train a network for a few epochs and score every sample.
 
-    EEPrune behind the signature of `eenotes.selection`.
+    This is EEPrune behind the signature of all scores (`eenotes.baselines.sample_scores`).
 
     Args:
         dataset: of ``(x, y)``.
@@ -238,23 +232,11 @@ def scores(
     start = time.perf_counter()
     labels = stable_labels(dataset)
     net = recipe.train(dataset, seed=seed, title="EEPrune")
-    values = importance(
-        observe(net, dataset, exit_index=exit_index, batch_size=recipe.batch_size), variant=variant
-    )
-    return Scores(
-        _name(variant),
-        values,
-        labels,
-        (recipe.epochs + 1) * len(labels),
-        time.perf_counter() - start,
-    )
+    seen = observe(net, dataset, exit_index=exit_index, batch_size=recipe.batch_size)
+    values = importance(seen, variant=variant)
+    samples_seen = (recipe.epochs + 1) * len(labels)
+    return Scores(_name(variant), values, labels, samples_seen, time.perf_counter() - start)
 
 
 def _name(variant: str) -> str:
     return "EEPrune" if variant == "hard" else f"EEPrune-{variant.capitalize()}"
-
-
-__all__ = [
-    "Observation", "Pruned", "Report", "SelectionWarning", "Variant", "above", "importance", "middle", "observe", "prune", "report",
-    "scores",
-]  # fmt: skip

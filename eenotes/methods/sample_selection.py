@@ -1,8 +1,7 @@
-r"""Which training samples to keep: five scores behind one signature, and one way to select by them.
+r"""Selection of training samples by their scores, with or without a quota for each class.
 
-A score is called as ``score(dataset, recipe, *, seed)`` and returns `Scores`: the higher, the more
-worth keeping.  EEPrune, in `eenotes.eeprune`, has the same signature.  What a score has cost goes
-with it: the samples that networks were shown, and the seconds.
+`Scores` hold a value for every sample, the higher the more worth keeping, and what finding the
+values has cost: the samples that networks were shown, and the seconds.
 """
 
 import math
@@ -14,12 +13,12 @@ from torch import Tensor
 
 
 class SelectionWarning(UserWarning):
-    """Fewer samples could be dropped than were asked for."""
+    """Fewer samples can be dropped than the ratio wants."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a method thinks of every sample of a data set, in the data set's order.
+    """A method's value for every sample of a data set, in the data set's order.
 
     Args:
         method: its name.
@@ -44,23 +43,22 @@ class Scores:
     def __post_init__(self):
         if self.values.ndim != 1 or self.values.shape != self.labels.shape or not len(self.values):
             raise ValueError(
-                f"need one value per label, got {tuple(self.values.shape)} values and {tuple(self.labels.shape)} labels"
+                f"need one value per label, got {tuple(self.values.shape)} values "
+                f"and {tuple(self.labels.shape)} labels"
             )
         if self.values.isnan().any():
-            raise ValueError(
-                f"{int(self.values.isnan().sum())} of {len(self.values)} values of {self.method} are NaN"
-            )
+            count = int(self.values.isnan().sum())
+            raise ValueError(f"{count} of {len(self.values)} values of {self.method} are NaN")
         if self.labels.is_floating_point() or self.labels.min() < 0:
             raise ValueError(
-                f"labels must be whole numbers from 0, got {self.labels.dtype} from {self.labels.min().item()}"
+                "labels must be whole numbers from 0, "
+                f"got {self.labels.dtype} from {self.labels.min().item()}"
             )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of a data set, ascending: those to keep and those to drop; ``wanted`` is how many were
-    to be dropped.
-    """
+    """Rows of a data set to keep and to drop, ascending; ``wanted`` is how many were to go."""
 
     keep: Tensor
     drop: Tensor
@@ -94,18 +92,16 @@ def select(scores: Scores, ratio: float, balanced: bool = False, *, seed: int = 
     droppable = order[scores.values[order] < math.inf]
     if balanced:
         quotas = class_quotas(scores.labels, wanted)
-        drop = torch.cat(
-            [
-                droppable[scores.labels[droppable] == k][:quota]
-                for k, quota in enumerate(quotas.tolist())
-            ]
-        )
+        classes = scores.labels[droppable]
+        parts = [droppable[classes == k][:quota] for k, quota in enumerate(quotas.tolist())]
+        drop = torch.cat(parts)
     else:
         drop = droppable[:wanted]
     if len(drop) < wanted:
         warnings.warn(
-            f"{scores.method}: {wanted} of {count} samples were to be dropped ({ratio:.0%}{', per class' if balanced else ''}), but only "
-            f"{len(drop)} qualify; those are dropped",
+            f"{scores.method}: {wanted} of {count} samples were to be dropped ({ratio:.0%}"
+            f"{', per class' if balanced else ''}), but only {len(drop)} qualify; "
+            "those are dropped",
             SelectionWarning,
             stacklevel=2,
         )
@@ -113,29 +109,26 @@ def select(scores: Scores, ratio: float, balanced: bool = False, *, seed: int = 
 
 
 def class_quotas(labels: Tensor, wanted: int) -> Tensor:
-    """``(K,)``: how many of ``wanted`` samples each class gives, in proportion to its size; the
-    largest remainders are rounded up.
+    """``(K,)``: how many of ``wanted`` samples each class gives, in proportion to its size.
+
+    The largest remainders are rounded up.
     """
     exact = labels.bincount().double() * wanted / len(labels)
     quotas = exact.floor().long()
-    quotas[
-        (exact - quotas).sort(descending=True, stable=True).indices[: wanted - int(quotas.sum())]
-    ] += 1
+    by_remainder = (exact - quotas).sort(descending=True, stable=True).indices
+    quotas[by_remainder[: wanted - int(quotas.sum())]] += 1
     return quotas
 
 
 def imbalance(selection: Selection, labels: Tensor) -> float:
-    r"""How far the kept samples are from the class shares of all labels ``(N,)``, $\frac12 \sum_k
-    |\text{kept share}_k - \text{share}_k|$.
+    r"""How far the kept samples are from the class shares of all labels ``(N,)``.
 
-    0: the shares are as they were.  0.1: one in ten of the kept samples would have to be of another
-    class for that.
+    $\frac12 \sum_k |\text{kept share}_k - \text{share}_k|$.  At 0 the shares are as they were;
+    at 0.1 one in ten of the kept samples would have to be of another class for that.
     """
-    classes = int(labels.max()) + 1
-    kept, all_of_them = (
-        rows.bincount(minlength=classes).double() for rows in (labels[selection.keep], labels)
-    )
-    return 0.5 * (kept / kept.sum() - all_of_them / all_of_them.sum()).abs().sum().item()
+    everything = labels.bincount().double()
+    kept = labels[selection.keep].bincount(minlength=len(everything)).double()
+    return 0.5 * (kept / kept.sum() - everything / everything.sum()).abs().sum().item()
 
 
 def split_rows(drop: Tensor, count: int, *, wanted: int | None = None) -> Selection:
@@ -150,7 +143,9 @@ def split_rows(drop: Tensor, count: int, *, wanted: int | None = None) -> Select
 
 
 def check_ratio(ratio: float) -> None:
+    """Raise a ValueError unless a share of samples to drop leaves some."""
     if not 0 <= ratio < 1:
         raise ValueError(
-            f"ratio={ratio} must be in [0, 1): the share of the samples to drop, and something has to be left"
+            f"ratio={ratio} must be in [0, 1): the share of the samples to drop, "
+            "and something has to be left"
         )

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from eenotes import checkpoints, training
-from eenotes.baselines import sample_scores
-from eenotes.baselines.sample_scores import Recipe
+from eenotes.baselines import complexity_gap, sample_scores
 from eenotes.inference import collect
 from eenotes.methods import eeprune, sample_selection
 from eenotes.methods.sample_selection import Scores, Selection, SelectionWarning
+from eenotes.methods.scoring import Recipe
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache
 from eenotes_book.ch05_eeprune import REVISION
@@ -110,7 +110,7 @@ class Bench:
             ),
             "Forgetting": (sample_scores.forgetting, self.recipe(s.forgetting_epochs), {}),
             "SVP": (sample_scores.svp, self.recipe(s.svp_epochs, width=s.width // 2), {}),
-            "Complexity gap": (sample_scores.complexity_gap, None, {}),
+            "Complexity gap": (complexity_gap.complexity_gap, None, {}),
         }
         for name, (function, recipe, options) in plain.items():
             facts = options | {"epochs": recipe and recipe.epochs}

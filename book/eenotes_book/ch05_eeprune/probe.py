@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import TensorDataset
 
-from eenotes.baselines import sample_scores
+from eenotes.baselines.complexity_gap import complexity_gap
 from eenotes.methods import eeprune
 from eenotes.methods.eeprune import Pruned
 from eenotes_book.ch05_eeprune import claims, experiment
@@ -175,7 +175,7 @@ def large_classes() -> Numbers:
     draw = torch.Generator().manual_seed(SEED)
     x = torch.randn(1008, 32, generator=draw)
     labels = (torch.arange(len(x)) >= 1002).long()
-    return {"large_classes": summary(sample_scores.complexity_gap(TensorDataset(x, labels)).values)}
+    return {"large_classes": summary(complexity_gap(TensorDataset(x, labels)).values)}
 
 
 def sweep() -> Numbers:
