@@ -1,95 +1,85 @@
-"""Partial computation: a backbone cut into stages, and the network with an exit after each of them."""
+"""Cutting a backbone into stages, where one tensor carries everything that follows."""
 
 import difflib
-import math
 import operator
 import re
 from collections.abc import Sequence
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from eenotes.network import in_mode, modes_of, put_back
+from eenotes.network import modes_of, put_back
+from eenotes.stages import Stage
+from eenotes.tracing import Trace, traced, unwrapped
+from eenotes.verification import check_stages, example_for
 
 # What may hand on its input, or a view of it, instead of a new tensor.
 _VIEWS = {
-    "chunk", "contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "flatten", "getattr", "getitem",
-    "identity", "permute", "reshape", "split", "squeeze", "to", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+    "chunk", "contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d", "expand",
+    "flatten", "getattr", "getitem", "identity", "permute", "reshape", "split", "squeeze", "to",
+    "transpose", "unbind", "unflatten", "unsqueeze", "view",
 }  # fmt: skip
 
 
-def split(backbone: nn.Module, *, at: Sequence[str]) -> nn.ModuleList:
+def split(
+    backbone: nn.Module, *, at: Sequence[str], example: Tensor | None = None
+) -> nn.ModuleList:
     """Cut a backbone into stages that compose to exactly the backbone and share its parameters.
 
     A cut is legal where one single tensor carries everything that comes later; then the batch can
-    shrink there.  The backbone is traced by ``torch.fx`` once in training and once in evaluation
-    mode (what a mode decides is baked into a graph), and is left as it was.
+    shrink there.  The backbone is traced by ``torch.fx`` in training and in evaluation mode, with
+    its optional arguments at their defaults.  Then the stages are compared with the backbone in
+    both modes and at two batch sizes, because a trace freezes what Python decides.  The backbone is
+    left as it was.
 
     Args:
-        backbone: any module that ``torch.fx`` can trace.
+        backbone: any module that ``torch.fx`` can trace.  Inside ``torch.compile`` or a
+            data-parallel wrapper the module itself is taken.
         at: names of modules or graph nodes, in the order of execution; a stage ends after each.
             ``["layer1", "layer2"]`` gives three stages.  `cut_points` lists the legal ones.
+        example: an input ``(B, ...)`` to compare with; by default one is made from the first layer.
 
     Returns:
-        ``len(at) + 1`` stages; each follows ``train()`` and ``eval()``.
+        ``len(at) + 1`` stages; each follows ``train()`` and ``eval()``, copies and pickles.
 
     Raises:
         TypeError: if the backbone is no module or ``at`` is a bare string.
-        ValueError: if the backbone cannot be traced, or a name is unknown, illegal as a cut,
-            repeated or out of order.
+        ValueError: if the backbone cannot be traced or makes random decisions, a name is unknown,
+            illegal as a cut, repeated or out of order, no example can be made, or the stages give
+            other answers than the backbone.
     """
-    from torchvision.models.feature_extraction import DualGraphModule
-
     if isinstance(at, str):
         raise TypeError(f"at={at!r} must be a list of names, for example at=[{at!r}]")
-    at = list(at)
+    at, backbone = list(at), unwrapped(backbone)
     if not at:
         raise ValueError("at=[] leaves one stage and no exit: name at least one place to cut")
-    pieces = {}
-    for training in (True, False):
-        graph, names = _trace(backbone, training=training)
-        legal = _legal(graph, backbone)
-        pieces[training] = _cut(graph, [_resolve(name, graph, names, legal) for name in at], at)
     # a new stage puts what it shares with the backbone into training mode
     before = modes_of(backbone)
-    stages = nn.ModuleList(
-        DualGraphModule(backbone, train_graph, eval_graph, class_name="Stage")
-        for train_graph, eval_graph in zip(pieces[True], pieces[False], strict=True)
-    ).train(backbone.training)
+    with traced(backbone, modes=(True, False)) as traces:
+        pieces = []
+        for trace in traces:
+            legal = _legal(trace.graph, backbone)
+            ends = [_resolve(name, trace, legal) for name in at]
+            pieces.append(_cut(trace.graph, ends, at))
+        stages = nn.ModuleList(Stage(backbone, *graphs) for graphs in zip(*pieces, strict=True))
+    stages.train(backbone.training)
     put_back(before)
+    check_stages(backbone, stages, example_for(backbone) if example is None else example)
     return stages
 
 
 def cut_points(backbone: nn.Module) -> list[str]:
-    """Every place where `split` may cut, in the order of execution, each under its shortest name."""
-    names, legal = {}, {}
-    for training in (True, False):
-        graph, names[training] = _trace(backbone, training=training)
-        legal[training] = _legal(graph, backbone)
-    found = [_shortest_name(node, names[False]) for node in legal[False]]
-    # In training more may be needed later, such as the auxiliary logits of GoogLeNet.
-    in_training = set(legal[True])
-    return [name for name in found if in_training.intersection(_nodes(name, names[True])[-1:])]
+    """Every place where `split` may cut, in the order of execution, each under its shortest name.
 
-
-def _trace(backbone: nn.Module, *, training: bool) -> tuple[fx.Graph, dict[fx.Node, str]]:
-    """The graph in one mode, and the qualified name of each node; the modes of all submodules are
-    put back.
+    Raises:
+        TypeError, ValueError: as `split`, for a backbone that cannot be cut at all.
     """
-    import torchvision
-    from torchvision.models.feature_extraction import NodePathTracer
-
-    if not isinstance(backbone, nn.Module):
-        raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
-    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops))
-    try:
-        with in_mode(backbone, training=training):
-            graph = tracer.trace(backbone)
-    except Exception as error:
-        raise ValueError(
-            f"torch.fx cannot trace {type(backbone).__name__} ({error}); write its stages by hand and give them to "
-            "EarlyExitNetwork"
-        ) from error
-    return graph, dict(tracer.node_to_qualname)
+    backbone = unwrapped(backbone)
+    with traced(backbone, modes=(True, False)) as (training, evaluation):
+        found = _legal(evaluation.graph, backbone)
+        # In training more may be needed later, such as the auxiliary logits of GoogLeNet.
+        in_training = set(_legal(training.graph, backbone))
+    names = [_shortest_name(node, evaluation.names) for node in found]
+    return [n for n in names if in_training.intersection(_nodes(n, training.names)[-1:])]
 
 
 def _shortest_name(node: fx.Node, names: dict[fx.Node, str]) -> str:
@@ -102,13 +92,9 @@ def _shortest_name(node: fx.Node, names: dict[fx.Node, str]) -> str:
     return min((name for name, end in last.items() if end is node), key=len)
 
 
-def _resolve(
-    name: str, graph: fx.Graph, names: dict[fx.Node, str], legal: list[fx.Node]
-) -> fx.Node:
-    """The last node of the module called ``name``, or the node of that name, if a cut after it is
-    legal.
-    """
-    nodes = _nodes(name, names)
+def _resolve(name: str, trace: Trace, legal: list[fx.Node]) -> fx.Node:
+    """The last node of the module called ``name``, or the node of that name, if it is legal."""
+    names, nodes = trace.names, _nodes(name, trace.names)
     if not nodes:
         prefixes = {
             ".".join(path.split(".")[:depth])
@@ -119,15 +105,19 @@ def _resolve(
         raise ValueError(
             f"the backbone has no node {name!r}; near it: {near or sorted(prefixes)[:5]}"
         )
-    if nodes[-1] not in legal:
-        order = {node: position for position, node in enumerate(graph.nodes)}
-        near = sorted(legal, key=lambda node: abs(order[node] - order[nodes[-1]]))[:2]
-        near = [_shortest_name(node, names) for node in sorted(near, key=order.__getitem__)]
-        raise ValueError(
-            f"no cut is possible after {name!r}: more than one value (or none that keeps the batch first) is needed later, or "
-            f"the next operation overwrites it in place; the nearest legal places are {near}"
-        )
-    return nodes[-1]
+    node = nodes[-1]
+    if node in legal:
+        return node
+    order = {node: position for position, node in enumerate(trace.graph.nodes)}
+    near = sorted(legal, key=lambda other: abs(order[other] - order[node]))[:2]
+    near = [_shortest_name(other, names) for other in sorted(near, key=order.__getitem__)]
+    others = [names.get(other, other.name) for other in _live(trace.graph)[node] - {node}]
+    needed = f" ({', '.join(sorted(others))})" if others else ""
+    where = f"the nearest legal places are {near}" if near else "this backbone has no legal place"
+    raise ValueError(
+        f"no cut is possible after {name!r}: more than one value{needed} (or none that keeps the "
+        f"batch first) is needed later, or the next operation overwrites it in place; {where}"
+    )
 
 
 def _nodes(name: str, names: dict[fx.Node, str]) -> list[fx.Node]:
@@ -135,8 +125,8 @@ def _nodes(name: str, names: dict[fx.Node, str]) -> list[fx.Node]:
     return [node for node, path in names.items() if path == name or path.startswith(name + ".")]
 
 
-def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
-    """The nodes after which exactly one value is still needed, which nothing later overwrites."""
+def _live(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
+    """Node → the values that are still needed after it."""
     order = {node: position for position, node in enumerate(graph.nodes)}
     # Parameters and buffers do not count: a later stage reads them itself.
     last_use = {
@@ -144,19 +134,25 @@ def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
         for node in graph.nodes
         if node.op != "get_attr"
     }
-    legal, live = [], set()
+    found, live = {}, set()
     for node, position in order.items():
         live = {other for other in live if last_use[other] > position}
         if last_use.get(node, -1) > position:
             live.add(node)
-        only = live == {node} and node.op not in ("placeholder", "output")
-        if (
-            only
-            and not any(user.op == "output" or _takes_apart(user) for user in node.users)
-            and not _overwritten(node, backbone)
-        ):
-            legal.append(node)
-    return legal
+        found[node] = set(live)
+    return found
+
+
+def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
+    """The nodes after which exactly one value is still needed, which nothing later overwrites."""
+    return [
+        node
+        for node, live in _live(graph).items()
+        if live == {node}
+        and node.op not in ("placeholder", "output")
+        and not any(user.op == "output" or _takes_apart(user) for user in node.users)
+        and not _overwritten(node, backbone)
+    ]
 
 
 def _takes_apart(user: fx.Node) -> bool:

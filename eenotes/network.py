@@ -1,4 +1,4 @@
-"""Partial computation: a backbone cut into stages, and the network with an exit after each of them."""
+"""The early exit network: stages of a backbone, with an exit after each of them but the last."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -26,8 +26,8 @@ class EarlyExitNetwork(nn.Module):
         self.stages, self.exits = nn.ModuleList(stages), nn.ModuleList(exits)
         if len(self.exits) != len(self.stages) - 1 or not self.stages:
             raise ValueError(
-                f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exit heads (the last stage ends in the "
-                f"backbone's own classifier), got {len(self.exits)}"
+                f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exit heads (the "
+                f"last stage ends in the backbone's own classifier), got {len(self.exits)}"
             )
         # New heads take the mode of the stages they join; inside a stage all modes stay as they
         # are.
@@ -57,16 +57,16 @@ class EarlyExitNetwork(nn.Module):
         return logits
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The output of every stage but the last, ``(B, ...)`` each: what the J-1 exit heads see."""
+        """The output of every stage but the last, ``(B, ...)`` each: what the J-1 exits see."""
         return [x := stage(x) for stage in self.stages[:-1]]
 
     def __deepcopy__(self, memo: dict) -> "EarlyExitNetwork":
-        """An independent copy in the same modes (a stage alone is in training mode after copying)."""
+        """An independent copy in the same modes, masks of pruning included."""
+        detach_computed(self, memo)
         twin = memo[id(self)] = self.__new__(type(self))
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
-        put_back(
-            [(part, mode) for part, (_, mode) in zip(twin.modules(), modes_of(self), strict=True)]
-        )
+        pairs = zip(twin.modules(), modes_of(self), strict=True)
+        put_back([(part, mode) for part, (_, mode) in pairs])
         return twin
 
 
@@ -92,13 +92,27 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def modes_of(*modules: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """Every submodule with its mode, for `put_back`."""
     return [(part, part.training) for module in modules for part in module.modules()]
 
 
 def put_back(modes: list[tuple[nn.Module, bool]]) -> None:
+    """Give modules the modes that `modes_of` found."""
     for part, mode in modes:
         if isinstance(part, fx.GraphModule):
             # a stage changes its graph there, and takes along parts that it shares with others
             part.train(mode)
     for part, mode in modes:
         part.training = mode
+
+
+def detach_computed(module: nn.Module, memo: dict) -> None:
+    """Prepare a deep copy of tensors that are computed from parameters, such as masked weights.
+
+    ``torch.nn.utils.prune`` keeps ``weight`` as a product with a history, which PyTorch refuses to
+    copy.  The copy computes its own with the next forward pass.
+    """
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+                memo[id(value)] = value.detach().clone()

@@ -1,0 +1,77 @@
+"""A stage of a split backbone: a module that follows ``train()`` and ``eval()``, copies and
+pickles.
+"""
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+from torch.fx.node import map_aggregate, map_arg
+from torchvision.models.feature_extraction import DualGraphModule
+
+from eenotes.network import detach_computed, modes_of, put_back
+
+_STATE = ("_parameters", "_buffers", "_modules", "training")
+
+
+class Stage(DualGraphModule):
+    """One piece of a traced backbone, with a graph for each mode and the backbone's parameters."""
+
+    def __init__(self, root: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph):
+        super().__init__(root, train_graph, eval_graph, class_name="Stage")
+
+    def _deepcopy_init(self):
+        return Stage.__init__
+
+    def __deepcopy__(self, memo: dict) -> "Stage":
+        """An independent copy in the same modes, masks of pruning included."""
+        detach_computed(self, memo)
+        twin = super().__deepcopy__(memo)
+        pairs = zip(twin.modules(), modes_of(self), strict=True)
+        put_back([(part, mode) for part, (_, mode) in pairs])
+        return twin
+
+    def __reduce__(self) -> tuple:
+        """Both graphs as data, so that a pickled stage follows ``train()`` and ``eval()`` as
+        before.
+        """
+        state = {name: self.__dict__[name] for name in _STATE}
+        return _rebuilt, (state, _as_data(self.train_graph), _as_data(self.eval_graph))
+
+
+def _rebuilt(state: dict[str, Any], train_graph: list, eval_graph: list) -> Stage:
+    root = nn.Module()
+    root.__dict__.update({name: copy.copy(value) for name, value in state.items()})
+    modes = modes_of(root)
+    stage = Stage(root, _from_data(train_graph), _from_data(eval_graph))
+    stage.train(state["training"])
+    put_back([(part, mode) for part, mode in modes if part is not root])
+    return stage
+
+
+class _Ref:
+    """Stands for a node among the arguments of another."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+def _as_data(graph: fx.Graph) -> list[tuple]:
+    """The nodes of a graph: operation, name, target, arguments."""
+    rows = []
+    for node in graph.nodes:
+        args, kwargs = (map_arg(part, lambda n: _Ref(n.name)) for part in (node.args, node.kwargs))
+        rows.append((node.op, node.name, node.target, args, kwargs))
+    return rows
+
+
+def _from_data(rows: list[tuple]) -> fx.Graph:
+    graph, nodes = fx.Graph(), {}
+
+    def node_of(value: Any) -> Any:
+        return nodes[value.name] if isinstance(value, _Ref) else value
+
+    for op, name, target, args, kwargs in rows:
+        args, kwargs = map_aggregate(args, node_of), map_aggregate(kwargs, node_of)
+        nodes[name] = graph.create_node(op, target, args, kwargs, name)
+    return graph

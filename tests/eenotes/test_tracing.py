@@ -1,0 +1,241 @@
+"""What a trace would freeze is honoured or refused; stages copy and pickle with both graphs."""
+
+import copy
+import io
+import pickle
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from eenotes import EarlyExitNetwork, cut_points, linear_exits, split
+from eenotes.methods import pruning
+
+X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+
+
+class TwoLayers(nn.Module):
+    """A linear layer, whatever a subclass does in between, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+
+class Dropout(TwoLayers):
+    def forward(self, x):
+        return self.last(nn.functional.dropout(self.first(x).relu(), 0.5, self.training))
+
+
+def network(backbone, at=("relu",), x=X):
+    stages = split(backbone, at=list(at))
+    return EarlyExitNetwork(stages, linear_exits(stages, x, num_classes=3))
+
+
+def by_torch_save(net):
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def by_pickle(net):
+    return pickle.loads(pickle.dumps(net))
+
+
+# --- copies
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("way", [by_torch_save, by_pickle, copy.deepcopy])
+def test_a_copy_follows_train_and_eval(way, training):
+    net = network(Dropout()).train(training)
+    twin = way(net)
+    assert [m.training for m in twin.modules()] == [m.training for m in net.modules()]
+    for mode in (True, False):
+        net.train(mode), twin.train(mode)
+        torch.manual_seed(1)
+        expected = net(X)
+        torch.manual_seed(1)
+        assert all(torch.equal(a, b) for a, b in zip(twin(X), expected, strict=True))
+    assert not torch.equal(twin.train()(X)[-1], twin(X)[-1]), "dropout is on in training mode"
+    assert torch.equal(twin.eval()(X)[-1], twin(X)[-1])
+
+
+@pytest.mark.parametrize("way", [by_torch_save, by_pickle, copy.deepcopy])
+def test_parts_shared_between_stages_stay_shared(way):
+    class Shared(TwoLayers):
+        def __init__(self):
+            super().__init__()
+            self.middle = nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.middle(self.first(x)).relu()
+            return self.last(self.middle(x))
+
+    twin = way(network(Shared()))
+    assert twin.stages[0].middle is twin.stages[1].middle
+
+
+@pytest.mark.parametrize("way", [by_torch_save, copy.deepcopy])
+def test_a_network_with_masks_can_be_copied(way):
+    net = network(Dropout())
+    pruning.prune_smallest(pruning.layers(net).values(), rate=0.3)
+    net.train()(X)[-1].sum().backward()  # the masked weights have a history now
+    twin = way(net).eval()
+    assert all(torch.equal(a, b) for a, b in zip(twin(X), net.eval()(X), strict=True))
+    assert (twin.stages[0].first.weight == 0).any()
+
+
+# --- what a trace freezes
+
+
+class Optional(TwoLayers):
+    def forward(self, x, scale=None, mask=None):
+        h = self.first(x).relu()
+        if scale is None:
+            h = 2 * h
+        return self.last(h if mask is None else h * mask)
+
+
+def test_optional_arguments_take_their_defaults():
+    backbone = Optional().eval()
+    first, rest = split(backbone, at=["relu"])
+    assert torch.equal(rest(first(X)), backbone(X))
+
+
+class RandomDepth(TwoLayers):
+    def forward(self, x):
+        x = self.first(x)
+        if self.training and random.random() < 0.5:
+            x = x.relu()
+        return self.last(x.tanh())
+
+
+class Noise(TwoLayers):
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(x + torch.randn(8) if self.training else x)
+
+
+class NoiseOfItsInput(TwoLayers):
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(x + torch.randn_like(x) if self.training else x)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "words"),
+    [(RandomDepth, "random decision in training mode"), (Noise, "draws random numbers .*'add'")],
+)
+def test_random_numbers_are_refused(backbone, words):
+    backbone, state = backbone(), (random.getstate(), torch.get_rng_state())
+    with pytest.raises(ValueError, match=words):
+        split(backbone, at=["first"])
+    assert not [name for name in vars(backbone) if "constant" in name]
+    assert state[0] == random.getstate() and torch.equal(state[1], torch.get_rng_state())
+
+
+def test_noise_shaped_like_its_input_is_no_constant():
+    backbone = NoiseOfItsInput().train()
+    first, rest = split(backbone, at=["relu"])
+    torch.manual_seed(2)
+    expected = backbone(X)
+    torch.manual_seed(2)
+    assert torch.equal(rest(first(X)), expected)
+
+
+def test_a_constant_of_forward_belongs_to_the_stage_and_not_to_the_backbone():
+    class Ramp(TwoLayers):
+        def forward(self, x):
+            return self.last(self.first(x).relu() + torch.arange(8.0))
+
+    backbone = Ramp()
+    first, rest = split(backbone, at=["relu"])
+    assert torch.equal(rest(first(X)), backbone(X))
+    assert not [name for name in vars(backbone) if "constant" in name]
+
+
+def test_a_decision_about_the_batch_is_found_by_the_comparison():
+    class Counting(TwoLayers):
+        calls = 0
+
+        def forward(self, x):
+            Counting.calls += 1
+            return self.last(self.first(x).relu() * (1.0 if Counting.calls < 9 else 2.0))
+
+    with pytest.raises(ValueError, match="give other answers than the backbone|random decision"):
+        split(Counting(), at=["relu"])
+
+
+def test_running_statistics_and_modes_are_left_alone(unchanged):
+    backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    with unchanged(backbone):
+        split(backbone, at=["1"])
+
+
+# --- what can be cut
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        x, _ = self.lstm(x)
+        x, weights = self.attention(x, x, x)
+        return self.last(x.relu().mean(1))
+
+
+def test_an_unused_item_of_a_tuple_forbids_no_cut():
+    backbone = Recurrent().eval()
+    assert {"relu", "mean"} <= set(cut_points(backbone))
+    first, rest = split(backbone, at=["relu"])
+    x = torch.randn(2, 5, 4)
+    assert torch.allclose(rest(first(x)), backbone(x))
+
+
+def test_an_illegal_cut_names_what_else_is_needed():
+    class Sized(TwoLayers):
+        def forward(self, x):
+            size = x.size(0)
+            return self.last(self.first(x).relu().reshape(size, 8))
+
+    with pytest.raises(ValueError, match=r"more than one value \(size\).*nearest legal places"):
+        split(Sized(), at=["relu"])
+
+    class Skip(TwoLayers):
+        def forward(self, x):
+            return self.last(self.first(x).relu()) + x[:, :3]
+
+    with pytest.raises(ValueError, match=r"more than one value \(x\).*no legal place"):
+        split(Skip(), at=["relu"])
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrappers_are_looked_through(wrap):
+    backbone = Dropout().eval()
+    stages = split(wrap(backbone), at=["relu"])
+    assert stages[0].first is backbone.first
+
+
+def test_two_arguments_and_a_missing_example():
+    class Two(TwoLayers):
+        def forward(self, x, y):
+            return self.last(self.first(x).relu() + y)
+
+    with pytest.raises(ValueError, match=r"more than one argument \(y\)"):
+        split(Two(), at=["first"])
+
+    class Odd(TwoLayers):
+        def forward(self, x):
+            return self.last(self.first(x.reshape(-1, 7, 4).sum(1)).relu())
+
+    with pytest.raises(ValueError, match="example=x"):
+        split(Odd(), at=["relu"])
+    assert len(split(Odd(), at=["relu"], example=torch.randn(2, 28))) == 2
+    with pytest.raises(ValueError, match="must be a batch"):
+        split(Dropout(), at=["relu"], example=torch.randn(0, 4))
