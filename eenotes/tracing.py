@@ -95,16 +95,16 @@ def _trace_twice(backbone: nn.Module, *, training: bool) -> Trace:
         if _what(one) != _what(other):
             raise ValueError(
                 f"forward of {type(backbone).__name__} makes a random decision in {mode} "
-                f"mode, near {first.names.get(one, one.name)!r}: a trace would freeze it; write the "
-                "stages by hand and give them to EarlyExitNetwork"
+                f"mode, near {first.names.get(one, one.name)!r}: a trace would freeze it; write "
+                "the stages by hand and give them to EarlyExitNetwork"
             )
         if one.op == "get_attr" and not _same(backbone, one.target, other.target):
             user = next(iter(one.users), one)
             raise ValueError(
                 f"forward of {type(backbone).__name__} draws random numbers in {mode} mode "
                 f"that {first.names.get(user, user.name)!r} uses: a trace would freeze them; draw "
-                "them with a function of their input, such as torch.randn_like, or write the stages "
-                "by hand"
+                "them with a function of their input, such as torch.randn_like, or write the "
+                "stages by hand"
             )
     if len(first.graph.nodes) != len(second.graph.nodes):
         raise ValueError(
