@@ -23,7 +23,6 @@ MARKER = "<!-- results -->"
 RECORDED = ("study", "full", "reduced")  # where committed records can be, the best first
 MARKS = {"holds": "✓", "fails": "✗", "undecided": "≈", "one run": "•"}
 MARKS["not testable here"] = "–"
-COLOURS = {"holds": "yes", "fails": "no"}  # the others: open
 OUTDATED = '<span class="results-old">out of date</span>'
 
 Record = Mapping[str, Any]  # as `eenotes_book.records.read` gives it
@@ -290,7 +289,8 @@ def number(value: float | str | None) -> str:
 def verdict(claim: Mapping[str, Any]) -> str:
     """The verdict of a claim or check, with its sign and, by its class, its colour."""
     word = word_of(claim)
-    return f'<span class="results-{COLOURS.get(word, "open")}">{MARKS[word]} {word}</span>'
+    kind = {"holds": "yes", "fails": "no"}.get(word, "open")
+    return f'<span class="results-{kind}">{MARKS[word]} {word}</span>'
 
 
 def sizes(splits: Mapping[str, int]) -> str:
