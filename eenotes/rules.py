@@ -243,12 +243,8 @@ class Patience:
         if state is not None:
             last, count = state.unbind(1)
             confirmed = torch.where(prediction == last, count + 1, 0)
-        return Decision(
-            prediction,
-            confidence,
-            confirmed >= self.patience,
-            torch.stack([prediction, confirmed], 1),
-        )
+        state = torch.stack([prediction, confirmed], 1)
+        return Decision(prediction, confidence, confirmed >= self.patience, state)
 
 
 @dataclass(frozen=True)
@@ -283,23 +279,21 @@ class PerClass:
             )
 
     def __call__(self, j: int, logits: Tensor, state: Tensor | None = None) -> Decision:
-        thresholds = (
-            self.thresholds
-            if self.thresholds.ndim == 1
-            else self.thresholds[min(j, len(self.thresholds) - 1)]
-        )
-        _check_classes(self, thresholds.shape[-1], logits.shape[1])
+        thresholds = self.thresholds
+        if thresholds.ndim == 2:
+            thresholds = thresholds[min(j, len(thresholds) - 1)]
+        _check_classes(self, len(thresholds), logits.shape[1])
         # Classes along the rows, samples along the columns: a dozen classes are too short a row for
         # vector instructions (21,600 samples of 11 classes, the whole rule: 0.9 instead of 2.7 ms).
         probabilities = logits.t().softmax(0)
         confidence, prediction = probabilities.max(0)
-        return Decision(
-            prediction, confidence, (probabilities > thresholds.to(logits.device)[:, None]).any(0)
-        )
+        leave = (probabilities > thresholds.to(logits.device)[:, None]).any(0)
+        return Decision(prediction, confidence, leave)
 
 
 def _check_classes(rule: Rule, count: int, num_classes: int) -> None:
     if count != num_classes:
         raise ValueError(
-            f"{type(rule).__name__} has thresholds for {count} classes, the logits have {num_classes}"
+            f"{type(rule).__name__} has thresholds for {count} classes, "
+            f"the logits have {num_classes}"
         )

@@ -31,8 +31,7 @@ def evaluate(
 
     Returns:
         ``accuracy``, ``relative_cost`` and ``overhead`` (both in units of the backbone without
-        exits) and ``left``, the share of the
-        samples that leaves at each exit.
+        exits) and ``left``, the share of the samples that exits at each exit.
 
     Raises:
         ValueError: what `eenotes.simulate` raises, labels that are not ``(N,)``, or the costs of
@@ -59,7 +58,7 @@ def summarise(outcome: Outcome, labels: Tensor, costs: Costs) -> dict[str, float
 
 
 class Answers:
-    """What all exits answer on one split, in the form in which many thresholds can be tried on it.
+    """The answers and scores of all exits on one split, on which many thresholds can be tried.
 
     Args:
         logits: of all exits, ``(J, N, K)``.
@@ -85,7 +84,7 @@ class Answers:
         self.num_classes = logits[0].shape[-1]
         self.prediction = torch.stack([answer.prediction for answer in seen])  #: ``(J, N)``
         self.score = torch.stack([answer.score for answer in seen])  #: ``(J, N)``
-        #: ``(J,)`` relative cost of a sample that leaves at exit j
+        #: ``(J,)`` relative cost of a sample that exits at exit j
         self.relative_cost = (costs.cumulative / costs.backbone).to(labels.device)
 
     def exit_index(self, thresholds: Tensor) -> Tensor:
@@ -103,8 +102,8 @@ class Answers:
                 f"thresholds must be of shape ({early},) or ({early}, {self.num_classes}), "
                 f"got {tuple(thresholds.shape)}"
             )
-        table = thresholds.ndim == 2
-        limits = thresholds.gather(1, self.prediction[:-1]) if table else thresholds[:, None]
+        is_table = thresholds.ndim == 2
+        limits = thresholds.gather(1, self.prediction[:-1]) if is_table else thresholds[:, None]
         return first_exit(self.rule.leaves(self.score[:-1], limits))
 
     def cost(self, thresholds: Tensor) -> float:
@@ -127,16 +126,15 @@ def draw_thresholds(
 ) -> Tensor:
     """Random threshold vectors, ``(count, J-1)``, for a rule whose own thresholds do not matter.
 
-    ``"quantile"`` draws each exit's threshold among that exit's own scores, so that every share of
-    exiting samples is as likely as any other, and closes exits at random.  ``"uniform"`` draws from
-    the rule's limits, which hardly ever opens an exit whose scores stay on one side.
-
     Args:
         logits: of all exits, ``(J, N, K)``.
         rule: of the kind that gets the thresholds.
         count: how many vectors.
         seed: of the drawing.
-        how: see above.
+        how: ``"quantile"`` draws each exit's threshold among that exit's own scores, so that every
+            share of exiting samples is as likely as any other, and closes exits at random.
+            ``"uniform"`` draws from the rule's limits, which hardly ever opens an exit whose scores
+            stay on one side.
 
     Raises:
         ValueError: another ``how``, or ``"uniform"`` for a rule whose limits are not finite.
@@ -164,9 +162,7 @@ def draw_thresholds(
 def sweep(
     logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs, *, thresholds: Tensor | Sequence
 ) -> "pd.DataFrame":
-    """`evaluate` for many threshold vectors at once; one row each.
-
-    The scores of all exits are computed once, whatever M.
+    """`evaluate` for many threshold vectors, one row each; scores are computed once.
 
     Args:
         logits: of all exits, ``(J, N, K)``.
@@ -176,8 +172,7 @@ def sweep(
         thresholds: M vectors ``(M, J-1)``, or M tables ``(M, J-1, K)``.
 
     Returns:
-        A table with the columns ``thresholds`` (a tuple), ``accuracy``, ``relative_cost``,
-        ``overhead``.
+        Columns ``thresholds`` (a tuple), ``accuracy``, ``relative_cost``, ``overhead``.
 
     Raises:
         ValueError: what `Answers` raises, no thresholds, thresholds of another shape, or values
@@ -190,31 +185,23 @@ def sweep(
     if not len(thresholds):
         raise ValueError("a sweep needs at least one threshold vector")
     answers = Answers(logits, labels, rule, costs)
-    shapes = ((num_exits - 1,), (num_exits - 1, answers.num_classes))
-    if thresholds.shape[1:] not in shapes:
+    early, num_classes = num_exits - 1, answers.num_classes
+    if thresholds.shape[1:] not in ((early,), (early, num_classes)):
         raise ValueError(
-            f"threshold vectors for {num_exits - 1} early exits must be (M, {num_exits - 1}), or "
-            f"tables (M, {num_exits - 1}, {answers.num_classes}), got {tuple(thresholds.shape)}"
+            f"threshold vectors for {early} early exits must be (M, {early}), or tables "
+            f"(M, {early}, {num_classes}), got {tuple(thresholds.shape)}"
         )
     for extreme in (thresholds.amin(0), thresholds.amax(0)):  # NaN wins both
         replace(rule, thresholds=extreme.tolist()).check(num_exits)
     correct = answers.prediction == labels
-    relative = answers.relative_cost.tolist()
-    overhead = costs.overhead(torch.arange(num_exits)).tolist()
-    rows = []
+    overheads = costs.overhead(torch.arange(num_exits)).to(answers.relative_cost)
+    per_exit, rows = torch.stack([answers.relative_cost, overheads]), []
     for one in thresholds:
         exit_index = answers.exit_index(one)
         share = torch.bincount(exit_index, minlength=num_exits).double() / len(labels)
-        right = correct.gather(0, exit_index[None]).double().mean()
-        rows.append(
-            {
-                "thresholds": _as_tuple(one),
-                "accuracy": right.item(),
-                "relative_cost": _weighted(share.tolist(), relative),
-                "overhead": _weighted(share.tolist(), overhead),
-            }
-        )
-    return pd.DataFrame(rows)
+        accuracy = correct.gather(0, exit_index[None]).double().mean().item()
+        rows.append((_as_tuple(one), accuracy, *(per_exit @ share).tolist()))
+    return pd.DataFrame(rows, columns=["thresholds", "accuracy", "relative_cost", "overhead"])
 
 
 def pareto_front(table: "pd.DataFrame") -> "pd.DataFrame":
@@ -249,15 +236,17 @@ def thresholds_for_budgets(
 
     Returns:
         One row per budget that can be kept: ``budget`` and the columns of `sweep`.
+
+    Raises:
+        ValueError: if no budget can be kept; it says what the cheapest vector costs.
     """
     import pandas as pd
 
     drawn = draw_thresholds(logits, rule, count=draws, seed=seed)
     front = pareto_front(sweep(logits, labels, rule, costs, thresholds=drawn))
     kept = [budget for budget in budgets if front.relative_cost.min() <= budget]
-    return pd.DataFrame(
-        [{"budget": budget, **best_within_budget(front, budget=budget)} for budget in kept]
-    )
+    best = {budget: best_within_budget(front, budget=budget) for budget in kept or [max(budgets)]}
+    return pd.DataFrame([{"budget": budget, **row} for budget, row in best.items()])
 
 
 def best_within_budget(table: "pd.DataFrame", *, budget: float) -> "pd.Series":
@@ -289,12 +278,11 @@ def cheapest_with_accuracy(table: "pd.DataFrame", *, accuracy: float) -> "pd.Ser
 
 
 def _check_labels(labels: Tensor, count: int) -> None:
-    """Raise a ValueError unless there is one label per sample, ``(N,)``: any other shape would
-    broadcast.
-    """
+    """Raise a ValueError unless there is one label per sample: other shapes would broadcast."""
     if labels.shape != (count,):
         raise ValueError(
-            f"need one label for each of {count} samples, labels of shape ({count},), got {tuple(labels.shape)}"
+            f"need one label for each of {count} samples, labels of shape ({count},), "
+            f"got {tuple(labels.shape)}"
         )
 
 
@@ -308,7 +296,3 @@ def _check_costs(costs: Costs, *, num_exits: int) -> None:
 def _as_tuple(thresholds: Tensor) -> tuple:
     rows = thresholds.tolist()
     return tuple(tuple(row) if isinstance(row, list) else row for row in rows)
-
-
-def _weighted(shares: Sequence[float], values: Sequence[float]) -> float:
-    return sum(share * value for share, value in zip(shares, values, strict=True))

@@ -12,7 +12,7 @@ from eenotes.exits import ClassMeanExit, pool
 from eenotes.inference import collect
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
-from eenotes.thresholds import best_within_budget, draw_thresholds, evaluate, sweep
+from eenotes.thresholds import evaluate, thresholds_for_budgets
 from eenotes_book.ch07_open.networks import Bench, device_of, features, last_features
 from eenotes_book.data import vision
 
@@ -160,9 +160,8 @@ def rule_for_budget(net: EarlyExitNetwork, data: vision.Vision, *, budget: float
 
 
 def _thresholds(logits: Tensor, labels: Tensor, rule, costs, *, budget: float, draws: int):
-    drawn = draw_thresholds(logits, rule, count=draws)
-    chosen = best_within_budget(sweep(logits, labels, rule, costs, thresholds=drawn), budget=budget)
-    return replace(rule, thresholds=chosen.thresholds)
+    chosen = thresholds_for_budgets(logits, labels, rule, costs, draws=draws, budgets=[budget])
+    return replace(rule, thresholds=chosen.thresholds[0])
 
 
 @dataclass
