@@ -226,13 +226,14 @@ def class_mean_fitting(
 
 @torch.no_grad()
 def token_means(*, rounds: int, rows: int = 128, vocabulary: int = 8192, width: int = 256) -> float:
-    """Time of `class_aware.statistics` over the time of the forward passes that it needs: the
-    decoders below the exit, and no head.
+    """Time of `token_statistics.statistics` over the time of the forward passes that it needs.
+
+    Those are the decoders below the exit, and no head.
     """
     from transformers import OPTConfig, OPTForCausalLM
 
     from eenotes.language import exits as language_exits
-    from eenotes.language import initialisation
+    from eenotes.language import token_statistics
 
     torch.manual_seed(0)
     shape = {
@@ -247,7 +248,7 @@ def token_means(*, rounds: int, rows: int = 128, vocabulary: int = 8192, width: 
     ).eval()
     batches = torch.randint(0, vocabulary, (rows, 96)).split(32)
     return _ratio(
-        lambda: initialisation.statistics(model, batches),
+        lambda: token_statistics.statistics(model, batches),
         lambda: [model.features(ids) for ids in batches],
         rounds=rounds,
     )

@@ -100,6 +100,7 @@ def fit(
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     schedule: Schedule = warmup_cosine,
     on_samples: Mapping[int, Callable[[], object]] | None = None,
+    first_epoch: int = 0,
     seed: int = 0,
     checkpoint: Path | None = None,
     title: str = "training",
@@ -122,6 +123,8 @@ def fit(
             all epochs; 0 is before the first step.  Meanwhile the model is in evaluation mode, in
             full precision and without gradients.  A run that goes on after a checkpoint calls only
             what is still ahead.
+        first_epoch: the number of the first epoch; the order of an epoch's samples follows from
+            `seed` and its number.
         seed: of the order of the samples, of `augment` and of dropout; the generators outside stay
             as they were.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
@@ -156,6 +159,8 @@ def fit(
     run |= {"model": shape_hash(model), "part": shape_hash(part)}
     if schedule is not warmup_cosine:
         run["schedule"] = _name(schedule)
+    if first_epoch:
+        run["first_epoch"] = first_epoch
     history = resume(checkpoint, run, model, optimizer) if checkpoint else []
     done = len(history)
     if done:
@@ -173,9 +178,11 @@ def fit(
             _call_due(on_samples, done * len(dataset), model)
             for epoch in progress_bar(range(done, epochs), title, done=done, total=epochs):
                 _set_mode(model, part)
-                torch.manual_seed(seed * 10_007 + epoch)
-                batches.set_epoch(epoch)
-                generator = torch.Generator(accelerator().device).manual_seed(seed * 10_007 + epoch)
+                number = first_epoch + epoch
+                torch.manual_seed(seed * 10_007 + number)
+                batches.set_epoch(number)
+                generator = torch.Generator(accelerator().device)
+                generator.manual_seed(seed * 10_007 + number)
                 total = torch.zeros((), device=accelerator().device)
                 for i, batch in enumerate(progress_bar(batches, f"epoch {epoch + 1}/{epochs}")):
                     if augment is not None:

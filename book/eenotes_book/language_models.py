@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes.language import exits, fine_tuning
+from eenotes.language import evaluation, exits, fine_tuning
 from eenotes_book import cache, scale
 from eenotes_book.data import text
 
@@ -55,7 +55,7 @@ class LanguageModel:
     @cached_property
     def final(self) -> dict[str, float]:
         """Accuracy and perplexity of the final head on test."""
-        found = fine_tuning.evaluate(self.exited(), self.text.test.split(32))
+        found = evaluation.evaluate(self.exited(), self.text.test.split(32))
         return {"accuracy": found["final_accuracy"], "perplexity": found["final_perplexity"]}
 
 

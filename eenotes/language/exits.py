@@ -1,11 +1,7 @@
-r"""Class-aware initialisation of early exits in language models (Görmez and Koyuncu; Görmez's
-thesis, 2024).
+"""An early exit of a causal language model: after some decoder, one linear layer over the tokens.
 
-An exit after some decoder sees a hidden vector and has to name the next token: a detector in a
-noisy channel with one message per token of the vocabulary.  Its weights follow from class means and
-token counts, without a gradient: `eenotes.detection.map_detector`. Works on any causal language
-model of `transformers` that keeps its decoders in one list; nothing here imports `transformers`
-itself. Equation numbers are those of chapter 6.
+It works on any causal language model of `transformers` that keeps its decoders in one list; nothing
+here imports `transformers` itself.  Equation numbers are those of chapter 6.
 """
 
 import copy
@@ -17,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 IGNORED = -100  # the label that transformers' losses leave out
-
 
 Linear = tuple[Tensor, Tensor]  # weight (V, D), bias (V,)
 
@@ -47,8 +42,9 @@ class Anatomy:
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """Find decoders, final norm, projection and head of a causal language model (OPT, Llama,
-    GPT-NeoX, GPT-2 and their kin).
+    """Find decoders, final norm, projection and head of a causal language model.
+
+    OPT, Llama, GPT-NeoX, GPT-2 and their kin.
 
     Raises:
         TypeError: no single list of decoders, or no linear head.
@@ -63,7 +59,8 @@ def anatomy(model: nn.Module) -> Anatomy:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if len(found) != 1 or not isinstance(head, nn.Linear):
         raise TypeError(
-            f"{type(model).__name__} is not a causal language model with one list of config.num_hidden_layers decoders and a linear head"
+            f"{type(model).__name__} is not a causal language model with one list of "
+            "config.num_hidden_layers decoders and a linear head"
         )
     owner, name = found[0]
     norms = (
@@ -74,8 +71,9 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 class ExitHead(nn.Module):
-    """An exit after a decoder: optionally a norm, then one linear layer; ``(..., D)`` → ``(...,
-    V)``, the logits of equation (6.8).
+    """The head of an exit: optionally a norm, then one linear layer.
+
+    ``(..., D)`` → ``(..., V)``, the logits of equation (6.8).
     """
 
     def __init__(self, width: int, vocabulary: int, *, norm: nn.Module | None = None):
@@ -91,10 +89,10 @@ class ExitHead(nn.Module):
 
 
 class ExitModel(nn.Module):
-    """A causal language model with one early exit; ``ids (B, T)`` → logits of the exit and of the
-    final head, both ``(B, T, V)``.
+    """A causal language model with one early exit, made by `attach`.
 
-    Made by `attach`.  The language model is the very one that was given, not a copy.
+    ``ids (B, T)`` → logits of the exit and of the final head, both ``(B, T, V)``.  The language
+    model is the very one that was given, not a copy.
     """
 
     def __init__(self, model: nn.Module, exit_head: ExitHead, at: int):
@@ -102,7 +100,7 @@ class ExitModel(nn.Module):
         self.model, self.exit_head, self.at = model, exit_head, at
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        with recorded_hidden_states(self.model, self.at) as seen:
+        with _recorded_hidden_states(self.model, self.at) as seen:
             final = self.model(input_ids=ids, use_cache=False).logits
         return self.exit_head(seen[0]), final
 
@@ -116,8 +114,9 @@ class ExitModel(nn.Module):
 
 
 def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
-    """Attach an exit after the first ``at`` decoders; its linear layer has a bias and PyTorch's own
-    random weights.
+    """Attach an exit after the first ``at`` decoders.
+
+    Its linear layer has a bias, and PyTorch's own random weights.
 
     Args:
         model: a causal language model of `transformers`.
@@ -130,21 +129,23 @@ def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
         ValueError: an exit out of range, or ``norm`` on a model without a final norm.
     """
     parts = anatomy(model)
-    check_at(parts, at)
+    last = len(parts.decoders) - 1
+    if isinstance(at, bool) or not isinstance(at, int) or not 1 <= at <= last:
+        raise ValueError(
+            f"an early exit of this model comes after decoder 1..{last}, got at={at!r}"
+        )
     if norm and parts.final_norm is None:
         raise ValueError("this model has no final norm to copy: attach with norm=False")
     own_norm = copy.deepcopy(parts.final_norm) if norm else None
-    reference = parts.head.weight
-    exit_head = ExitHead(model.config.hidden_size, parts.head.out_features, norm=own_norm).to(
-        reference.device, reference.dtype
-    )
-    return ExitModel(model, exit_head, at)
+    exit_head = ExitHead(model.config.hidden_size, parts.head.out_features, norm=own_norm)
+    weight = parts.head.weight
+    return ExitModel(model, exit_head.to(weight.device, weight.dtype), at)
 
 
 def hidden_states(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Tensor:
-    """The output of decoder number ``at`` (from 1), raw, for ``ids (B, T)``:
+    """The raw output of decoder number ``at`` (from 1): ``ids (B, T)`` → ``(B, T, D)``.
 
-    ``(B, T, D)``.  The decoders after it do not run.
+    The decoders after it do not run.
 
     Args:
         model: a causal language model.
@@ -157,21 +158,18 @@ def hidden_states(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Tensor
         ValueError: ``at`` out of range.
     """
     parts = anatomy(model)
-    if not 1 <= at <= len(parts.decoders):
-        raise ValueError(
-            f"the model has {len(parts.decoders)} decoders; at={at} must lie in 1..{len(parts.decoders)}"
-        )
+    depth = len(parts.decoders)
+    if not 1 <= at <= depth:
+        raise ValueError(f"the model has {depth} decoders; at={at} must lie in 1..{depth}")
     inputs.setdefault("use_cache", "past_key_values" in inputs)
-    with recorded_hidden_states(model, at) as seen, only(parts, slice(0, at)):
+    with _recorded_hidden_states(model, at) as seen, only(parts, slice(0, at)):
         parts.owner(input_ids=ids, **inputs)
     return seen[0]
 
 
 @contextmanager
 def only(parts: Anatomy, which: slice) -> Iterator[None]:
-    """Let the model run a part of its decoders; everything else, the key-value cache too, stays the
-    model's own business.
-    """
+    """Within it the model runs a part of its decoders; its key-value cache stays as it is."""
     everything = parts.decoders
     setattr(parts.owner, parts.name, everything[which])
     try:
@@ -190,7 +188,8 @@ def load(model: ExitModel, head: Linear) -> ExitModel:
     linear = model.exit_head.linear
     if head[0].shape != linear.weight.shape or head[1].shape != linear.bias.shape:
         raise ValueError(
-            f"the exit's weight is {tuple(linear.weight.shape)}, the head given {tuple(head[0].shape)}"
+            f"the exit's weight is {tuple(linear.weight.shape)}, "
+            f"the head given {tuple(head[0].shape)}"
         )
     if not all(tensor.isfinite().all() for tensor in head):
         raise ValueError("the head given holds NaN or infinite values")
@@ -200,8 +199,9 @@ def load(model: ExitModel, head: Linear) -> ExitModel:
 
 
 class FullPrecision(nn.Module):
-    """A module without autocast on the CPU, where converting a small model's numbers to bfloat16
-    takes longer than multiplying them.
+    """A module without autocast on the CPU.
+
+    There, converting a small model's numbers to bfloat16 takes longer than multiplying them.
     """
 
     def __init__(self, inner: nn.Module):
@@ -213,6 +213,23 @@ class FullPrecision(nn.Module):
             return self.inner(*inputs, **named)
         with torch.autocast("cpu", enabled=False):
             return self.inner(*inputs, **named)
+
+
+def align(values: Tensor, labels: Tensor, *, target: str = "next") -> tuple[Tensor, Tensor]:
+    """Positions and their classes as one long list, `IGNORED` ones left out.
+
+    Args:
+        values: ``(B, T, D)``, one vector per position.
+        labels: ``(B, T)``, token numbers.
+        target: ``"next"``: the class of a position is the token after it; ``"input"``: its own.
+
+    Returns:
+        ``(N, D)``, ``(N,)``.
+    """
+    if target == "next":
+        values, labels = values[:, :-1], labels[:, 1:]
+    kept = labels != IGNORED
+    return values[kept], labels[kept]
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
@@ -227,15 +244,14 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
         )
     if ids.numel() and (ids.min() < 0 or ids.max() >= vocabulary):
         raise ValueError(
-            f"the text has token numbers {int(ids.min())}..{int(ids.max())}, the head {vocabulary} tokens: another tokenizer?"
+            f"the text has token numbers {int(ids.min())}..{int(ids.max())}, "
+            f"the head {vocabulary} tokens: another tokenizer?"
         )
 
 
 @contextmanager
-def recorded_hidden_states(model: nn.Module, at: int) -> Iterator[list[Tensor]]:
-    """What decoder number ``at`` (from 1) puts out while it lasts; a list of hidden states ``(B, T,
-    D)``, one per call.
-    """
+def _recorded_hidden_states(model: nn.Module, at: int) -> Iterator[list[Tensor]]:
+    """The outputs ``(B, T, D)`` of decoder number ``at`` (from 1), one per call within it."""
     seen: list[Tensor] = []
 
     def note(_, __, output) -> None:
@@ -246,11 +262,3 @@ def recorded_hidden_states(model: nn.Module, at: int) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
-
-
-def check_at(parts: Anatomy, at: int) -> None:
-    last = len(parts.decoders) - 1
-    if isinstance(at, bool) or not isinstance(at, int) or not 1 <= at <= last:
-        raise ValueError(
-            f"an early exit of this model comes after decoder 1..{last}, got at={at!r}"
-        )

@@ -374,12 +374,12 @@ def test_agreement_is_the_confidence_where_both_exits_name_the_same_cluster():
 
 
 def statistics_of(features, labels, vocabulary):
-    from eenotes.class_statistics import ClassMeans
-    from eenotes.language import initialisation
+    from eenotes.language.token_statistics import Statistics
 
-    means = ClassMeans(vocabulary)
-    means.update(features, labels)
-    return initialisation.Statistics(means, torch.zeros(2, 2))
+    counts = torch.bincount(labels, minlength=vocabulary)
+    means = torch.zeros(vocabulary, 2).index_add_(0, labels, features)
+    means /= counts.clamp_min(1)[:, None]
+    return Statistics(means, counts, (features - means[labels]).square().sum().item())
 
 
 def test_how_far_class_means_have_moved():

@@ -12,20 +12,16 @@ from torch import Tensor, nn
 from eenotes import gaussian
 from eenotes.inference import Outcome, simulate
 from eenotes.language import decoding as language_decoding
-from eenotes.language import exits, fine_tuning, initialisation
+from eenotes.language import evaluation, exits, fine_tuning, initialisation, token_statistics
 from eenotes.language.exits import Linear
-from eenotes.language.initialisation import Statistics
+from eenotes.language.token_statistics import Statistics
 from eenotes.rules import Confidence
 from eenotes_book import language_models
 from eenotes_book import scale as book_scale
 from eenotes_book.data import text as data_text
 from eenotes_book.language_models import LanguageModel
 
-# N₀ is searched among these multiples of the plug-in value
-FACTORS = (0.01, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-
-
-ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+ALPHAS = (0.0, *initialisation.ALPHAS, 1.0)
 
 
 @dataclass
@@ -49,20 +45,12 @@ class Probe:
     @cached_property
     def n0(self) -> tuple[float, dict[float, float]]:
         """N₀ chosen on validation, and the validation accuracy of every candidate."""
-        plug_in = self.found.plug_in_n0()
-        return initialisation.choose(
-            [factor * plug_in for factor in FACTORS],
-            lambda n0: self.accuracy(self.class_mean(n0), "val"),
-        )
+        return initialisation.choose_n0(self.found, *self.val, unseen=self.copied[0])
 
     @cached_property
     def n0_whitened(self) -> tuple[float, dict[float, float]]:
         """The same for the whitened head."""
-        plug_in = self.found.plug_in_n0()
-        return initialisation.choose(
-            [factor * plug_in for factor in FACTORS],
-            lambda n0: self.accuracy(self.whitened(n0), "val"),
-        )
+        return initialisation.choose_n0(self.found, *self.val, unseen=self.copied[0], whiten=True)
 
     def class_mean(self, n0: float | None = None, *, scale: bool = False) -> Linear:
         """The MAP head; unseen tokens take the copied head's weight."""
@@ -79,14 +67,11 @@ class Probe:
         )
 
     def accuracy(self, head: Linear, split: str = "test") -> float:
-        return fine_tuning.accuracy(*getattr(self, split), head)
+        return evaluation.accuracy(*getattr(self, split), head)
 
     def mixture(self, other: Linear) -> tuple[float, Linear]:
         """α chosen on validation, and that mixture with the class means."""
-        alpha, _ = initialisation.choose(
-            ALPHAS[1:-1],
-            lambda a: self.accuracy(initialisation.mix(self.chosen(), other, alpha=a), "val"),
-        )
+        alpha, _ = initialisation.choose_mixture(self.chosen(), other, *self.val)
         return alpha, initialisation.mix(self.chosen(), other, alpha=alpha)
 
     @cached_property
@@ -106,13 +91,13 @@ def probe(
 ) -> Probe:
     """Class statistics of an exit from the training split, and its features on validation and test."""
     exited, rows = b.exited(at=at, norm=norm), b.s.statistics
-    found = initialisation.statistics(
+    found = token_statistics.statistics(
         exited, b.text.train[:rows].split(32), target=target, covariance=True
     )
     return Probe(
         exited,
         found,
-        *(fine_tuning.collect(exited, split.split(32)) for split in (b.text.val, b.text.test)),
+        *(evaluation.collect(exited, split.split(32)) for split in (b.text.val, b.text.test)),
     )
 
 
@@ -167,7 +152,7 @@ def depth_table(b: LanguageModel, probes: dict[int, Probe]) -> pd.DataFrame:
         ]
         rows[at] = {
             "copy": p.accuracy(p.copied),
-            "copy, after the final norm": fine_tuning.accuracy(*features[0], p.copied),
+            "copy, after the final norm": evaluation.accuracy(*features[0], p.copied),
             "class mean, plug-in N₀": p.accuracy(p.class_mean()),
             "class mean": p.accuracy(p.chosen()),
             "whitened class mean": p.accuracy(p.whitened()),
@@ -222,7 +207,7 @@ def histories(b: LanguageModel, p: Probe, *, freeze: bool) -> dict[str, list[dic
     if freeze:
         heads["class mean, scaled"] = p.chosen(scale=True)
     rows = b.text.train[: s.tune]
-    features = fine_tuning.collect(p.exit, rows.split(32)) if freeze else None
+    features = evaluation.collect(p.exit, rows.split(32)) if freeze else None
     options = {
         "freeze": freeze,
         "epochs": s.epochs,
@@ -327,7 +312,7 @@ def exit_logits(b: LanguageModel, heads: dict[int, Linear], ids: Tensor) -> tupl
     """
     rows, labels = [], ids[:, 1:].flatten()
     for at, (weight, bias) in heads.items():
-        features, _ = fine_tuning.collect(b.exited(at=at), [ids])
+        features, _ = evaluation.collect(b.exited(at=at), [ids])
         rows.append(features @ weight.cpu().T + bias.cpu())
     final = (
         b.model(input_ids=ids.to(book_scale.device()), use_cache=False).logits[:, :-1].flatten(0, 1)
@@ -364,7 +349,7 @@ def moved(p: Probe, offset: Tensor) -> Linear:
     ``(D,)``; seen tokens only.
     """
     found, seen = p.found, p.found.seen.cpu()
-    means, prior = found.class_means.double().cpu() + offset.double(), found.prior().cpu()
+    means, prior = found.class_means.double().cpu() + offset.double(), found.prior.cpu()
     weight, bias = gaussian.map_detector(means, n0=p.n0[0], prior=prior)
     return weight, bias.masked_fill(~seen, -torch.inf)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from eenotes import gaussian
 from eenotes.costs import Costs
 from eenotes.exits import ClassMeanExit
-from eenotes.language import decoding, fine_tuning, initialisation
+from eenotes.language import decoding, evaluation, initialisation
 from eenotes.language import exits as language_exits
 from eenotes.rules import Confidence
 from eenotes_book import language_models, slider
@@ -216,7 +216,9 @@ def _models(benches: dict[str, LanguageModel]) -> Numbers:
 
 def _statistics(b: LanguageModel, p: experiment.Probe) -> Numbers:
     """Class means, priors and N₀ of the exit, and of exits of other kinds."""
-    found, prior = p.found, p.found.prior()
+    found, prior = p.found, p.found.prior
+    samples = found.counts.sum()
+    degrees = samples - found.seen.sum()
     others = {
         "input": _exit(b, target="input"),
         "normed": _exit(b, norm=True),
@@ -228,7 +230,9 @@ def _statistics(b: LanguageModel, p: experiment.Probe) -> Numbers:
         "statistics_direction": found.class_means[found.seen].mean(0)[:4],
         "statistics_prior": [prior.amin(), prior.amax()],
         "statistics_n0": found.plug_in_n0(),
-        "whitened_covariance": found.within_covariance().diagonal()[:4],
+        "whitened_covariance": found.covariance.diagonal()[:4]
+        * samples
+        / (samples - found.seen.sum()),
     }
     for name, other in others.items():
         chosen = other.accuracy(other.chosen())
@@ -256,7 +260,7 @@ def _plain(name: str) -> str:
 def _head(b: LanguageModel, head: language_exits.Linear) -> list[float]:
     """The size of weight and bias, and accuracy and perplexity on test."""
     weight, bias = (part.double() for part in head)
-    found = fine_tuning.evaluate(language_exits.load(b.exited(), head), b.text.test.split(32))
+    found = evaluation.evaluate(language_exits.load(b.exited(), head), b.text.test.split(32))
     sizes = [weight.norm().item(), bias.norm().item()]
     return [*sizes, found["exit_accuracy"], found["exit_perplexity"]]
 
@@ -284,7 +288,7 @@ def _curves(b: LanguageModel, p: experiment.Probe) -> Numbers:
         "whitened_n0_chosen": p.n0_whitened[0],
         "alpha_val": mixed.groupby("other").val.mean().tolist(),
         "alpha_test": mixed.test.tolist(),
-        "moved_accuracy": fine_tuning.accuracy(features + offset, labels, (weight, bias)),
+        "moved_accuracy": evaluation.accuracy(features + offset, labels, (weight, bias)),
         "moved_bias": [bias[seen].mean(), bias[seen].std()],
         "nearest_distance": -nearest.double().amax(1).mean(),
     }

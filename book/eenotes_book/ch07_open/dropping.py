@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from eenotes import training
 from eenotes.baselines import deep_clustering
-from eenotes.language import exits, fine_tuning, initialisation
+from eenotes.language import evaluation, exits, initialisation, token_statistics
 from eenotes.methods import e2cm, eeprune, sample_selection
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, clustering, language_models, scale
@@ -121,7 +121,7 @@ def text_bench(s: SimpleNamespace, *, seed: int = 0) -> LanguageModel:
 
 def class_mean_exit(b: LanguageModel, factor: float) -> exits.Linear:
     """The class-mean head of the exit at $N_0$ = ``factor`` times its plug-in value."""
-    found = initialisation.statistics(b.exited(), b.text.train[: b.s.statistics].split(32))
+    found = token_statistics.statistics(b.exited(), b.text.train[: b.s.statistics].split(32))
     return initialisation.class_mean_head(
         found, n0=factor * found.plug_in_n0(), unseen=initialisation.copied_head(b.model)[0]
     )
@@ -149,7 +149,7 @@ def reading_runs(
     for seed in range(1, seeds + 1):  # the scoring model has seed 0
         for how in KEPT:
             fresh = trained_on(b, drop_rows(values, ratio, how, seed=seed), seed=seed, length=reads)
-            found = fine_tuning.evaluate(
+            found = evaluation.evaluate(
                 exits.attach(fresh, at=b.s.at).eval(), b.text.test.split(64)
             )
             rows.append(

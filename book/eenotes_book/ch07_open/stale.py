@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import gaussian, training
-from eenotes.language import exits, fine_tuning, initialisation
+from eenotes.language import evaluation, exits, fine_tuning, initialisation, token_statistics
 from eenotes.network import in_mode
-from eenotes_book.ch06_language import experiment
 from eenotes_book.ch07_open.networks import device_of
 from eenotes_book.language_models import LanguageModel, next_token_loss
 
@@ -73,7 +72,7 @@ class CarriedMeans:
         ValueError: a memory that is not positive.
     """
 
-    def __init__(self, found: initialisation.Statistics, *, memory: float):
+    def __init__(self, found: token_statistics.Statistics, *, memory: float):
         if not memory > 0:
             raise ValueError(f"memory must be a positive number of positions, got {memory}")
         self.means, self.counts, self.memory = (
@@ -99,12 +98,12 @@ class Exits:
     """
 
     exited: exits.ExitModel
-    old: initialisation.Statistics  # of the first text, before
-    new: initialisation.Statistics  # of the other text, before
+    old: token_statistics.Statistics  # of the first text, before
+    new: token_statistics.Statistics  # of the other text, before
     carried: CarriedMeans
     factor: float  # N₀ in units of the plug-in value, chosen on the first text's validation split
 
-    def heads(self, fresh: initialisation.Statistics) -> dict[str, exits.Linear]:
+    def heads(self, fresh: token_statistics.Statistics) -> dict[str, exits.Linear]:
         """``fresh``: statistics of the other text with the model as it is now."""
         copied = initialisation.copied_head(self.exited.model)
         seen = {"old text, before": self.old, "new text, before": self.new, FRESH: fresh}
@@ -117,7 +116,7 @@ class Exits:
         weight, bias = gaussian.map_detector(
             self.carried.means,
             n0=self.factor * self.new.plug_in_n0(),
-            prior=self.new.prior().to(self.carried.means),
+            prior=self.new.prior.to(self.carried.means),
         )
         unseen = (self.carried.counts == 0)[:, None]
         carried = (torch.where(unseen, copied[0].to(weight), weight), bias)
@@ -130,7 +129,7 @@ def exits_of(
     """Statistics of both texts before anything is fine-tuned."""
     exited = exits.attach(model, at=b.s.at).eval()
     old, new = (
-        initialisation.statistics(exited, part.split(32))
+        token_statistics.statistics(exited, part.split(32))
         for part in (b.text.train[: b.s.statistics], rows)
     )
     return Exits(exited, old, new, CarriedMeans(new, memory=memory), factor)
@@ -138,11 +137,14 @@ def exits_of(
 
 def n0_factor(b: LanguageModel) -> float:
     """$N_0$ over its plug-in value, chosen on validation as in chapter 6."""
-    p = experiment.probe(b)
-    return p.n0[0] / p.found.plug_in_n0()
+    exited = b.exited()
+    found = token_statistics.statistics(exited, b.text.train[: b.s.statistics].split(32))
+    validation = evaluation.collect(exited, b.text.val.split(32))
+    copied, _ = initialisation.copied_head(b.model)
+    return initialisation.choose_n0(found, *validation, unseen=copied)[0] / found.plug_in_n0()
 
 
-def moved(now: initialisation.Statistics, before: initialisation.Statistics) -> float:
+def moved(now: token_statistics.Statistics, before: token_statistics.Statistics) -> float:
     r"""How far the class means have moved, in units of the spread within the classes (7.8); 0 is
     fresh.
 
@@ -180,14 +182,14 @@ def tuning_run(b: LanguageModel, s: SimpleNamespace, *, factor: float, seed: int
     found = {}
 
     def measure(samples: int) -> None:
-        fresh = initialisation.statistics(ways.exited.eval(), train.split(32))
-        x, y = fine_tuning.collect(ways.exited, test.split(32))
-        final = fine_tuning.evaluate(ways.exited, test.split(32))["final_accuracy"]
+        fresh = token_statistics.statistics(ways.exited.eval(), train.split(32))
+        x, y = evaluation.collect(ways.exited, test.split(32))
+        final = evaluation.evaluate(ways.exited, test.split(32))["final_accuracy"]
         heads = ways.heads(fresh)
         found[samples] = {
             "moved": moved(fresh, ways.new),
             "final": final,
-            "exit": {k: fine_tuning.accuracy(x, y, h) for k, h in heads.items()},
+            "exit": {k: evaluation.accuracy(x, y, h) for k, h in heads.items()},
         }
 
     looks = [round(share * s.epochs * len(train)) for share in s.looks]
@@ -252,7 +254,7 @@ def reward_run(b: LanguageModel, s: SimpleNamespace, *, factor: float, seed: int
     for number in range(s.rounds + 1):
         written = sample(model, prompts, new=s.new, generator=generator)
         reward = good[written[:, s.prompt :].cpu()].mean(1)
-        fresh = initialisation.statistics(exited, written.split(64))
+        fresh = token_statistics.statistics(exited, written.split(64))
         start = fresh if start is None else start
         copied = initialisation.copied_head(model)
         heads = {"copied head": copied}

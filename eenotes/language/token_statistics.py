@@ -1,0 +1,147 @@
+r"""Class statistics of an exit's features, with the tokens as classes, from one pass over a text.
+
+The class of a position is the token that comes next.  Class means $M_v$ (6.15), token counts and so
+the prior $P_v$ (6.16), and the noise $\hat N_0$ (6.17) are all that class-aware initialisation
+(Görmez and Koyuncu; Görmez's thesis, 2024) needs.  Equation numbers are those of chapter 6.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from eenotes.class_statistics import ClassMeans, ClassMoments, Moments
+from eenotes.language.exits import ExitModel, align, check_ids
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one pass over a text gives, summed over the processes of ``torch.distributed``."""
+
+    class_means: Tensor  #: ``(V, D)``; zeros for tokens that were never seen
+    counts: Tensor  #: ``(V,)``: how often each token was the class of a position
+    scatter: float  #: summed squared distance of all features from the mean of their class
+    covariance: Tensor | None = None  #: ``(D, D)``, within the classes; its trace is scatter / n
+
+    @property
+    def seen(self) -> Tensor:
+        """``(V,)``: whether a token occurred at all."""
+        return self.counts > 0
+
+    @property
+    def prior(self) -> Tensor:
+        r"""``(V,)``, in double precision, above 0 for unseen tokens, too.
+
+        $P_v = (n_v + \frac12) / (n + \frac12 V)$ (6.16).
+        """
+        counts = self.counts.double() + 0.5
+        return counts / counts.sum()
+
+    def plug_in_n0(self) -> float:
+        r"""$\hat N_0 = 2\hat\sigma^2$ (6.17), with the variance within the classes per dimension.
+
+        $\hat\sigma^2 = \bigl(\sum_i \lVert r_i\rVert^2 - \sum_v n_v \lVert M_v\rVert^2\bigr) /
+        \bigl((n - V_{\text{seen}}) D\bigr)$.
+
+        Raises:
+            ValueError: if no token occurs twice: there is no variance within a class then.
+        """
+        degrees = int(self.counts.sum() - self.seen.sum())
+        if degrees < 1:
+            raise ValueError(
+                "no token occurs twice: the noise cannot be estimated; give more text, or n0 "
+                "yourself"
+            )
+        return 2 * max(self.scatter / degrees, 1e-12) / self.class_means.shape[1]
+
+    def noise_covariance(self, n0: float, *, shrinkage: float) -> Tensor:
+        r"""The covariance within the classes at the strength $N_0$, ``(D, D)``.
+
+        $\frac{N_0}{2} \bigl(\Sigma / \overline{\sigma^2} + \frac{\lambda}{1-\lambda} I\bigr)$ with the
+        mean variance $\overline{\sigma^2}$, in double precision on the CPU: up to λ its mean
+        eigenvalue is $N_0/2$.
+
+        Args:
+            n0: $N_0$.
+            shrinkage: λ, see `eenotes.class_statistics.Moments.shrunk`.
+
+        Raises:
+            ValueError: if `statistics` did not estimate the covariance; otherwise as
+                `Moments.shrunk`.
+        """
+        if self.covariance is None:
+            raise ValueError("the covariance is missing: call statistics(..., covariance=True)")
+        shrunk = Moments(self.class_means, self.counts, self.covariance).shrunk(shrinkage)
+        return shrunk * (n0 / 2 / self.covariance.diagonal().mean() / (1 - shrinkage))
+
+
+@torch.no_grad()
+def statistics(
+    model: ExitModel,
+    batches: Iterable[Tensor],
+    *,
+    target: Literal["next", "input"] = "next",
+    covariance: bool = False,
+) -> Statistics:
+    r"""Class means of the exit's features in one pass (6.15).
+
+    $M_v = \frac{1}{|S_v|}\sum_{i \in S_v} r_i$ over the positions $S_v$ of class $v$.  Memory: one
+    V × D array, V counts and one number, however long the text; with ``covariance`` the array is
+    in double precision, and D × D products come to it.
+
+    Args:
+        model: from `eenotes.language.exits.attach`, in evaluation mode.
+        batches: token numbers ``(B, T)``, from any iterator; or pairs of them and labels ``(B, T)``
+            in the manner of transformers, where -100 marks positions to leave out.  Positions
+            belong to the same text only within a row.
+        target: whose class a position belongs to: the token that comes ``"next"``, which is what
+            the exit shall detect, or the one that was put in.
+        covariance: also estimate the covariance within the classes, for a whitened head.
+
+    Raises:
+        ValueError: an empty text, token numbers that the head does not know, another ``target``,
+            a model in training mode.
+    """
+    if target not in ("next", "input"):
+        raise ValueError(f"target={target!r} must be 'next' or 'input'")
+    if any(module.training for module in model.modules()):
+        raise ValueError(
+            "the model is in training mode: call eval(), or dropout would be averaged into the "
+            "class means"
+        )
+    head = model.exit_head.linear
+    device, positions = head.weight.device, 0
+    sums = (ClassMoments if covariance else ClassMeans)(head.out_features)
+    sums = sums if covariance else sums.to(device)
+    for batch in batches:
+        ids, labels = batch if isinstance(batch, tuple | list) else (batch, batch)
+        check_ids(ids, head.out_features)
+        ids, labels = ids.to(device), labels.to(device)
+        features, labels = align(model.features(ids), labels, target=target)
+        if len(labels):
+            sums.update(features, labels)
+            positions += len(labels)
+    if not positions:
+        raise ValueError(
+            "no position to learn from: the corpus (in this process) is empty, or every label is "
+            "ignored"
+        )
+    return _with_covariance(sums, device) if covariance else _without(sums)
+
+
+def _without(sums: ClassMeans) -> Statistics:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        sums.sync()
+    counts = sums.counts
+    means = sums.sums / counts.clamp_min(1)[:, None]
+    explained = (counts.double() * means.double().square().sum(1)).sum()
+    return Statistics(means, counts, float(sums.squares - explained))
+
+
+def _with_covariance(sums: ClassMoments, device: torch.device) -> Statistics:
+    moments = sums.compute()
+    scatter = float(moments.covariance.trace() * moments.counts.sum())
+    means = moments.means.float().to(device)
+    return Statistics(means, moments.counts.to(device), scatter, moments.covariance)
