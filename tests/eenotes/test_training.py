@@ -157,6 +157,9 @@ def test_every_epoch_has_an_order_of_its_own_and_every_sample_once():
     )
     assert not torch.equal(epochs[0], epochs[1])
     assert not torch.equal(epochs[1], epochs[2])
+    seen.clear()
+    fit(model(), loss, epochs=2, first_epoch=1)
+    assert torch.equal(torch.cat(seen), torch.cat(epochs[1:]))
 
 
 # --- files that are not this run's

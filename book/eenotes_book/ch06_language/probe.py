@@ -230,9 +230,7 @@ def _statistics(b: LanguageModel, p: experiment.Probe) -> Numbers:
         "statistics_direction": found.class_means[found.seen].mean(0)[:4],
         "statistics_prior": [prior.amin(), prior.amax()],
         "statistics_n0": found.plug_in_n0(),
-        "whitened_covariance": found.covariance.diagonal()[:4]
-        * samples
-        / (samples - found.seen.sum()),
+        "whitened_covariance": found.covariance.diagonal()[:4] * samples / degrees,
     }
     for name, other in others.items():
         chosen = other.accuracy(other.chosen())
