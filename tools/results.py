@@ -81,7 +81,7 @@ def page(scale: str, chapters: Sequence[Chapter]) -> str:
     return "\n\n".join(parts)
 
 
-# --- which records
+# --- records and rows
 
 
 def runs(scale: str, chapter: Chapter) -> dict[str, Record]:
@@ -133,9 +133,6 @@ def statement(claim: Mapping[str, Any]) -> tuple[str, str]:
     return said, measure
 
 
-# --- at a glance
-
-
 def summary(scale: str, chapters: Sequence[Chapter]) -> str:
     """How many claims of each chapter have which verdict, by the best record of each."""
     rows = []
@@ -147,7 +144,7 @@ def summary(scale: str, chapters: Sequence[Chapter]) -> str:
     return table("results-glance", rows) if rows else ""
 
 
-# --- one chapter
+# --- tables
 
 
 def section(scale: str, chapter: Chapter) -> list[str]:

@@ -72,7 +72,7 @@ backbone = torch.nn.Sequential(
 labels = torch.arange(60) % 3
 images = torch.randn(60, 1, 8, 8) + labels[:, None, None, None]
 batches = [(images[:30], labels[:30]), (images[30:], labels[30:])]
-net = e2cm.fit(split(backbone, at=["1"]), batches, num_classes=3)
+net = e2cm.fit(split(backbone, at=["1"], example=images[:2]), batches, num_classes=3)
 costs = count_macs(net, images[:1])
 choices = thresholds_for_budgets(*collect(net, batches), e2cm.rule(net), costs, draws=50)
 chosen = best_within_budget(choices, budget=float(choices.relative_cost.max()))
