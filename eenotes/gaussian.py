@@ -1,9 +1,9 @@
-r"""The vector AWGN channel and its optimal detector: one theory for class-mean exits (E²CM) and
-class-aware language-model heads.
+r"""The vector AWGN channel and its optimal detector.
 
-One of M messages is sent as a point $s_m$; what arrives is $r = s_m + n$ with independent Gaussian
-noise of variance $N_0/2$ in each of D dimensions.  The detector that errs least turns out to be a
-linear layer.  Equation numbers are those of chapter 6.
+One theory for class-mean exits (E²CM) and for class-aware heads of language models.  One of M
+messages is sent as a point $s_m$; what arrives is $r = s_m + n$ with independent Gaussian noise of
+variance $N_0/2$ in each of D dimensions.  The detector that errs least turns out to be a linear
+layer.  Equation numbers are those of chapter 6.
 """
 
 import math
@@ -35,50 +35,22 @@ def awgn(
     _check_signals(signals)
     _check_n0(n0)
     whole = not (messages.is_floating_point() or messages.dtype == torch.bool)
-    if (
-        messages.ndim != 1
-        or not whole
-        or (len(messages) and not 0 <= messages.min() <= messages.max() < len(signals))
-    ):
+    inside = ((messages >= 0) & (messages < len(signals))).all()
+    if messages.ndim != 1 or not whole or not inside:
         raise ValueError(f"messages must be a vector of whole numbers in 0..{len(signals) - 1}")
-    noise = torch.randn(
-        len(messages),
-        signals.shape[1],
-        generator=generator,
-        dtype=signals.dtype,
-        device=signals.device,
-    )
+    shape, like = (len(messages), signals.shape[1]), signals
+    noise = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
     return signals[messages.long()] + math.sqrt(n0 / 2) * noise
-
-
-def log_density(received: Tensor, signals: Tensor, *, n0: float) -> Tensor:
-    r"""$\ln p(r \mid s_m) = -\frac{D}{2}\ln(\pi N_0) - \lVert r - s_m\rVert^2 / N_0$ (6.4):
-
-    ``(N, D)`` and ``(M, D)`` to ``(N, M)``.
-
-    With the logarithm of the prior added, its largest entry is the decision of (6.3), which errs
-    least (6.2), and so that of (6.5).
-
-    Raises:
-        ValueError: signals that are no finite matrix, ``n0`` that is not positive, or received
-            vectors of another width or with NaN.
-    """
-    _check_signals(signals)
-    _check_n0(n0)
-    _check_received(received, signals.shape[1])
-    squared = (received[:, None] - signals).square().sum(-1)
-    return -0.5 * signals.shape[1] * math.log(math.pi * n0) - squared / n0
 
 
 def map_detector(
     signals: Tensor, *, n0: float, prior: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""The detector with the smallest error probability (6.3), as a linear layer (6.9):
+    r"""The detector with the smallest error probability, as a linear layer (6.9).
 
-    ``argmax(r @ weight.T + bias)``.
-
-    $w_m = s_m$ and $b_m = \frac{N_0}{2} \ln P_m - \frac12 \lVert s_m\rVert^2$: what (6.5) compares,
-    multiplied out (6.6) and without what all messages share (6.7).
+    It decides for ``argmax(r @ weight.T + bias)`` with $w_m = s_m$ and $b_m = \frac{N_0}{2} \ln P_m
+    - \frac12 \lVert s_m\rVert^2$.  The errors (6.2) are fewest where prior times density (6.4) is
+    largest (6.3); that is (6.5), multiplied out (6.6) and without what all messages share (6.7).
 
     Args:
         signals: ``(M, D)``.
@@ -131,18 +103,21 @@ def linear_discriminant(
         covariance: ``(D, D)``, symmetric and positive definite, shared by all classes.
         prior: as in `map_detector`.
 
+    Returns:
+        weight ``(M, D)`` and bias ``(M,)``.
+
     Raises:
         ValueError: shapes that do not fit, or a covariance that is not symmetric and positive
             definite.
     """
     _check_signals(means)
-    if covariance.shape != (means.shape[1], means.shape[1]):
-        raise ValueError(
-            f"the covariance must be {means.shape[1]} × {means.shape[1]}, got {tuple(covariance.shape)}"
-        )
+    D = means.shape[1]
+    if covariance.shape != (D, D):
+        raise ValueError(f"the covariance must be {D} × {D}, got {tuple(covariance.shape)}")
     if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
         raise ValueError(
-            "the covariance is not symmetric, or holds NaN: the factorisation would read one half of it only"
+            "the covariance is not symmetric, or holds NaN: "
+            "the factorisation would read one half of it only"
         )
     factor, info = torch.linalg.cholesky_ex(covariance)
     if info:
@@ -184,9 +159,7 @@ def whitened_discriminant(
 
 
 def detect(received: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Which message a linear detector decides for, by its largest logit (6.8):
-
-    ``(N, D)`` → ``(N,)``.
+    """The message with the largest logit of a linear detector (6.8): ``(N, D)`` → ``(N,)``.
 
     Raises:
         ValueError: received vectors of another width than the weights, or with NaN.
@@ -196,46 +169,20 @@ def detect(received: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def q(x: float | Tensor) -> Tensor:
-    r"""The Gaussian tail $Q(x) = P(\mathcal N(0,1) > x)$ (6.12), in double precision; of ``x``'s
-    shape, ``(...)`` → ``(...)``.
+    r"""The Gaussian tail $Q(x) = P(\mathcal N(0,1) > x)$ (6.12), in double precision.
+
+    The shape is that of ``x``, ``(...)`` → ``(...)``.  For two signals at distance d and equal
+    priors ``q(d / math.sqrt(2 * n0))`` is the error probability.
     """
     return 0.5 * torch.erfc(torch.as_tensor(x, dtype=torch.float64) / math.sqrt(2))
 
 
-def pairwise_error(
-    distance: float | Tensor, *, n0: float, prior_ratio: float | Tensor = 1.0
-) -> Tensor:
-    r"""Probability that i was sent and j scores higher (6.13):
-
-    $Q\bigl((d^2 + N_0 \ln(P_i/P_j)) / (d\sqrt{2N_0})\bigr)$.
-
-    Args:
-        distance: $d = \lVert s_i - s_j\rVert > 0$.
-        n0: $N_0 > 0$.
-        prior_ratio: $P_i/P_j$, sent over confused with.  1 gives $Q(d/\sqrt{2N_0})$, which is
-            (6.12) for antipodal signals.
-
-    Returns:
-        In double precision, of the arguments' shape: numbers, or ``(...)`` tensors that broadcast.
-
-    Raises:
-        ValueError: a distance, ``n0`` or a ratio that is not positive.
-    """
-    _check_n0(n0)
-    distance, ratio = (
-        torch.as_tensor(value, dtype=torch.float64) for value in (distance, prior_ratio)
-    )
-    if not ((distance > 0).all() and (ratio > 0).all()):
-        raise ValueError(
-            f"distances and ratios of priors must be positive, got {distance} and {ratio}"
-        )
-    return q((distance.square() + n0 * ratio.log()) / (distance * math.sqrt(2 * n0)))
-
-
 def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> float:
-    r"""An upper bound of the MAP detector's error probability (6.13):
+    r"""An upper bound of the MAP detector's error probability (6.13); exact for two signals.
 
-    $\sum_i P_i \sum_{j \ne i}$ of `pairwise_error`.
+    $\sum_i P_i \sum_{j \ne i} Q\bigl((d_{ij}^2 + N_0 \ln(P_i/P_j)) / (d_{ij}\sqrt{2N_0})\bigr)$
+    with the distances $d_{ij} = \lVert s_i - s_j\rVert$: each summand is the probability that i was
+    sent and j scores higher.
 
     Args:
         signals: ``(M, D)``.
@@ -244,9 +191,10 @@ def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> f
 
     Raises:
         ValueError: as `map_detector`, and for two signals at the same place or a prior with a zero,
-            where the pairwise error is undefined.
+            where the probability of a confusion is not defined.
     """
     _check_signals(signals)
+    _check_n0(n0)
     count = len(signals)
     prior = torch.full((count,), 1 / count) if prior is None else _checked_prior(prior, count)
     prior, signals = prior.double().cpu(), signals.double().cpu()
@@ -254,21 +202,21 @@ def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> f
     others = ~torch.eye(count, dtype=torch.bool)
     if (distance[others] == 0).any() or (prior == 0).any():
         raise ValueError(
-            "the union bound needs signals at different places and priors above 0: leave out the message in question"
+            "the union bound needs signals at different places and priors above 0: "
+            "leave out the message in question"
         )
-    errors = pairwise_error(distance.fill_diagonal_(1.0), n0=n0, prior_ratio=prior[:, None] / prior)
+    distance.fill_diagonal_(1.0)  # left out below
+    shift = n0 * (prior[:, None] / prior).log()
+    errors = q((distance.square() + shift) / (distance * math.sqrt(2 * n0)))
     return float((prior * errors.masked_fill(~others, 0).sum(1)).sum())
 
 
 def _check_signals(signals: Tensor) -> None:
-    if (
-        signals.ndim != 2
-        or not signals.is_floating_point()
-        or not len(signals)
-        or not signals.isfinite().all()
-    ):
+    matrix = signals.ndim == 2 and signals.is_floating_point() and len(signals)
+    if not matrix or not signals.isfinite().all():
         raise ValueError(
-            f"signals must be a finite matrix (M, D) of floats, got {signals.dtype} {tuple(signals.shape)}"
+            "signals must be a finite matrix (M, D) of floats, "
+            f"got {signals.dtype} {tuple(signals.shape)}"
         )
 
 
@@ -287,12 +235,10 @@ def _check_n0(n0: float) -> None:
 
 
 def _checked_prior(prior: Tensor, count: int) -> Tensor:
-    if (
-        prior.shape != (count,)
-        or not (prior >= 0).all()
-        or abs(prior.double().sum().item() - 1) > 1e-3
-    ):
+    total = prior.double().sum().item()
+    if prior.shape != (count,) or not (prior >= 0).all() or abs(total - 1) > 1e-3:
         raise ValueError(
-            f"the prior must hold {count} probabilities of sum 1, got {tuple(prior.shape)} of sum {prior.sum().item():.4g}"
+            f"the prior must hold {count} probabilities of sum 1, "
+            f"got {tuple(prior.shape)} of sum {total:.4g}"
         )
     return prior

@@ -29,20 +29,22 @@ def cluster_or_load(
 
     Args:
         x: ``(N, D)``, on the device that computes.
-        options: of `deep_clustering.fit`, ``widths`` among them.
+        options: of a `deep_clustering.Recipe`, ``widths`` among them.
         num_clusters: K.
         seed: of weights and order.
         path: the file of the clustering, from `eenotes_book.cache.network`.
     """
 
+    recipe = deep_clustering.Recipe(**options)
+
     def compute() -> dict[str, Tensor]:
-        found = deep_clustering.fit(x, num_clusters=num_clusters, seed=seed, **options)
+        found = deep_clustering.fit(x, recipe, num_clusters=num_clusters, seed=seed)
         weights = found.encoder.state_dict()
         return {"centroids": found.centroids, "assignments": found.assignments, **weights}
 
     weights = checkpoints.remember(path, compute)
     centroids, assigned = (weights.pop(key).to(x.device) for key in ("centroids", "assignments"))
-    encoder, _ = deep_clustering.autoencoder(x.shape[1], options["widths"])
+    encoder, _ = deep_clustering.autoencoder(x.shape[1], recipe.widths)
     encoder.load_state_dict(weights)
     return with_exits(encoder.to(x.device).eval(), centroids, TensorDataset(x, assigned))
 

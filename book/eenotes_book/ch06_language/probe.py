@@ -134,12 +134,13 @@ def _channel() -> Numbers:
     coloured = gaussian.linear_discriminant(signals, covariance, prior=prior)
     curves = channel.error_curves(decibels=[-3, 3], count=500, seed=SEED)
     decided = gaussian.detect(received, sent["weight"], sent["bias"])
+    density = torch.distributions.Normal(signals, 0.5)  # N₀ = 0.5: a variance of 0.25
     return {
         "channel_sent": sent["messages"].double().mean(),
         "channel_received": received.abs().mean(0),
         "channel_bias": sent["bias"],
         "channel_decided": (decided == sent["messages"]).double().mean(),
-        "channel_density": gaussian.log_density(received, signals, n0=0.5).mean(),
+        "channel_density": density.log_prob(received[:, None]).sum(-1).mean(),
         "channel_nearest_bias": gaussian.minimum_distance(signals)[1].mean(),
         "channel_coloured": torch.cat([coloured[0][:2].flatten(), coloured[1]]),
         "channel_simulated": curves["simulated"].tolist(),

@@ -12,10 +12,8 @@ from eenotes.gaussian import (
     awgn,
     detect,
     linear_discriminant,
-    log_density,
     map_detector,
     minimum_distance,
-    pairwise_error,
     q,
     union_bound,
 )
@@ -33,6 +31,17 @@ def error_rate(signals, *, n0, count=200_000, prior=None, assumed=None, seed=0):
     messages, received = send(signals, n0=n0, count=count, prior=prior, seed=seed)
     detector = map_detector(signals, n0=n0, prior=prior if assumed is None else assumed)
     return (detect(received, *detector) != messages).double().mean().item()
+
+
+def log_density(received, signals, *, n0):
+    """ln p(r | s_m), (6.4): ``(N, D)`` and ``(M, D)`` → ``(N, M)``."""
+    normal = torch.distributions.Normal(signals, math.sqrt(n0 / 2))
+    return normal.log_prob(received[:, None]).sum(-1)
+
+
+def random_prior(count, generator):
+    prior = torch.rand(count, generator=generator, dtype=torch.float64) + 0.01
+    return prior / prior.sum()
 
 
 def within_monte_carlo(rate, expected, count=200_000, sigmas=4):
@@ -54,21 +63,6 @@ def test_the_weight_is_a_copy():
     signals = torch.eye(2)
     map_detector(signals, n0=1.0)[0].zero_()
     assert torch.equal(signals, torch.eye(2))
-
-
-def test_log_density_by_hand():
-    found = log_density(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, 3.0]]), n0=4.0)
-    torch.testing.assert_close(
-        found, torch.tensor([[-math.log(4 * math.pi) - 0.5, -math.log(4 * math.pi) - 1.0]])
-    )
-
-
-def test_log_density_is_torchs_gaussian():
-    received, signals, n0 = torch.randn(5, 3), torch.randn(4, 3), 0.7
-    expected = (
-        torch.distributions.Normal(signals, math.sqrt(n0 / 2)).log_prob(received[:, None]).sum(-1)
-    )
-    torch.testing.assert_close(log_density(received, signals, n0=n0), expected)
 
 
 def test_q_by_hand():
@@ -101,11 +95,8 @@ def test_antipodal_signals_err_with_q_of_root_2e_over_n0(n0):
 def test_unequal_priors_err_less_and_as_the_pairwise_formula_says():
     signals, prior = torch.tensor([[1.0], [-1.0]]), torch.tensor([0.9, 0.1])
     n0 = 2 / 0.990356**2  # Q(√(2/N₀)) = .161
-    expected = 0.9 * pairwise_error(2.0, n0=n0, prior_ratio=9.0) + 0.1 * pairwise_error(
-        2.0, n0=n0, prior_ratio=1 / 9
-    )
     rate = error_rate(signals, n0=n0, prior=prior)
-    assert within_monte_carlo(rate, expected.item())
+    assert within_monte_carlo(rate, union_bound(signals, n0=n0, prior=prior))
     assert q(math.sqrt(2 / n0)).item() == pytest.approx(0.161, abs=1e-3)
     assert rate == pytest.approx(0.071, abs=2e-3)
 
@@ -116,10 +107,7 @@ def test_union_bound_holds_and_is_tight_at_high_energy(prior):
     signals = torch.stack([angle.cos(), angle.sin()], 1)
     prior = None if prior is None else torch.tensor(prior)
     for n0, tight in [(2.0, False), (0.5, False), (0.15, True)]:
-        bound, rate = (
-            union_bound(signals, n0=n0, prior=prior),
-            error_rate(signals, n0=n0, prior=prior),
-        )
+        bound, rate = (each(signals, n0=n0, prior=prior) for each in (union_bound, error_rate))
         assert rate <= bound + 4 * math.sqrt(rate / 200_000)
         assert not tight or rate > 0.8 * bound
 
@@ -159,12 +147,7 @@ def test_the_linear_form_decides_as_the_density_form(count, width, n0, equal, se
     signals, received = (
         torch.randn(n, width, generator=generator, dtype=torch.float64) for n in (count, 30)
     )
-    prior = (
-        torch.full((count,), 1 / count)
-        if equal
-        else torch.rand(count, generator=generator, dtype=torch.float64) + 0.01
-    )
-    prior = prior.double() / prior.sum()
+    prior = torch.ones(count).double() / count if equal else random_prior(count, generator)
     by_density = (log_density(received, signals, n0=n0) + prior.log()).argmax(1)
     assert torch.equal(detect(received, *map_detector(signals, n0=n0, prior=prior)), by_density)
 
@@ -175,8 +158,7 @@ def test_scaled_logits_are_the_log_posterior(count, n0, seed):
     signals, received = (
         torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (count, 10)
     )
-    prior = (torch.rand(count, generator=generator) + 0.01).double()
-    prior /= prior.sum()
+    prior = random_prior(count, generator)
     weight, bias = map_detector(signals, n0=n0, prior=prior)
     joint = log_density(received, signals, n0=n0) + prior.log()
     torch.testing.assert_close(
@@ -188,36 +170,24 @@ def test_scaled_logits_are_the_log_posterior(count, n0, seed):
 def test_e2cm_is_the_equal_prior_case(count, width, seed):
     """The class-mean exit of chapter 2 and the minimum-distance detector decide alike."""
     generator = torch.Generator().manual_seed(seed)
-    signals, received = (
-        torch.randn(count, width, generator=generator),
-        torch.randn(50, width, generator=generator),
-    )
-    assert torch.equal(
-        detect(received, *minimum_distance(signals)), ClassMeanExit(signals)(received).argmax(1)
-    )
+    signals, received = (torch.randn(n, width, generator=generator) for n in (count, 50))
+    nearest = ClassMeanExit(signals)(received).argmax(1)
+    assert torch.equal(detect(received, *minimum_distance(signals)), nearest)
 
 
 @given(st.floats(0.05, 20), st.integers(0, 10_000))
 def test_white_noise_makes_the_discriminant_the_map_detector(n0, seed):
     generator = torch.Generator().manual_seed(seed)
-    signals, prior = (
-        torch.randn(4, 3, generator=generator, dtype=torch.float64),
-        torch.tensor([0.1, 0.2, 0.3, 0.4]).double(),
-    )
-    weight, bias = linear_discriminant(
-        signals, 0.5 * n0 * torch.eye(3, dtype=torch.float64), prior=prior
-    )
-    expected_weight, expected_bias = map_detector(signals, n0=n0, prior=prior)
-    torch.testing.assert_close(weight, expected_weight * 2 / n0)
-    torch.testing.assert_close(bias, expected_bias * 2 / n0)
+    signals = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    prior, white = random_prior(4, generator), 0.5 * n0 * torch.eye(3, dtype=torch.float64)
+    expected = map_detector(signals, n0=n0, prior=prior)
+    for found, each in zip(linear_discriminant(signals, white, prior=prior), expected, strict=True):
+        torch.testing.assert_close(found, each * 2 / n0)
 
 
 def test_the_discriminant_is_minimum_distance_after_whitening():
     torch.manual_seed(0)
-    means, received = (
-        torch.randn(5, 3, dtype=torch.float64),
-        torch.randn(40, 3, dtype=torch.float64),
-    )
+    means, received = (torch.randn(n, 3, dtype=torch.float64) for n in (5, 40))
     root = torch.randn(3, 3, dtype=torch.float64)
     covariance = root @ root.T + 0.1 * torch.eye(3, dtype=torch.float64)
     whiten = torch.linalg.inv(torch.linalg.cholesky(covariance)).T
@@ -246,7 +216,7 @@ def test_noise_has_to_be_positive(n0):
     for call in (
         lambda: map_detector(torch.eye(2), n0=n0),
         lambda: awgn(torch.eye(2), torch.tensor([0]), n0=n0),
-        lambda: pairwise_error(1.0, n0=n0),
+        lambda: union_bound(torch.eye(2), n0=n0),
     ):
         with pytest.raises(ValueError, match="n0 must be a positive number"):
             call()
@@ -258,34 +228,30 @@ def test_a_prior_is_a_distribution(prior):
         map_detector(torch.eye(2), n0=1.0, prior=torch.tensor(prior))
 
 
-def test_other_bad_input():
-    with pytest.raises(ValueError, match="finite matrix"):
-        map_detector(torch.tensor([[math.nan]]), n0=1.0)
-    with pytest.raises(ValueError, match="whole numbers in 0..1"):
-        awgn(torch.eye(2), torch.tensor([2]), n0=1.0)
-    with pytest.raises(ValueError, match="different places"):
-        union_bound(torch.zeros(2, 2), n0=1.0)
-    with pytest.raises(ValueError, match="not positive definite"):
-        linear_discriminant(torch.eye(2), torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="not symmetric"):
-        linear_discriminant(torch.eye(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
-    with pytest.raises(ValueError, match="whole numbers in 0..1"):
-        awgn(torch.eye(2), torch.tensor([True]), n0=1.0)
-    assert awgn(
-        torch.eye(2), torch.tensor([1, 0, 1], dtype=torch.uint8), n0=1e-12
-    ).round().tolist() == [[0, 1], [1, 0], [0, 1]]
-    for received in (torch.zeros(4, 1), torch.zeros(2), torch.full((1, 2), math.nan)):
-        with pytest.raises(ValueError, match=r"\(N, 2\), without NaN"):
-            log_density(received, torch.eye(2), n0=1.0)
-        with pytest.raises(ValueError, match=r"\(N, 2\), without NaN"):
-            detect(received, torch.eye(2), torch.zeros(2))
-    for bad in (
-        {"distance": 0.0},
-        {"distance": -1.0},
-        {"distance": 1.0, "prior_ratio": -1.0},
-        {"distance": math.nan},
-    ):
-        with pytest.raises(ValueError, match="must be positive"):
-            pairwise_error(**bad, n0=1.0)
-    with pytest.raises(ValueError, match="must be 2 × 2"):
-        linear_discriminant(torch.eye(2), torch.eye(3))
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: map_detector(torch.tensor([[math.nan]]), n0=1.0), "finite matrix"),
+        (lambda: awgn(torch.eye(2), torch.tensor([2]), n0=1.0), r"whole numbers in 0\.\.1"),
+        (lambda: awgn(torch.eye(2), torch.tensor([True]), n0=1.0), r"whole numbers in 0\.\.1"),
+        (lambda: union_bound(torch.zeros(2, 2), n0=1.0), "different places"),
+        (lambda: linear_discriminant(torch.eye(2), torch.zeros(2, 2)), "not positive definite"),
+        (
+            lambda: linear_discriminant(torch.eye(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])),
+            "not symmetric",
+        ),
+        (lambda: linear_discriminant(torch.eye(2), torch.eye(3)), "must be 2 × 2"),
+        *(
+            (lambda bad=bad: detect(bad, torch.eye(2), torch.zeros(2)), r"\(N, 2\), without NaN")
+            for bad in (torch.zeros(4, 1), torch.zeros(2), torch.full((1, 2), math.nan))
+        ),
+    ],
+)
+def test_other_bad_input(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_messages_may_be_of_any_whole_type():
+    sent = awgn(torch.eye(2), torch.tensor([1, 0, 1], dtype=torch.uint8), n0=1e-12)
+    assert sent.round().tolist() == [[0, 1], [1, 0], [0, 1]]
