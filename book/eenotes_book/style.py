@@ -18,6 +18,9 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#6E6E6E",
 )  # fmt: skip
 
+# One colour per class of a figure with few classes.
+CLASS_COLORS = (RED, GREEN, BLUE, ORANGE, PURPLE, SKY, "#8C6D1F", "#4B0082", GREY, "#111111")
+
 
 # One colour and one marker per method, the same in every chapter: red for what the thesis proposes,
 # grey for what it is measured against, blue for exits trained as usual.

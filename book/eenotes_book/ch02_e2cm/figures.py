@@ -9,20 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eenotes_book.style import (
-    BLUE,
-    GREEN,
+    CLASS_COLORS,
     GREY,
     METHODS,
-    ORANGE,
-    PURPLE,
     RED,
-    SKY,
     accuracy_against_cost,
     backbone_line,
 )
-
-CLASS_COLORS = (RED, GREEN, BLUE, ORANGE, PURPLE, SKY, "#8C6D1F", "#4B0082", GREY, "#111111")
-
 
 THREE_COLORS = ("#D62728", "#2CA02C", "#1F77B4")
 

@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eenotes_book.ch02_e2cm.figures import CLASS_COLORS
-from eenotes_book.style import BLUE, GREEN, GREY, METHODS, ORANGE, RED
+from eenotes_book.style import BLUE, CLASS_COLORS, GREEN, GREY, METHODS, ORANGE, RED
 
 
 def decision_regions(panels: dict[str, dict], *, names: Sequence[str]) -> Figure:
