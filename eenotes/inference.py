@@ -1,9 +1,8 @@
-"""Now: inference that stops.
+"""Inference with early exits, batch by batch: `predict`, `simulate` and `collect`.
 
-`predict` computes no stage for a sample that has left; `simulate` answers from cached logits what
-`predict` would have said.  Both are one loop, `_cascade`, which differs only in where the logits of
-the samples still there come from.  `predict_stream` lets those who stay of several batches wait for
-one another, so that late stages, too, see full batches.
+`predict` computes no further stage for a sample that has exited.  `simulate` gives the same
+outcome from cached logits, which `collect` makes.  Both are one loop, `_cascade`; they differ in
+where the logits of the remaining samples come from.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,17 +22,18 @@ class Outcome:
 
     prediction: Tensor  #: ``(N,)`` int64
     exit_index: Tensor  #: ``(N,)`` int64, from 0
-    confidence: Tensor  #: ``(N,)`` float32, the rule's, at the exit where the sample left
+    confidence: Tensor  #: ``(N,)`` float32, the rule's, at the exit that the sample takes
 
 
 @torch.inference_mode()
 def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
-    """Classify a batch stage by stage (1.2); who leaves is taken out of the batch, and the rest
-    goes on.
+    """Classify a batch stage by stage (1.2).
+
+    Samples that exit are taken out of the batch; the next stage computes the rest.
 
     Args:
-        net: in evaluation mode: batch statistics would make a sample's answer depend on who else is
-            still there.
+        net: in evaluation mode: batch statistics would make a sample's prediction depend on the
+            other samples that are still in the batch.
         x: ``(B, ...)``, on the network's device.
         rule: see `eenotes.rules`.
 
@@ -48,7 +48,7 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
     def observe(j: int, keep: Tensor | None) -> Tensor:
         nonlocal features
         features, logits = run_stage(
-            net, j, features if keep is None else gather_rows(features, keep)
+            net, j, features if keep is None else _gather_rows(features, keep)
         )
         return logits
 
@@ -56,10 +56,10 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
 
 
 def check_answers(j: int, values: Tensor) -> None:
-    """Nothing in the logits of exit ``j``, or in what follows from them, ``(...)``, may be NaN.
+    """Refuse NaN in the logits of exit ``j``, or in what follows from them, ``(...)``.
 
     Raises:
-        ValueError: if something is.
+        ValueError: if there is one.
     """
     if values.isnan().any():
         raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
@@ -67,9 +67,11 @@ def check_answers(j: int, values: Tensor) -> None:
 
 @torch.inference_mode()
 def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
-    """The `Outcome` of `predict`, from the logits of all exits:
+    """The `Outcome` of `predict`, from the logits of all exits.
 
-    J tensors ``(N, K)``, or one ``(J, N, K)``, as `collect` returns.
+    Args:
+        logits: J tensors ``(N, K)``, or one ``(J, N, K)``, as `collect` returns.
+        rule: see `eenotes.rules`.
 
     Raises:
         ValueError: no samples, NaN logits, exits of different lengths, or a rule that does not fit.
@@ -92,8 +94,11 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
 
 @torch.inference_mode()
 def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
-    """The logits of every exit, ``(J, N, K)``, and the labels ``(N,)``, over batches ``(x, y)``;
-    both on the network's device.
+    """The logits of every exit, ``(J, N, K)``, and the labels, ``(N,)``, on the network's device.
+
+    Args:
+        net: in evaluation mode.
+        batches: of inputs and labels, ``(x, y)``, as a data loader gives them.
 
     Raises:
         ValueError: a network in training mode, no batches, or labels that are not ``(B,)``.
@@ -104,7 +109,8 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     for x, y in batches:
         if y.shape != (len(x),):
             raise ValueError(
-                f"need one label per sample, (B,), got inputs {tuple(x.shape)} with labels {tuple(y.shape)}"
+                f"need one label per sample, (B,), got inputs {tuple(x.shape)} with labels "
+                f"{tuple(y.shape)}"
             )
         logits.append(torch.stack([z.float() for z in net(x.to(device))]))
         labels.append(y.to(device))
@@ -114,7 +120,10 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
 
 
 def first_exit(leave: Tensor) -> Tensor:
-    """The first exit that lets each sample go, ``(J-1, N)`` bool → ``(N,)``; J-1 where none does."""
+    """The exit that each sample takes, ``(N,)``, from where it may exit, ``(J-1, N)`` bool.
+
+    It is the first; the last exit, J-1, where there is none.
+    """
     return torch.cat([leave, leave.new_ones(1, leave.shape[1])]).int().argmax(0)
 
 
@@ -126,15 +135,16 @@ def _cascade(
     rule: Rule,
     device: torch.device,
 ) -> Outcome:
-    """Ask exit after exit; ``observe(j, keep)`` gives the logits of those that ``keep`` names among
-    the ones asked last.
+    """Exit after exit, until no sample is left.
+
+    ``observe(j, keep)`` gives the logits of exit j for the rows ``keep`` of those that were in the
+    batch at exit j-1; all of them for ``None``.
     """
     if count == 0:
         raise ValueError("the batch is empty: there is nothing to predict")
     rule.check(num_exits)
-    prediction, exit_index = (
-        torch.empty(count, dtype=torch.int64, device=device) for _ in range(2)
-    )
+    prediction = torch.empty(count, dtype=torch.int64, device=device)
+    exit_index = torch.empty_like(prediction)
     confidence = torch.empty(count, device=device)
     active, keep, state = torch.arange(count, device=device), None, None
     for j in range(num_exits):
@@ -143,11 +153,9 @@ def _cascade(
         stay = stay.nonzero().squeeze(1)
         keep, state = None, decision.state
         if len(stay) < len(active):
-            # Written for those who stay, too: what they leave with later overwrites it.
-            prediction[active], confidence[active] = (
-                decision.prediction,
-                decision.confidence.float(),
-            )
+            # Written for the samples that stay, too: a later exit overwrites it.
+            prediction[active] = decision.prediction
+            confidence[active] = decision.confidence.float()
             exit_index[active] = j
             if not len(stay):
                 break
@@ -159,14 +167,14 @@ def _cascade(
 def _decide(
     rule: Rule, j: int, logits: Tensor, state: Tensor | None, *, last: bool
 ) -> tuple[Decision, Tensor]:
-    """What the rule says at exit ``j``, and who stays, ``(B,)`` bool: at the last exit nobody."""
+    """The decision at exit ``j``, and which samples stay, ``(B,)`` bool: none at the last exit."""
     decision = rule(j, full_precision(logits), state)
     check_answers(j, decision.confidence)
     return decision, torch.zeros_like(decision.leave) if last else ~decision.leave
 
 
 def empty_rows(features: Tensor, count: int) -> Tensor:
-    """Memory for so many samples, in the same layout."""
+    """Memory for ``count`` samples, in the layout of ``features`` ``(B, ...)``."""
     channels_last = features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(
@@ -177,33 +185,43 @@ def empty_rows(features: Tensor, count: int) -> Tensor:
     )
 
 
-def gather_rows(features: Tensor, keep: Tensor) -> Tensor:
-    """The rows ``keep`` ``(n,)`` of features ``(B, ...)``, in the same layout; on a CPU several
-    times faster than indexing.
+def _gather_rows(features: Tensor, keep: Tensor) -> Tensor:
+    """The rows ``keep`` ``(n,)`` of features ``(B, ...)``, in the same layout.
+
+    On a CPU this is several times faster than indexing.
     """
-    return (
-        features
-        if len(keep) == len(features)
-        else torch.index_select(features, 0, keep, out=empty_rows(features, len(keep)))
-    )
+    if len(keep) == len(features):
+        return features
+    return torch.index_select(features, 0, keep, out=empty_rows(features, len(keep)))
 
 
 def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, Tensor]:
+    """The features ``(B, ...)`` and the logits ``(B, K)`` of stage ``j``.
+
+    Raises:
+        ValueError: a stage that changes the size of the batch, or logits of another shape.
+    """
     expected = len(features)
     features, logits = net.step(j, features)
     if len(features) != expected or len(logits) != expected:
         raise ValueError(
-            f"stage {j} turned a batch of {expected} into {len(features)}: the batch must stay first"
+            f"stage {j} turned a batch of {expected} into {len(features)}: "
+            "the batch must stay first"
         )
     if logits.ndim != 2:
         raise ValueError(
-            f"exit {j} gave logits {tuple(logits.shape)}: one vector (B, K) per sample is needed; a segmentation network has segment()"
+            f"exit {j} gave logits {tuple(logits.shape)}: one vector (B, K) per sample is needed; "
+            "a segmentation network has segment()"
         )
     return features, logits
 
 
 def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
-    """Evaluation mode, and one device for all."""
+    """Check that the network is in evaluation mode, and on the device of ``x``.
+
+    Raises:
+        ValueError: if it is not.
+    """
     modules = list(net.modules())
     require_eval(modules, what="network", before="predict")
     # net.parameters() and net.buffers() would each walk through the modules again: a millisecond,
@@ -217,5 +235,6 @@ def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
     devices = {tensor.device for tensor in held if tensor is not None} | {x.device}
     if len(devices) > 1:
         raise ValueError(
-            f"network and input lie on different devices: {sorted(map(str, devices))}; move them to one"
+            f"network and input lie on different devices: {sorted(map(str, devices))}; "
+            "move them to one"
         )

@@ -1,9 +1,6 @@
-"""Now: inference that stops.
+"""Inference on a stream of batches: every stage runs on full batches (rebatching).
 
-`predict` computes no stage for a sample that has left; `simulate` answers from cached logits what
-`predict` would have said.  Both are one loop, `_cascade`, which differs only in where the logits of
-the samples still there come from.  `predict_stream` lets those who stay of several batches wait for
-one another, so that late stages, too, see full batches.
+The samples of several batches that do not exit wait before the next stage until they fill a batch.
 """
 
 from collections import deque
@@ -21,13 +18,12 @@ from eenotes.rules import Rule
 def predict_stream(
     net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule, *, batch_size: int
 ) -> Outcome:
-    """The `Outcome` of `predict` for a stream of batches, put together; a stage always runs on
-    ``batch_size`` samples.
+    """The `Outcome` of `predict` for a stream of batches, put together.
 
-    A stage that sees the five survivors of one batch takes nearly as long as for twenty.  Here
-    survivors wait for those of the next batches (rebatching), and only what still waits at the end
-    of the stream runs as it is.  That buys throughput with latency: for answers at once, use
-    `predict`.
+    A stage that sees five remaining samples of a batch takes nearly as long as for twenty.  Here
+    they wait for those of the next batches, and a stage runs on ``batch_size`` samples; only what
+    still waits at the end of the stream runs in a smaller batch.  Throughput rises, and so does
+    latency: where every batch needs its outcome at once, use `predict`.
 
     Args:
         net: in evaluation mode.
@@ -44,7 +40,7 @@ def predict_stream(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     rule.check(net.num_exits)
     waiting = [_Queue(batch_size) for _ in range(net.num_exits)]
-    asked: list[tuple[Tensor, ...]] = []
+    decided: list[tuple[Tensor, ...]] = []
     exits: list[int] = []
     count, known = 0, None
 
@@ -52,9 +48,9 @@ def predict_stream(
         features, rows, state = waiting[j].full.popleft()
         features, logits = run_stage(net, j, features)
         decision = rule(j, full_precision(logits), state)
-        # Who leaves, and whether an answer is NaN, is sorted out once, at the end: beside a small
-        # stage every small operation counts.
-        asked.append((rows, decision.leave, decision.prediction, decision.confidence))
+        # Which samples exit, and whether a confidence is NaN, is sorted out once, at the end:
+        # beside a small stage every small operation counts.
+        decided.append((rows, decision.leave, decision.prediction, decision.confidence))
         exits.append(j)
         keep = (~decision.leave).nonzero().squeeze(1) if j < net.num_exits - 1 else ()
         if len(keep):
@@ -76,11 +72,12 @@ def predict_stream(
             known = kind
         if kind != known:
             raise ValueError(
-                f"the samples of a stream must have one shape, type and device: after {known} came {kind}"
+                "the samples of a stream must have one shape, type and device: "
+                f"after {known} came {kind}"
             )
         if len(x):
-            everyone = torch.arange(len(x), device=x.device)
-            waiting[0].add(x, everyone, everyone + count, None)
+            whole = torch.arange(len(x), device=x.device)
+            waiting[0].add(x, whole, whole + count, None)
         count += len(x)
         for j in range(net.num_exits):
             while waiting[j].full:
@@ -91,12 +88,11 @@ def predict_stream(
         waiting[j].close()
         while waiting[j].full:
             run(j)
-    rows, leave, prediction, confidence = (torch.cat(column) for column in zip(*asked, strict=True))
-    exit_index = (
-        torch.tensor(exits)
-        .repeat_interleave(torch.tensor([len(part[0]) for part in asked]))
-        .to(rows.device)
+    rows, leave, prediction, confidence = (
+        torch.cat(column) for column in zip(*decided, strict=True)
     )
+    sizes = torch.tensor([len(part[0]) for part in decided])
+    exit_index = torch.tensor(exits).repeat_interleave(sizes).to(rows.device)
     for j in range(net.num_exits):
         check_answers(j, confidence[exit_index == j])
     left = (leave | (exit_index == net.num_exits - 1)).nonzero().squeeze(1)
@@ -105,9 +101,9 @@ def predict_stream(
 
 
 class _Queue:
-    """Who waits before a stage, in batches of one size.
+    """The samples that wait before a stage, in batches of one size.
 
-    Samples are copied when they come, so that nothing keeps the others' memory.
+    A sample is copied when it is added, so that the rest of its batch can be freed.
 
     Args:
         size: of a batch.
@@ -126,8 +122,9 @@ class _Queue:
         self.count = 0
 
     def add(self, features: Tensor, keep: Tensor, rows: Tensor, state: Tensor | None) -> None:
-        """Add the rows ``keep`` ``(n,)`` of features ``(B, ...)``; ``rows`` and ``state`` ``(n,
-        ...)`` are theirs already.
+        """Add the rows ``keep`` ``(n,)`` of features ``(B, ...)``.
+
+        Their places in the stream, ``rows`` ``(n,)``, and ``state`` ``(n, ...)`` are selected.
         """
         if not self.count and len(keep) == len(features) == self.size:
             self.full.append((features, rows, state))
@@ -147,7 +144,7 @@ class _Queue:
                 self.close()
 
     def close(self) -> None:
-        """Let what waits go as it is."""
+        """End the batch that is being filled, whatever its size."""
         if self.count:
             state = torch.cat(self.state) if self.state else None
             self.full.append((self.features[: self.count], torch.cat(self.rows), state))

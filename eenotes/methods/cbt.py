@@ -37,15 +37,14 @@ class Statistics:
 
     @property
     def shared(self) -> Tensor:
-        r"""$\bar p_k = \frac1J \sum_j p_{j,k}$ (4.2), ``(K, K)``: the exits' average, the last one
-        included.
-        """
+        r"""$\bar p_k = \frac1J \sum_j p_{j,k}$ (4.2), ``(K, K)``: the average over all exits."""
         return self.per_exit.mean(0)
 
     @property
     def confused(self) -> list[int]:
-        """The classes whose samples get, on average, more probability for another class: their
-        margin is easy for the wrong reason.
+        """The classes whose samples get, on average, more probability for another class.
+
+        Their ``"top"`` margin is large for the wrong reason.
         """
         likeliest = self.shared.argmax(1)
         return [k for k in range(len(self.counts)) if self.counts[k] and likeliest[k] != k]
@@ -89,9 +88,7 @@ class Statistics:
     def rule(
         self, *, alpha: float, beta: float, shared: bool = True, margin: Margin = "top"
     ) -> PerClass:
-        """The rule with these thresholds: for `eenotes.predict`, `eenotes.simulate` and the
-        segmentation networks' ``segment``.
-        """
+        """The rule with these `thresholds`, for inference and for segmentation alike."""
         return PerClass(self.thresholds(alpha=alpha, beta=beta, shared=shared, margin=margin))
 
 
@@ -120,7 +117,8 @@ def statistics(
     """
     if num_classes < 2:
         raise ValueError(
-            f"num_classes must be at least 2, for a largest and a second largest probability, got {num_classes}"
+            "num_classes must be at least 2, for a largest and a second largest probability, "
+            f"got {num_classes}"
         )
     means: list[ClassMeans] = []
     for logits, labels in batches:
@@ -128,11 +126,9 @@ def statistics(
         _check(logits, labels, num_classes, exits=len(means) or None)
         means = means or [ClassMeans(num_classes).to(labels.device) for _ in logits]
         labels = labels.long()
-        keep = (
-            torch.ones_like(labels, dtype=torch.bool)
-            if ignore_index is None
-            else labels != ignore_index
-        )
+        keep = torch.ones_like(labels, dtype=torch.bool)
+        if ignore_index is not None:
+            keep = labels != ignore_index
         if keep.any():
             for mean, z in zip(means, logits, strict=True):
                 mean.update(z.detach().float().softmax(1).movedim(1, -1)[keep], labels[keep])
@@ -149,13 +145,11 @@ def statistics(
 
 
 def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | None = None) -> Tensor:
-    r"""Map margins to thresholds (4.4): the largest to ``alpha``, the smallest to ``beta``, in
-    between linearly.
+    r"""Map margins linearly to thresholds (4.4): the largest to ``alpha``, the least to ``beta``.
 
     $$ T_k = \Bigl(1 - \frac{m_k - \min m}{\max m - \min m}\Bigr)(\beta - \alpha) + \alpha $$
 
-    A class without samples gets ``beta``, and so do all classes if their margins are equal: without
-    evidence, be careful.
+    A class without samples gets ``beta``, and so do all classes if their margins are equal.
 
     Args:
         margins: ``(K,)``, or ``(J, K)``: then each row by itself.
@@ -168,27 +162,31 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
     """
     if not 0 <= alpha <= beta <= 1:
         raise ValueError(
-            f"need 0 ≤ alpha ≤ beta ≤ 1 (easy classes get alpha, hard ones beta), got alpha={alpha}, beta={beta}"
+            "need 0 ≤ alpha ≤ beta ≤ 1 (easy classes get alpha, hard ones beta), "
+            f"got alpha={alpha}, beta={beta}"
         )
     if margins.ndim not in (1, 2) or not margins.isfinite().all():
         raise ValueError(
-            f"margins must be finite and of shape (K,) or (J, K), got {tuple(margins.shape)}: {margins.tolist()}"
+            "margins must be finite and of shape (K,) or (J, K), "
+            f"got {tuple(margins.shape)}: {margins.tolist()}"
         )
     present = torch.ones(margins.shape[-1], dtype=torch.bool) if present is None else present.cpu()
     if present.shape != margins.shape[-1:]:
         raise ValueError(
-            f"present must have one entry for each of {margins.shape[-1]} classes, got {tuple(present.shape)}"
+            f"present must have one entry for each of {margins.shape[-1]} classes, "
+            f"got {tuple(present.shape)}"
         )
-    m = margins.double().cpu()
-    least = m.masked_fill(~present, torch.inf).amin(-1, keepdim=True)
-    span = m.masked_fill(~present, -torch.inf).amax(-1, keepdim=True) - least
-    easiness = torch.where(present & (span > 0), (m - least) / span, 0.0)
+    margins = margins.double().cpu()
+    least = margins.masked_fill(~present, torch.inf).amin(-1, keepdim=True)
+    span = margins.masked_fill(~present, -torch.inf).amax(-1, keepdim=True) - least
+    easiness = torch.where(present & (span > 0), (margins - least) / span, 0.0)
     return ((1 - easiness) * (beta - alpha) + alpha).clamp(alpha, beta).float()
 
 
 def mean_iou(prediction: Tensor, labels: Tensor, num_classes: int) -> float:
-    """The Jaccard index of all samples together, ``(N,)`` predictions and labels, averaged over the
-    classes that occur.
+    """The Jaccard index of predictions and labels ``(N,)``, averaged over the classes that occur.
+
+    It is that of all samples together, not the mean over images.
     """
     from torchmetrics.functional.classification import multiclass_jaccard_index
 
@@ -209,9 +207,11 @@ def _check(logits: list[Tensor], labels: Tensor, num_classes: int, *, exits: int
     for j, z in enumerate(logits):
         if z.ndim < 2 or z.shape[1] != num_classes:
             raise ValueError(
-                f"exit {j} gave logits {tuple(z.shape)}: the second dimension must be the {num_classes} classes"
+                f"exit {j} gave logits {tuple(z.shape)}: the second dimension must be the "
+                f"{num_classes} classes"
             )
         if (z.shape[0], *z.shape[2:]) != tuple(labels.shape):
             raise ValueError(
-                f"exit {j} gave logits {tuple(z.shape)} for labels {tuple(labels.shape)}: batch and space must agree; resize one of them"
+                f"exit {j} gave logits {tuple(z.shape)} for labels {tuple(labels.shape)}: "
+                "batch and space must agree; resize one of them"
             )

@@ -1,8 +1,8 @@
 """Class thresholds for a budget: CBT's two ends, one threshold, and thresholds of equal prices.
 
-Beyond the paper.  `scale_for_budget` chooses CBT's [alpha, beta] for a given cost,
-`single_for_budget` the one threshold that class thresholds have to beat, and `priced_for_budget`
-thresholds such that every exit and class pays the same loss for the last multiplication it saves.
+None of this is in the paper.  `scale_for_budget` chooses CBT's [alpha, beta] for a given cost,
+`single_for_budget` one threshold for all classes, for comparison, and `priced_for_budget`
+thresholds at which every exit and class pays the same loss for the last multiplication it saves.
 All choose on a validation split, given as `eenotes.thresholds.Answers` (see `validation`).
 """
 
@@ -18,7 +18,7 @@ from eenotes.methods.cbt import Statistics, mean_iou
 from eenotes.rules import Confidence, PerClass
 from eenotes.thresholds import Answers
 
-BETAS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.9995)
+_BETAS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.9995)
 _LEAST = 0.5  # above one half only the likeliest class can exceed its threshold
 
 
@@ -97,7 +97,7 @@ def scale_for_budget(
     *,
     budget: float,
     shared: bool = True,
-    betas: Sequence[float] = BETAS,
+    betas: Sequence[float] = _BETAS,
 ) -> Choice:
     """The [alpha, beta] with the best mean IoU among those that cost at most ``budget``.
 
@@ -142,10 +142,10 @@ def single_for_budget(v: Answers, *, budget: float) -> Choice:
 
 
 def iou_loss(v: Answers) -> Tensor:
-    r"""How much mean IoU each answer costs, to first order (4.5): ``(J, N)``, 0 for a right answer.
+    r"""How much mean IoU each prediction costs, to first order (4.5): ``(J, N)``, 0 where right.
 
     Mean IoU is no sum over pixels, but its gradient is.  With $U_k$ the union and $I_k$ the
-    intersection of class k at the last exit, a pixel of class y that is called l ≠ y instead of y
+    intersection of class k at the last exit, a pixel of class y with the prediction l ≠ y
     takes $\frac1K\bigl(\frac1{U_y} + \frac{I_l}{U_l^2}\bigr)$ from it.
     """
     last, labels, K = v.prediction[-1], v.labels, v.num_classes
@@ -159,17 +159,17 @@ def iou_loss(v: Answers) -> Tensor:
 def priced(
     v: Answers, *, price: float, per_class: bool = True, loss: Tensor | None = None
 ) -> Tensor:
-    r"""Thresholds at which the next sample to stop loses what its computation is worth (4.6).
+    r"""Thresholds at which the next sample to exit loses what its computation is worth (4.6).
 
-    Each sample that stops at exit j pays its loss there plus ``price`` times its cost; each that
-    goes on pays what the exits after it make of it.  From the last early exit to the first, and for
-    every class that is called, the threshold is put where the sum over the samples is least.  Then
-    no exit and no class has a cheaper way left to save: all pay the same loss for the last MAC.
+    A sample that exits at j pays its loss there plus ``price`` times its cost; one that goes on
+    pays what it pays at the exit that it takes later.  From the last early exit to the first, and
+    for every predicted class, the threshold minimises the sum over the samples.  Then no exit and
+    no class has a cheaper way left to save: all pay the same loss for the last MAC.
 
     Args:
         v: the validation samples.
-        price: the loss that is accepted for saving one whole backbone per sample; at 0 only what
-            costs nothing stops.
+        price: the loss that is accepted for saving one whole backbone per sample; at 0 only
+            samples that lose nothing exit.
         per_class: ``False``: one threshold per exit for all classes, by the same reasoning.
         loss: ``(J, N)``; by default `iou_loss`.
 
@@ -189,12 +189,12 @@ def priced(
     early, K = len(pay) - 1, v.num_classes
     thresholds, going_on = torch.ones(early, K), pay[-1]
     for j in reversed(range(early)):
-        may_stop, predicted = v.score[j] > _LEAST, v.prediction[j]
+        may_exit, predicted = v.score[j] > _LEAST, v.prediction[j]
         for k in range(K) if per_class else [slice(None)]:
-            group = may_stop & (predicted == k) if per_class else may_stop
+            group = may_exit & (predicted == k) if per_class else may_exit
             thresholds[j, k] = _least_sum(v.score[j][group], (pay[j] - going_on)[group])
-        stops = v.score[j] > thresholds[j].to(predicted.device)[predicted]
-        going_on = torch.where(stops, pay[j], going_on)
+        exits = v.score[j] > thresholds[j].to(predicted.device)[predicted]
+        going_on = torch.where(exits, pay[j], going_on)
     return thresholds
 
 
@@ -219,8 +219,9 @@ def priced_for_budget(
 def _largest(
     cost: Callable[[float], float], low: float, high: float, budget: float, *, steps: int = 20
 ) -> float:
-    """The largest argument whose cost is within the budget (to bisection's precision), or ``low``;
-    cost grows with the argument.
+    """The largest argument whose cost, which grows with it, is within the budget; or ``low``.
+
+    It is found by bisection, to a precision of ``(high - low) / 2**steps``.
     """
     if cost(high) <= budget:
         return high
@@ -244,8 +245,9 @@ def _best(choices: Sequence[Choice], budget: float) -> Choice:
 
 
 def _least_sum(confidence: Tensor, gain: Tensor) -> float:
-    """The threshold t for which the sum of ``gain`` over ``confidence > t`` is least; 1 if stopping
-    never pays.
+    """The threshold t for which the sum of ``gain`` over ``confidence > t`` is least.
+
+    It is 1 if exiting never pays.
     """
     if not len(confidence):
         return 1.0

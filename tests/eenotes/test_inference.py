@@ -19,7 +19,6 @@ from eenotes import (
     predict_stream,
     simulate,
 )
-from eenotes.inference import gather_rows
 from eenotes.rules import Decision
 
 # (J, N, K) = (3, 4, 2): sample i is sure of class 0 from exit i on; the last is never sure, and
@@ -442,15 +441,28 @@ def test_patience_waits_with_its_sample(table_net, rows):
     assert outcome.exit_index.tolist() == [1, 2, 2]
 
 
-def test_gathering_keeps_the_memory_format():
-    features = (
-        torch.arange(2 * 3 * 4 * 4.0)
-        .reshape(2, 3, 4, 4)
-        .contiguous(memory_format=torch.channels_last)
-    )
-    kept = gather_rows(features, torch.tensor([1, 0, 1]))
-    assert torch.equal(kept, features[[1, 0, 1]])
-    assert kept.is_contiguous(memory_format=torch.channels_last)
+class _Layout(nn.Module):
+    """Notes whether its input is channels last."""
+
+    def forward(self, x):
+        self.channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "infer", [predict, lambda *a: predict_stream(a[0], [a[1]], a[2], batch_size=2)]
+)
+def test_the_samples_that_stay_keep_the_memory_format(infer):
+    """Images with a mean of 4 in one channel exit; two of four stay, as they are."""
+    last = _Layout()
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x = torch.zeros(4, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    x[::2, 0] = 4
+    x[1::2, 1] = 0.1
+    outcome = infer(EarlyExitNetwork([nn.Identity(), last], [head]).eval(), x, Confidence(0.9))
+    assert outcome.exit_index.tolist() == [0, 1, 0, 1]
+    assert outcome.prediction.tolist() == [0, 1, 0, 1]
+    assert last.channels_last
 
 
 def test_bad_streams(table_net, rows):
