@@ -23,7 +23,9 @@ from eenotes_book.ch07_open import (
     compression,
     dropping,
     novelty,
+    reward,
     stale,
+    streets,
     two_sensors,
 )
 from eenotes_book.data import drawn_scenes, vision
@@ -104,7 +106,7 @@ def test_whitening_makes_the_spread_within_the_classes_a_sphere():
     assert covariance[1, 1] < 0.3, (
         "a direction much narrower than the mean is held back by the floor of a thousandth"
     )
-    with pytest.raises(ValueError, match="no spread"):
+    with pytest.raises(ValueError, match="do not vary"):
         novelty.whiten(torch.eye(2), torch.tensor([0, 1]))
 
 
@@ -262,37 +264,37 @@ def test_rounded_weights_take_a_byte_each():
 
 
 def test_measured_scenes_are_the_drawn_ones_with_a_depth_map():
-    images, depths, labels = two_sensors.draw_measured(3, seed=5, noise=0.0)
+    images, depths, labels = streets.draw_measured(3, seed=5, noise=0.0)
     same, same_labels = drawn_scenes.draw(3, seed=5)
     assert torch.equal(images, same) and torch.equal(labels, same_labels)
     assert depths.shape == labels.shape and depths.min() >= 0 and depths.max() <= 1
-    assert (depths[labels == two_sensors.CLASSES.index("sky")] == 0).all()
-    road = labels[0] == two_sensors.CLASSES.index("road")
+    assert (depths[labels == streets.CLASSES.index("sky")] == 0).all()
+    road = labels[0] == streets.CLASSES.index("road")
     rows = [depths[0, y][road[y]] for y in range(labels.shape[1]) if road[y].any()]
     assert all((row == row[0]).all() for row in rows), "the road is as near as its row"
     assert [row[0].item() for row in rows] == sorted(row[0].item() for row in rows)
-    noisy = two_sensors.draw_measured(3, seed=5, noise=0.1)[1]
+    noisy = streets.draw_measured(3, seed=5, noise=0.1)[1]
     assert (noisy - depths).std() == pytest.approx(0.1, rel=0.05)
 
 
 @pytest.mark.parametrize(("count", "noise"), [(0, 0.1), (1, -0.1)])
 def test_draw_measured_refuses(count, noise):
     with pytest.raises(ValueError, match="at least one scene"):
-        two_sensors.draw_measured(count, seed=0, noise=noise)
+        streets.draw_measured(count, seed=0, noise=noise)
 
 
 def toy_senses():
-    v = two_sensors.Senses({}, {}, SimpleNamespace(), 0)
+    v = streets.Senses({}, {}, 0)
     picture = torch.tensor([[[0.0, -9.0]], [[0.0, -9.0]]])  # (J, N, K) log-probabilities
     depth = torch.tensor([[[-3.0, -0.1]], [[-9.0, 0.0]]])
-    v.__dict__["_kept"] = {"test": ({"image": picture, "depth": depth}, torch.tensor([0]))}
+    v._seen = {"test": ({"image": picture, "depth": depth}, torch.tensor([0]))}
     v.__dict__["costs"] = {"image": Costs((100, 200), (10,)), "depth": Costs((10, 20), (1,))}
     return v
 
 
 def test_a_cascade_over_two_modalities_by_hand():
     plan = [("depth", 0), ("image", 0), ("depth", 1), ("image", 1)]
-    logits, labels, costs = two_sensors.asked(toy_senses(), plan, "test")
+    logits, labels, costs = two_sensors.cascade(toy_senses(), plan, "test")
     torch.testing.assert_close(
         logits[:, 0], torch.tensor([[-3.0, -0.1], [-3.0, -9.1], [-9.0, -9.0], [-9.0, -9.0]])
     )
@@ -313,7 +315,7 @@ def test_a_cascade_over_two_modalities_by_hand():
 )
 def test_a_cascade_refuses_plans(plan):
     with pytest.raises(ValueError, match="step"):
-        two_sensors.asked(toy_senses(), plan, "test")
+        two_sensors.cascade(toy_senses(), plan, "test")
 
 
 def test_the_cheapest_sufficient_source():
@@ -435,7 +437,7 @@ def small_model():
 def test_samples_continue_their_prompts_and_follow_the_seed(small_model):
     prompts = torch.randint(0, 300, (4, 5))
     one, same, other = (
-        stale.sample(small_model, prompts, new=6, generator=torch.Generator().manual_seed(seed))
+        reward.sample(small_model, prompts, new=6, generator=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
     )
     assert one.shape == (4, 11) and torch.equal(one[:, :5], prompts)
@@ -453,7 +455,7 @@ def test_the_other_text_has_the_rows_asked_for_and_no_more():
     assert inspect.getsource(argparse).startswith(b.text.decode(train.flatten())), (
         "the beginning of the first module"
     )
-    with pytest.raises(ValueError, match="asked for"):
+    with pytest.raises(ValueError, match="no more"):
         stale.other_text(b, train=10**6, test=5)
 
 

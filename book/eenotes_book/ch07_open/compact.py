@@ -1,25 +1,27 @@
-"""Chapter 7: what the thesis leaves for later, and a first experiment on each of its six questions."""
+"""Question 2, smaller class means: pooled to a few cells, and kept in few bits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from eenotes.costs import count_macs
+from eenotes.costs import Costs, count_macs
 from eenotes.exits import ClassMeanExit, pool
 from eenotes.inference import collect
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
+from eenotes.rules import ClassMeanConfidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
-from eenotes_book.ch07_open.networks import Bench, device_of, features, last_features
+from eenotes_book.ch07_open.networks import TrainedNetwork, device_of
 from eenotes_book.data import vision
 
 
 def quantise(x: Tensor, *, bits: int, step: Tensor | None = None) -> Tensor:
-    r"""Round each row ``x[i]`` to the levels $0, \pm a, \pm 2a, \dots, \pm(2^{b-1}-1)\,a$; one bit:
-    to $\pm a$ (7.4).
+    r"""Round each row ``x[i]`` to b bits (7.4).
+
+    The levels are $0, \pm a, \pm 2a, \dots, \pm(2^{b-1}-1)\,a$; for one bit they are $\pm a$.
 
     Args:
         x: ``(N, *shape)``.
@@ -37,11 +39,10 @@ def quantise(x: Tensor, *, bits: int, step: Tensor | None = None) -> Tensor:
 
 
 def best_step(x: Tensor, *, bits: int) -> Tensor:
-    """The step of each row ``x[i]``, ``(N, 1)``: the one of eight candidates that leaves the least
-    squared error.
+    """The step of each row ``x[i]``, ``(N, 1)``: of eight candidates the one with the least error.
 
-    Few levels are better spent on the middle than on the largest value.  With one bit the best is
-    the mean magnitude.
+    The error is the sum of squares.  Few levels are better spent on the middle than on the largest
+    value.  With one bit the best is the mean magnitude.
 
     Raises:
         ValueError: as `quantise`.
@@ -53,16 +54,11 @@ def best_step(x: Tensor, *, bits: int) -> Tensor:
     rows = x.detach().flatten(1)
     if bits == 1:
         return rows.abs().mean(1, keepdim=True)
-    widest = (rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).clamp_min(
-        torch.finfo(rows.dtype).tiny
-    )
+    widest = rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+    widest = widest.clamp_min(torch.finfo(rows.dtype).tiny)
     steps = torch.stack([share * widest for share in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)])
-    errors = torch.stack(
-        [
-            (quantise(rows, bits=bits, step=step) - rows).square().sum(1, keepdim=True)
-            for step in steps
-        ]
-    )
+    rounded = torch.stack([quantise(rows, bits=bits, step=step) for step in steps])
+    errors = (rounded - rows).square().sum(2, keepdim=True)
     return steps.gather(0, errors.argmin(0, keepdim=True))[0]
 
 
@@ -86,7 +82,8 @@ class CompactExit(ClassMeanExit):
     def __init__(self, means: Tensor, *, grid: int, bits: int, mean_distance: Tensor | None = None):
         if means.ndim != 4 or grid < 1:
             raise ValueError(
-                f"need class means (K, C, H, W) and a grid of at least 1, got {tuple(means.shape)} and {grid}"
+                "need class means (K, C, H, W) and a grid of at least 1, "
+                f"got {tuple(means.shape)} and {grid}"
             )
         grid = min(grid, *means.shape[2:])
         small = pool(means, grid=grid)
@@ -98,8 +95,9 @@ class CompactExit(ClassMeanExit):
 
     @property
     def stored_bits(self) -> int:
-        """Memory: the offsets, the centre, and per class its μ, squared norm and step in 32 bits
-        each.
+        """Memory: the offsets, the centre, and per class three numbers in 32 bits each.
+
+        These are its μ, its squared norm and its step.
         """
         K, D = self.offsets.shape
         return K * D * self.bits + (0 if self.bits == 32 else 8 * D) + 3 * 32 * K
@@ -109,79 +107,81 @@ class CompactExit(ClassMeanExit):
         return super().forward(pool(features, grid=self.grid))
 
 
-def compact(b: Bench, *, grid: int, bits: int) -> EarlyExitNetwork:
-    """E²CM with a `CompactExit` after every stage but the last; μ is measured anew on the training
-    images.
+def compact(network: TrainedNetwork, *, grid: int, bits: int) -> EarlyExitNetwork:
+    """E²CM with a `CompactExit` after every stage but the last.
+
+    Its μ are measured anew on the training images.
     """
-    seen = _seen(b, "train")
     exits = []
-    for x, head in zip(seen.features, b.class_means.exits, strict=True):
+    features = network.seen("train").features
+    for x, head in zip(features, network.class_means.exits, strict=True):
         means = head.means.view(-1, *x.shape[1:])
         mean_distance = -CompactExit(means, grid=grid, bits=bits)(x).mean(0)
         exits.append(CompactExit(means, grid=grid, bits=bits, mean_distance=mean_distance))
-    return EarlyExitNetwork(b.net.stages, exits).to(device_of(b.net)).eval()
+    net = network.net
+    return EarlyExitNetwork(net.stages, exits).to(device_of(net)).eval()
 
 
 def compact_table(
-    b: Bench, *, grids: Sequence[int], bits: Sequence[int], budget: float, draws: int = 150
+    network: TrainedNetwork, *, grids: Sequence[int], bits: Sequence[int], budget: float
 ) -> pd.DataFrame:
-    """Every grid with every number of bits: ``seed``, ``bytes`` and ``macs`` of all exit tests together, ``exits`` (mean accuracy of the
-    early exits alone) and, with thresholds chosen on validation for the budget, ``accuracy`` and ``relative_cost`` on test."""
-    rows, sample = [], b.data.test.tensors[0][:1].to(device_of(b.net))
+    """Every grid with every number of bits, one row each.
+
+    Args:
+        network: the stages.
+        grids: cells per side of a pooled feature map.
+        bits: per number of a class mean.
+        budget: the thresholds keep it on validation.
+
+    Returns:
+        ``seed``, ``grid``, ``bits``; ``bytes`` and ``macs`` of all exits together; ``exits``, the
+        mean accuracy of the early exits alone; on test ``accuracy``, ``relative_cost``
+        and ``overhead``.
+    """
+    rows = []
+    val, test = network.seen("val"), network.seen("test")
+    image = network.data.test.tensors[0][:1].to(device_of(network.net))
     for grid in grids:
         for width in bits:
-            net = compact(b, grid=grid, bits=width)
-            costs = count_macs(net, sample)
-            val, test = (_seen(b, split).logits(net) for split in ("val", "test"))
-            rule = _thresholds(
-                val, _seen(b, "val").labels, e2cm.rule(net), costs, budget=budget, draws=draws
-            )
-            labels = _seen(b, "test").labels
-            size = {
-                "bytes": sum(head.stored_bits for head in net.exits) / 8,
-                "macs": sum(costs.exits),
-            }
-            alone = (test[:-1].argmax(2) == labels).double().mean().item()
-            found = evaluate(test, labels, rule, costs)
+            net = compact(network, grid=grid, bits=width)
+            costs = count_macs(net, image)
+            rule = e2cm.rule(net)
+            rule = _within(budget, val.logits(net), val.labels, rule, costs, draws=150)
+            logits = test.logits(net)
+            found = evaluate(logits, test.labels, rule, costs)
             rows.append(
-                {"seed": b.seed, "grid": grid, "bits": width, **size, "exits": alone, **found}
+                {
+                    "seed": network.seed,
+                    "grid": grid,
+                    "bits": width,
+                    "bytes": sum(head.stored_bits for head in net.exits) / 8,
+                    "macs": sum(costs.exits),
+                    "exits": (logits[:-1].argmax(2) == test.labels).double().mean().item(),
+                    "accuracy": found["accuracy"],
+                    "relative_cost": found["relative_cost"],
+                    "overhead": found["overhead"],
+                }
             )
-    return pd.DataFrame(rows).drop(columns="left")
+    return pd.DataFrame(rows)
 
 
-def rule_for_budget(net: EarlyExitNetwork, data: vision.Vision, *, budget: float, draws: int = 250):
-    """The E²CM rule whose thresholds are the most accurate on validation among those that keep the
-    budget.
-    """
+def rule_for_budget(
+    net: EarlyExitNetwork, data: vision.Vision, *, budget: float
+) -> ClassMeanConfidence:
+    """The E²CM rule with the most accurate thresholds on validation that keep the budget."""
     costs = count_macs(net, data.test.tensors[0][:1].to(device_of(net)))
-    return _thresholds(
-        *collect(net, vision.batches(data.val)), e2cm.rule(net), costs, budget=budget, draws=draws
-    )
+    logits, labels = collect(net, vision.batches(data.val))
+    return _within(budget, logits, labels, e2cm.rule(net), costs, draws=250)
 
 
-def _thresholds(logits: Tensor, labels: Tensor, rule, costs, *, budget: float, draws: int):
+def _within(
+    budget: float,
+    logits: Tensor,
+    labels: Tensor,
+    rule: ClassMeanConfidence,
+    costs: Costs,
+    *,
+    draws: int,
+) -> ClassMeanConfidence:
     chosen = thresholds_for_budgets(logits, labels, rule, costs, draws=draws, budgets=[budget])
     return replace(rule, thresholds=chosen.thresholds[0])
-
-
-@dataclass
-class _Seen:
-    """A split as the stages see it: what stands before each early exit, and the last exit's logits."""
-
-    features: list[Tensor]
-    last: Tensor
-    labels: Tensor
-
-    @torch.no_grad()
-    def logits(self, net: EarlyExitNetwork) -> Tensor:
-        return torch.stack(
-            [*(head(x) for head, x in zip(net.exits, self.features, strict=True)), self.last]
-        )
-
-
-def _seen(b: Bench, split: str) -> _Seen:
-    kept = b.__dict__.setdefault("_kept", {})
-    if split not in kept:
-        x, y = getattr(b.data, split).tensors
-        kept[split] = _Seen(features(b.net, x), last_features(b.net, x), y.to(device_of(b.net)))
-    return kept[split]

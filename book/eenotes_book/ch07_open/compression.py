@@ -1,10 +1,10 @@
-"""Chapter 7: what the thesis leaves for later, and a first experiment on each of its six questions."""
+"""Question 3, compression: prune, quantise and distil one network in every order."""
 
 import copy
 import gzip
 from collections.abc import Iterable
 from functools import partial
-from types import SimpleNamespace
+from typing import Protocol
 
 import pandas as pd
 import torch
@@ -15,18 +15,30 @@ from eenotes import training
 from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
 from eenotes_book.ch07_open.compact import best_step, quantise
-from eenotes_book.ch07_open.networks import Bench, spare_garbage
+from eenotes_book.ch07_open.networks import TrainedNetwork, freeze_garbage
 from eenotes_book.data import vision
 
 OPERATIONS = {"P": "prune", "Q": "quantise", "D": "distil", "C": "train on"}
-
-
 ORDERS = ("PQD", "PDQ", "QPD", "QDP", "DPQ", "DQP", "PQC")
 
 
+class ShortTraining(Protocol):
+    """The settings of one operation and of the short training after it."""
+
+    rate: float  # share of the weights that P removes
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
+class Settings(ShortTraining, Protocol):
+    """The settings of all orders."""
+
+    bits: list[int]  # per weight, of Q
+
+
 class Rounded(nn.Module):
-    """A parametrisation: weights rounded by `quantise` in the forward pass, gradients passed
-    straight through.
+    """A parametrisation: weights rounded in the forward pass, with gradients straight through.
 
     The steps are those of the weights as they are now, and stay.
     """
@@ -43,10 +55,9 @@ class Rounded(nn.Module):
 def distillation_loss(
     model: nn.Module, batch: tuple[Tensor, Tensor], *, temperature: float = 2.0
 ) -> Tensor:
-    r"""Self-distillation: every early exit learns the last exit's softmax as well as the labels,
-    half and half.
+    r"""Self-distillation: every early exit learns the labels and the last exit's softmax alike.
 
-    Equation (7.5) over J: $\mathrm{CE}(z_J, y) + \frac12 \sum_{j<J} \bigl[\mathrm{CE}(z_j, y) +
+    It is (7.5): $\frac1J$ times $\mathrm{CE}(z_J, y) + \frac12 \sum_{j<J} \bigl[\mathrm{CE}(z_j, y) +
     \tau^2\mathrm{KL}(p_J \Vert p_j)\bigr]$, with $p_j$ the softmax of $z_j/\tau$; no gradient flows
     into the teacher.
     """
@@ -62,18 +73,23 @@ def distillation_loss(
 
 
 def compressed(
-    b: Bench, order: str, t: SimpleNamespace, *, bits: int, made: dict | None = None
+    network: TrainedNetwork,
+    order: str,
+    s: ShortTraining,
+    *,
+    bits: int,
+    made: dict[tuple[str, int | None], EarlyExitNetwork] | None = None,
 ) -> EarlyExitNetwork:
-    """Prune, quantise and distil a copy of the network in the order of the letters, each followed
-    by the same number of epochs.
+    """A copy of the network, pruned, quantised and distilled in the order of the letters.
+
+    Each letter is followed by equally many epochs.
 
     Args:
-        b: the trained network.
+        network: the trained network.
         order: letters of `OPERATIONS`.  P removes the smallest weights of backbone and exits for
             good, Q rounds what the forward pass uses from then on, D and C change only the loss of
             their own epochs: with distillation, without it.
-        t: ``rate``, the share of the weights that P removes; ``epochs``, ``batch_size`` and
-            ``learning_rate`` of each short training.
+        s: of every letter.
         bits: of Q.
         made: networks made before with the same other options, by what was done to them; what is
             missing is added.
@@ -86,58 +102,62 @@ def compressed(
             f"order={order!r} must be letters of {', '.join(OPERATIONS)}, P and Q at most once each"
         )
     made = {} if made is None else made
-    net = with_masks(b.net)
+    net = with_masks(network.net)
     for number, letter in enumerate(order):
         done = order[: number + 1]
         key = (done, bits if "Q" in done else None)
         if key not in made:
             made[key] = copy.deepcopy(net)
-            loss = _change(made[key], letter, rate=t.rate, bits=bits)
+            loss = _change(made[key], letter, rate=s.rate, bits=bits)
             training.fit(
                 made[key],
-                b.data.train,
+                network.data.train,
                 loss=loss,
-                epochs=t.epochs,
-                batch_size=t.batch_size,
-                optimizer=partial(training.sgd, lr=t.learning_rate),
-                seed=100 * b.seed + number,
+                epochs=s.epochs,
+                batch_size=s.batch_size,
+                optimizer=partial(training.sgd, lr=s.learning_rate),
+                seed=100 * network.seed + number,
                 title=f"{order}: {OPERATIONS[letter]}",
             )
-            pruning.sparsity(pruning.layers(made[key]))  # brings the masked weights up to date
+            _apply_masks(made[key])
         net = made[key]
     return net
 
 
 def with_masks(net: EarlyExitNetwork) -> EarlyExitNetwork:
-    """A copy whose layers have masks that mask nothing yet: a rounded weight can be pruned, a
-    pruned one can be rounded.
+    """A copy whose layers have masks that mask nothing yet.
+
+    With them a rounded weight can be pruned, and a pruned one can be rounded.
     """
     twin = copy.deepcopy(net)
     for module in pruning.layers(twin).values():
         prune.identity(module, "weight")
-    pruning.sparsity(pruning.layers(twin))
+    _apply_masks(twin)
     return twin
 
 
+def _apply_masks(net: EarlyExitNetwork) -> None:
+    """Bring the masked weights up to date with what is behind them."""
+    pruning.sparsity(pruning.layers(net))
+
+
 def _change(net: EarlyExitNetwork, letter: str, *, rate: float, bits: int) -> training.Loss:
-    """Do to the network what the letter says, in place, and return the loss of the epochs that
-    follow.
-    """
-    found = pruning.layers(net)
+    """Do to the network, in place, what the letter says; return the loss of the next epochs."""
+    layers = pruning.layers(net)
     if letter == "P":
-        pruning.prune_smallest(found.values(), rate=rate)
+        pruning.prune_smallest(layers.values(), rate=rate)
     if letter == "Q":
-        for module in found.values():
-            parametrize.register_parametrization(
-                module, "weight_orig", Rounded(module.weight, bits)
-            )
+        for module in layers.values():
+            rounded = Rounded(module.weight, bits)
+            parametrize.register_parametrization(module, "weight_orig", rounded)
     return distillation_loss if letter == "D" else training.joint_loss
 
 
 @torch.no_grad()
 def prune_behind(modules: Iterable[nn.Module], *, rate: float) -> None:
-    """Prune rounded layers by the weights behind the rounded ones, which gradients have moved all
-    the while; one ranking over all.
+    """Prune rounded layers by the weights behind the rounded ones, in one ranking over all.
+
+    Gradients have moved these weights all the while.
 
     Args:
         modules: layers whose weights are `Rounded`.
@@ -147,73 +167,57 @@ def prune_behind(modules: Iterable[nn.Module], *, rate: float) -> None:
         ValueError: a layer that is not rounded, or a rate outside (0, 1).
     """
     modules = list(modules)
-    if not 0 < rate < 1 or not all(
-        parametrize.is_parametrized(module, "weight_orig") for module in modules
-    ):
+    rounded = [parametrize.is_parametrized(module, "weight_orig") for module in modules]
+    if not 0 < rate < 1 or not all(rounded):
         raise ValueError(
-            f"need rounded layers and a rate strictly between 0 and 1, got {len(modules)} layers and {rate}"
+            "need rounded layers and a rate strictly between 0 and 1, "
+            f"got {len(modules)} layers, {sum(rounded)} of them rounded, and {rate}"
         )
     sizes = [module.parametrizations.weight_orig.original.abs() for module in modules]
-    limit = (
-        torch.cat([size.flatten() for size in sizes])
-        .sort()
-        .values[round(rate * sum(size.numel() for size in sizes)) - 1]
-    )
+    ranked = torch.cat([size.flatten() for size in sizes]).sort().values
+    limit = ranked[round(rate * len(ranked)) - 1]
     for module, size in zip(modules, sizes, strict=True):
         prune.custom_from_mask(module, "weight", (size > limit).to(size))
     pruning.sparsity({str(number): module for number, module in enumerate(modules)})
 
 
-def order_table(b: Bench, t: SimpleNamespace) -> pd.DataFrame:
-    """Every order with every number of bits: ``seed``, ``order``, ``bits``, the test accuracy of each exit (``exit 1`` ...), their
-    ``mean``, and ``bytes``, the size of a compressed file of the weights (see `stored_bytes`)."""
-    spare_garbage()
-    rows = [
-        {
-            "seed": b.seed,
-            "order": "dense",
-            "bits": 32,
-            **_accuracies(b.net, b),
-            "bytes": stored_bytes(b.net),
-        }
-    ]
+def order_table(network: TrainedNetwork, s: Settings) -> pd.DataFrame:
+    """Every order with every number of bits, and the network before (``"dense"``), one row each.
+
+    Returns:
+        ``seed``, ``order``, ``bits``; the test accuracy of each exit (``exit 1`` ...), their
+        ``mean``; and ``bytes``, see `stored_bytes`.
+    """
+    freeze_garbage()
     made: dict = {}
-    for bits in t.bits:
+    nets = {("dense", 32): network.net}
+    for bits in s.bits:
         for order in ORDERS:
-            net = compressed(b, order, t, bits=bits, made=made)
-            rows.append(
-                {
-                    "seed": b.seed,
-                    "order": order,
-                    "bits": bits,
-                    **_accuracies(net, b),
-                    "bytes": stored_bytes(net),
-                }
-            )
+            nets[order, bits] = compressed(network, order, s, bits=bits, made=made)
+    rows = []
+    for (order, bits), net in nets.items():
+        accuracy = pruning_schedule.accuracies(net, vision.batches(network.data.test))
+        row = {"seed": network.seed, "order": order, "bits": bits}
+        row |= {f"exit {j}": value for j, value in enumerate(accuracy, 1)}
+        row |= {"mean": sum(accuracy) / len(accuracy), "bytes": stored_bytes(net)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
 def stored_bytes(net: EarlyExitNetwork) -> int:
-    """What the weight matrices take as a gzip file: rounded ones as whole numbers of steps, one
-    byte each, others as float32.
+    """The size of a gzip file of the weight matrices.
+
+    Rounded weights are whole numbers of steps, one byte each; others are float32.
     """
     content = b""
     for module in pruning.layers(net).values():
         weight = module.weight.detach().cpu()
-        rounded = [
-            p for p in getattr(module, "parametrizations", {}).values() if isinstance(p[0], Rounded)
-        ]
+        parametrizations = getattr(module, "parametrizations", {}).values()
+        rounded = [chain[0] for chain in parametrizations if isinstance(chain[0], Rounded)]
         if rounded:
-            steps = rounded[0][0].step.cpu()
+            steps = rounded[0].step.cpu()
             levels = (weight.flatten(1) / steps).round().to(torch.int8)
             content += levels.numpy().tobytes() + steps.numpy().tobytes()
         else:
             content += weight.numpy().tobytes()
     return len(gzip.compress(content, mtime=0))
-
-
-def _accuracies(net: EarlyExitNetwork, b: Bench) -> dict[str, float]:
-    accuracy = pruning_schedule.accuracies(net, vision.batches(b.data.test))
-    return {f"exit {j}": value for j, value in enumerate(accuracy, 1)} | {
-        "mean": sum(accuracy) / len(accuracy)
-    }

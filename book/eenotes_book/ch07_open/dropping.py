@@ -1,7 +1,8 @@
-"""Chapter 7: what the thesis leaves for later, and a first experiment on each of its six questions."""
+"""Question 5, data without labels: drop what early and last exit agree on, and learn again."""
 
+import hashlib
 from functools import partial
-from types import SimpleNamespace
+from typing import Protocol
 
 import pandas as pd
 import torch
@@ -14,12 +15,22 @@ from eenotes.language import evaluation, exits, initialisation, token_statistics
 from eenotes.methods import e2cm, eeprune, sample_selection
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, clustering, language_models, scale
-from eenotes_book.ch07_open.networks import device_of, digest, spare_garbage
+from eenotes_book.ch07_open.networks import device_of, freeze_garbage
 from eenotes_book.data import vision
 from eenotes_book.data.passes import Passes
 from eenotes_book.language_models import LanguageModel, next_token_loss
 
 KEPT = ("drop agreeing", "random", "drop disagreeing")
+
+
+class ClusterSettings(Protocol):
+    """The settings of a deep embedded clustering."""
+
+    widths: list[int]  # of the encoder's layers
+    epochs: int  # of the autoencoder, over all points
+    batch_size: int
+    steps: int  # of the refinement
+    distortion: float  # share of the inputs that the autoencoder has to fill in
 
 
 def drop_rows(values: Tensor, ratio: float, how: str, *, seed: int = 0) -> Tensor:
@@ -46,16 +57,15 @@ def drop_rows(values: Tensor, ratio: float, how: str, *, seed: int = 0) -> Tenso
 
 
 def clustered(
-    x: Tensor, s: SimpleNamespace, *, rows: Tensor, num_clusters: int, seed: int
+    x: Tensor, s: ClusterSettings, *, rows: Tensor, num_clusters: int, seed: int
 ) -> EarlyExitNetwork:
-    """Deep embedded clustering of some rows of ``x`` ``(N, D)``, with class-mean exits; as many
-    steps whatever the number of rows.
+    """A deep embedded clustering of some rows of ``x`` ``(N, D)``, with class-mean exits.
 
-    Taken from the cache if it is there.
+    It takes as many steps whatever the number of rows, or comes from the cache.
     """
     part, epochs = x[rows], round(s.epochs * len(x) / len(rows))
     options = {name: getattr(s, name) for name in ("steps", "widths", "distortion", "batch_size")}
-    facts = {"x": digest(x), "rows": digest(rows), "recipe": [num_clusters, epochs, options]}
+    facts = {"x": _digest(x), "rows": _digest(rows), "recipe": [num_clusters, epochs, options]}
     return clustering.cluster_or_load(
         part,
         options | {"epochs": epochs},
@@ -71,7 +81,7 @@ def assignments(net: EarlyExitNetwork, x: Tensor) -> Tensor:
     return net(x.to(device_of(net)))[-1].argmax(1).cpu()
 
 
-def clusters_right(net: EarlyExitNetwork, split: TensorDataset) -> float:
+def cluster_accuracy(net: EarlyExitNetwork, split: TensorDataset) -> float:
     """Clustering accuracy on a split of pictures."""
     x, labels = clustering.flat(split).tensors
     return deep_clustering.clustering_accuracy(assignments(net, x), labels)
@@ -79,8 +89,9 @@ def clusters_right(net: EarlyExitNetwork, split: TensorDataset) -> float:
 
 @torch.no_grad()
 def agreement(net: EarlyExitNetwork, x: Tensor, *, exit_index: int) -> Tensor:
-    """The E²CM confidence of an early exit where it names the cluster of the last exit, 0 where it
-    does not (7.7): ``(N,)``.
+    """How surely an early exit names the same cluster as the last exit (7.7), ``(N,)``.
+
+    It is the E²CM confidence, and 0 where the exits name different clusters.
     """
     logits, rule = net(x), e2cm.rule(net)
     prediction, confidence, _ = rule.score(exit_index, logits[exit_index])
@@ -88,50 +99,41 @@ def agreement(net: EarlyExitNetwork, x: Tensor, *, exit_index: int) -> Tensor:
 
 
 def cluster_runs(
-    data: vision.Vision, s: SimpleNamespace, *, ratio: float, seeds: int
+    data: vision.Vision, s: ClusterSettings, *, ratio: float, seeds: int
 ) -> pd.DataFrame:
-    """Cluster, drop points, cluster what is left from scratch: ``seed``, ``kept`` (one of `KEPT`, or everything), ``accuracy`` on test,
-    and ``agree``, the share of training points on which both exits agree."""
-    spare_garbage()
-    K, rows = len(data.classes), []
+    """Cluster the training points, drop some, and cluster what is left from scratch.
+
+    Returns:
+        ``seed``; ``kept``, one of `KEPT` or ``"everything"``; ``accuracy`` on test; and for
+        everything ``agree``, the share of training points on which both exits agree.
+    """
+    freeze_garbage()
+    rows = []
     points = clustering.flat(data.train).tensors[0].to(scale.device())
     for seed in range(seeds):
-        net = clustered(points, s, rows=torch.arange(len(points)), num_clusters=K, seed=seed)
+        options = {"num_clusters": len(data.classes), "seed": seed}
+        net = clustered(points, s, rows=torch.arange(len(points)), **options)
         values = agreement(net, points, exit_index=eeprune.middle(net))
         agree = (values > 0).double().mean().item()
-        rows.append(
-            {
-                "seed": seed,
-                "kept": "everything",
-                "accuracy": clusters_right(net, data.test),
-                "agree": agree,
-            }
-        )
+        row = {"seed": seed, "kept": "everything", "accuracy": cluster_accuracy(net, data.test)}
+        rows.append(row | {"agree": agree})
         for how in KEPT:
-            left = drop_rows(values, ratio, how, seed=seed)
-            again = clustered(points, s, rows=left, num_clusters=K, seed=seed)
-            rows.append({"seed": seed, "kept": how, "accuracy": clusters_right(again, data.test)})
+            again = clustered(points, s, rows=drop_rows(values, ratio, how, seed=seed), **options)
+            accuracy = cluster_accuracy(again, data.test)
+            rows.append({"seed": seed, "kept": how, "accuracy": accuracy})
     return pd.DataFrame(rows)
-
-
-def text_bench(s: SimpleNamespace, *, seed: int = 0) -> LanguageModel:
-    """A small language model, as in chapter 6."""
-    return language_models.trained(s, seed=seed)
 
 
 def class_mean_exit(b: LanguageModel, factor: float) -> exits.Linear:
     """The class-mean head of the exit at $N_0$ = ``factor`` times its plug-in value."""
     found = token_statistics.statistics(b.exited(), b.text.train[: b.s.statistics].split(32))
-    return initialisation.class_mean_head(
-        found, n0=factor * found.plug_in_n0(), unseen=initialisation.copied_head(b.model)[0]
-    )
+    unseen = initialisation.copied_head(b.model)[0]
+    return initialisation.class_mean_head(found, n0=factor * found.plug_in_n0(), unseen=unseen)
 
 
 @torch.no_grad()
 def row_agreement(b: LanguageModel, head: exits.Linear) -> Tensor:
-    """For every training row ``(N,)`` the share of tokens that early exit and final head both get
-    right.
-    """
+    """For every training row the share of tokens that both exit and final head get right, (N,)."""
     exited, shares = exits.load(b.exited(), head), []
     for ids in b.text.train.split(64):
         early, final = (z[:, :-1].argmax(2).cpu() for z in exited(ids.to(b.model.device)))
@@ -142,16 +144,25 @@ def row_agreement(b: LanguageModel, head: exits.Linear) -> Tensor:
 def reading_runs(
     b: LanguageModel, values: Tensor, *, ratio: float, seeds: int, reads: int
 ) -> pd.DataFrame:
-    """Train fresh language models on the rows that stay, each on ``reads`` rows: ``seed``, ``kept``, and ``perplexity`` and ``accuracy`` of
-    its final head on test."""
-    spare_garbage()
+    """Train fresh language models on the rows that stay.
+
+    Args:
+        b: the text, and the model that was scored.
+        values: from `row_agreement`.
+        ratio: the share of the rows that is dropped.
+        seeds: how many models each way of dropping gets.
+        reads: rows that each model reads.
+
+    Returns:
+        ``seed``, ``kept``, and ``perplexity`` and ``accuracy`` of the final head on test.
+    """
+    freeze_garbage()
     rows = []
     for seed in range(1, seeds + 1):  # the scoring model has seed 0
         for how in KEPT:
-            fresh = trained_on(b, drop_rows(values, ratio, how, seed=seed), seed=seed, length=reads)
-            found = evaluation.evaluate(
-                exits.attach(fresh, at=b.s.at).eval(), b.text.test.split(64)
-            )
+            left = drop_rows(values, ratio, how, seed=seed)
+            fresh = exits.attach(_reader(b, left, seed=seed, reads=reads), at=b.s.at).eval()
+            found = evaluation.evaluate(fresh, b.text.test.split(64))
             rows.append(
                 {
                     "seed": seed,
@@ -163,16 +174,14 @@ def reading_runs(
     return pd.DataFrame(rows)
 
 
-def trained_on(b: LanguageModel, rows: Tensor, *, seed: int, length: int) -> nn.Module:
-    """A language model of the same size, trained from scratch on ``length`` rows drawn in turn from
-    those given.
-    """
+def _reader(b: LanguageModel, rows: Tensor, *, seed: int, reads: int) -> nn.Module:
+    """A language model of the same size, trained on ``reads`` rows, in turn of those given."""
     torch.manual_seed(seed)
     model = language_models.untrained(b.text, b.s)
-    facts = {"text": b.text.digest, "rows": digest(rows), "length": length, "recipe": b.s}
+    facts = {"text": b.text.digest, "rows": _digest(rows), "length": reads, "recipe": b.s}
     training.fit(
         exits.FullPrecision(model),
-        Passes(TensorDataset(b.text.train), rows, length),
+        Passes(TensorDataset(b.text.train), rows, reads),
         loss=next_token_loss,
         epochs=1,
         batch_size=b.s.batch_size,
@@ -182,3 +191,7 @@ def trained_on(b: LanguageModel, rows: Tensor, *, seed: int, length: int) -> nn.
         title="a fresh language model",
     )
     return model.eval()
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()[:12]

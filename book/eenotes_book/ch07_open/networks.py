@@ -1,10 +1,9 @@
-"""Chapter 7: what the thesis leaves for later, and a first experiment on each of its six questions."""
+"""The image network of questions 1 to 3: four stages, trained or loaded, and what its exits see."""
 
 import gc
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from types import SimpleNamespace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,54 +16,83 @@ from eenotes_book import cache
 from eenotes_book.data import vision
 from eenotes_book.models.four_stages import four_stages
 
-# a trained exit sees 4 × 4 averages of each feature map, as many numbers as the class means where
-# the map is that small
-GRID = 4
+# A trained exit sees 4 × 4 averages of each feature map: as many numbers as the class means where
+# the map is that small.
+_GRID = 4
+
+
+class NetworkSettings(Protocol):
+    """The settings that say on what the network is trained, and how."""
+
+    data: str
+    train: int  # images
+    val: int
+    test: int
+    width: int  # channels of the first stage
+    epochs: int
+    batch_size: int
+    learning_rate: float
 
 
 @dataclass
-class Bench:
-    """A data set, and a small network trained on it with a linear exit after each of its first
-    three stages.
-    """
+class Seen:
+    """A split as the stages see it."""
+
+    features: list[Tensor]  #: what stands before each early exit
+    last: Tensor  #: logits of the last exit, ``(N, K)``
+    labels: Tensor  #: ``(N,)``
+
+    @torch.no_grad()
+    def logits(self, net: EarlyExitNetwork) -> Tensor:
+        """The logits of a network with the same stages and exits of its own, ``(J, N, K)``."""
+        early = [head(x) for head, x in zip(net.exits, self.features, strict=True)]
+        return torch.stack([*early, self.last])
+
+
+@dataclass
+class TrainedNetwork:
+    """A data set, and a network trained on it with a linear exit after each of three stages."""
 
     data: vision.Vision
     net: EarlyExitNetwork
-    s: SimpleNamespace
     seed: int
+    _seen: dict[str, Seen] = field(default_factory=dict, repr=False)
 
     @cached_property
     def class_means(self) -> EarlyExitNetwork:
         """E²CM on the same stages."""
-        return e2cm.fit(
-            self.net.stages, vision.batches(self.data.train), num_classes=len(self.data.classes)
-        )
+        batches = vision.batches(self.data.train)
+        return e2cm.fit(self.net.stages, batches, num_classes=len(self.data.classes))
+
+    def seen(self, split: str) -> Seen:
+        """What the stages make of ``"train"``, ``"val"`` or ``"test"``; computed once."""
+        if split not in self._seen:
+            x, y = getattr(self.data, split).tensors
+            labels = y.to(device_of(self.net))
+            self._seen[split] = Seen(features(self.net, x), last_logits(self.net, x), labels)
+        return self._seen[split]
 
 
-def spare_garbage() -> None:
-    """Accelerate collects garbage after every training: spare it everything that is there for good.
-
-    For the beginning of many.
-    """
+def freeze_garbage() -> None:
+    """Take all present objects out of the garbage collection that follows every training."""
     gc.freeze()
 
 
-def load(s: SimpleNamespace) -> vision.Vision:
-    spare_garbage()
+def load(s: NetworkSettings) -> vision.Vision:
+    """The images that the settings name."""
+    freeze_garbage()
     return vision.load(s.data, train=s.train, val=s.val, test=s.test)
 
 
-def bench(data: vision.Vision, s: SimpleNamespace, *, seed: int = 0) -> Bench:
+def trained(data: vision.Vision, s: NetworkSettings, *, seed: int = 0) -> TrainedNetwork:
     """Train the network jointly with its exits, or take it from the cache."""
+    num_classes = len(data.classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        stages = four_stages(
-            "conv", data.shape, num_classes=len(data.classes), width=s.width
-        ).stages
-        exits = linear_exits(
-            stages, torch.zeros(2, *data.shape), num_classes=len(data.classes), grid=GRID
-        )
-    net = EarlyExitNetwork(stages, exits)
+        whole = four_stages("conv", data.shape, num_classes=num_classes, width=s.width)
+        example = torch.zeros(2, *data.shape)
+        exits = linear_exits(whole.stages, example, num_classes=num_classes, grid=_GRID)
+    net = EarlyExitNetwork(whole.stages, exits)
     recipe = [s.width, s.epochs, s.batch_size, s.learning_rate]
     facts = {"data": data.name, "classes": data.classes, "counts": data.counts, "recipe": recipe}
     training.fit(
@@ -72,41 +100,27 @@ def bench(data: vision.Vision, s: SimpleNamespace, *, seed: int = 0) -> Bench:
         data.train,
         loss=training.joint_loss,
         epochs=s.epochs,
-        **training_options(s, seed),
+        batch_size=s.batch_size,
+        optimizer=partial(training.sgd, lr=s.learning_rate),
+        seed=seed,
         checkpoint=cache.network("four-stages", seed=seed, **facts),
         title=f"{data.name}, {len(data.classes)} classes",
     )
-    return Bench(data, net, s, seed)
-
-
-def benches(s: SimpleNamespace) -> list[Bench]:
-    """One network per seed, on all classes."""
-    data = load(s)
-    return [bench(data, s, seed=seed) for seed in range(s.seeds)]
+    return TrainedNetwork(data, net, seed)
 
 
 @torch.no_grad()
 def features(net: EarlyExitNetwork, x: Tensor) -> list[Tensor]:
-    """What every early exit sees of images ``(N, ...)``."""
+    """What every early exit sees of images ``(N, C, H, W)``."""
     return net.features(x.to(device_of(net)))
 
 
 @torch.no_grad()
-def last_features(net: EarlyExitNetwork, x: Tensor) -> Tensor:
+def last_logits(net: EarlyExitNetwork, x: Tensor) -> Tensor:
+    """The logits of the last exit on images, ``(N, K)``."""
     return net(x.to(device_of(net)))[-1].float()
 
 
 def device_of(net: nn.Module) -> torch.device:
+    """Where the parameters of a network lie."""
     return next(net.parameters()).device
-
-
-def digest(values: Tensor) -> str:
-    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
-
-
-def training_options(s: SimpleNamespace, seed: int) -> dict:
-    return {
-        "batch_size": s.batch_size,
-        "optimizer": partial(training.sgd, lr=s.learning_rate),
-        "seed": seed,
-    }

@@ -1,28 +1,56 @@
-"""Chapter 7: what the thesis leaves for later, and a first experiment on each of its six questions."""
+"""Question 1, an open world: scores of novelty at every exit, and a gate that rejects.
+
+Some classes are left out of training; the test images of these classes are the unknown ones.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import SimpleNamespace
+from typing import Protocol
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from eenotes.class_statistics import ClassMeans
+from eenotes.class_statistics import ClassMoments
 from eenotes.costs import count_macs
 from eenotes.exits import ClassMeanExit, pool
 from eenotes.inference import collect, first_exit, simulate
 from eenotes_book.ch07_open.compact import rule_for_budget
-from eenotes_book.ch07_open.networks import Bench, bench, device_of, features, last_features
+from eenotes_book.ch07_open.networks import (
+    NetworkSettings,
+    TrainedNetwork,
+    device_of,
+    features,
+    last_logits,
+    trained,
+)
 from eenotes_book.data import vision
 
 MEASURES = ("softmax", "E²CM confidence", "distance", "whitened distance")
+GATED = ("softmax", "distance")  # the scores that a gate is tried with
+_SHRINKAGE = 1e-3  # of the covariance within the classes
+
+
+class NoveltySettings(Protocol):
+    """The settings of the split into known and unknown classes, and of the gate."""
+
+    unknown: int  # classes left out
+    keep: float  # share of the validation images that each exit of the gate lets pass
+
+
+class Settings(NetworkSettings, Protocol):
+    """The settings of one run."""
+
+    budget: float  # relative cost
+    novelty: NoveltySettings
 
 
 def auroc(unknown: Tensor, known: Tensor) -> float:
-    """The probability that a random unknown sample gets a higher score than a random known one;
-    ties count half (7.2).
+    """The probability that an unknown sample has a higher score than a known one (7.2).
+
+    Ties count half.
 
     Args:
         unknown: ``(M,)`` scores of novelty.
@@ -33,21 +61,19 @@ def auroc(unknown: Tensor, known: Tensor) -> float:
     """
     if unknown.ndim != 1 or known.ndim != 1 or not len(unknown) or not len(known):
         raise ValueError(
-            f"need one score per sample and at least one sample each, got {tuple(unknown.shape)} and {tuple(known.shape)}"
+            "need one score per sample and at least one sample each, "
+            f"got {tuple(unknown.shape)} and {tuple(known.shape)}"
         )
     if unknown.isnan().any() or known.isnan().any():
         raise ValueError("a score is NaN: it can be neither higher nor lower than another")
-    order = known.sort().values
-    below, up_to = (
-        torch.searchsorted(order, unknown.to(order), right=right).double()
-        for right in (False, True)
-    )
-    return ((below + up_to) / 2).mean().item() / len(known)
+    is_unknown = torch.cat([torch.ones(len(unknown)), torch.zeros(len(known))])
+    return float(roc_auc_score(is_unknown.numpy(), torch.cat([unknown, known]).cpu().numpy()))
 
 
 def hold_out(data: vision.Vision, unknown: Sequence[int]) -> tuple[vision.Vision, TensorDataset]:
-    """A data set without some classes, the others numbered anew from 0; and the test images of the
-    classes left out.
+    """A data set without some classes, and the test images of the classes left out.
+
+    The classes that stay are numbered anew from 0.
 
     Raises:
         ValueError: a class that does not exist, or fewer than two that stay.
@@ -56,7 +82,8 @@ def hold_out(data: vision.Vision, unknown: Sequence[int]) -> tuple[vision.Vision
     known = [k for k in range(len(data.classes)) if k not in unknown]
     if not unknown or unknown[0] < 0 or unknown[-1] >= len(data.classes) or len(known) < 2:
         raise ValueError(
-            f"unknown={unknown} must be classes in 0..{len(data.classes) - 1}, and two at least must stay known"
+            f"unknown={unknown} must be classes in 0..{len(data.classes) - 1}, "
+            "and two at least must stay known"
         )
     number = torch.full((len(data.classes),), -1)
     number[known] = torch.arange(len(known))
@@ -77,152 +104,119 @@ def hold_out(data: vision.Vision, unknown: Sequence[int]) -> tuple[vision.Vision
 
 @dataclass
 class Novelty:
-    """Four scores of how new an image looks, at every early exit of one network, the distance (7.1)
-    among them; higher is newer.
-    """
+    """Scores of how new an image looks, at every early exit of one network; higher is newer."""
 
-    b: Bench
+    network: TrainedNetwork
 
     @cached_property
     def whitened(self) -> list[tuple[Tensor, ClassMeanExit]]:
-        """Per early exit a whitening matrix ``(C, C)`` and class means of the whitened channel
-        averages.
-        """
-        return [whiten(pool(x), self._train[1]) for x in self._train[0]]
-
-    @cached_property
-    def _train(self) -> tuple[list[Tensor], Tensor]:
-        x, y = self.b.data.train.tensors
-        return features(self.b.net, x), y.to(device_of(self.b.net))
+        """Per early exit the `whiten` of its channel averages."""
+        seen = self.network.seen("train")
+        return [whiten(pool(x), seen.labels) for x in seen.features]
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> dict[str, Tensor]:
-        """Measure → ``(J-1, N)`` for images ``(N, C, H, W)``."""
-        seen, means = features(self.b.net, x), self.b.class_means
-        softmax = [
-            1 - head(f).softmax(1).amax(1) for f, head in zip(seen, self.b.net.exits, strict=True)
-        ]
-        scaled = [head(f) / head.mean_distance for f, head in zip(seen, means.exits, strict=True)]
-        white = [
-            -head(pool(f) @ matrix).amax(1)
-            for f, (matrix, head) in zip(seen, self.whitened, strict=True)
-        ]
-        rows = (
-            softmax,
-            [1 - z.softmax(1).amax(1) for z in scaled],
-            [-z.amax(1) for z in scaled],
-            white,
-        )
-        return {name: torch.stack(values) for name, values in zip(MEASURES, rows, strict=True)}
+        """One of `MEASURES` → ``(J-1, N)`` for images ``(N, C, H, W)``; (7.1) is the distance."""
+        found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
+        net, means = self.network.net, self.network.class_means
+        seen = features(net, x)
+        for f, trained_exit, mean_exit, (matrix, white_exit) in zip(
+            seen, net.exits, means.exits, self.whitened, strict=True
+        ):
+            scaled = mean_exit(f) / mean_exit.mean_distance
+            found["softmax"].append(1 - trained_exit(f).softmax(1).amax(1))
+            found["E²CM confidence"].append(1 - scaled.softmax(1).amax(1))
+            found["distance"].append(-scaled.amax(1))
+            found["whitened distance"].append(-white_exit(pool(f) @ matrix).amax(1))
+        return {name: torch.stack(rows) for name, rows in found.items()}
 
 
 def whiten(x: Tensor, labels: Tensor) -> tuple[Tensor, ClassMeanExit]:
-    r"""Make the spread within the classes a unit sphere: a matrix $A$ ``(C, C)`` and class means of
-    $xA$, for features ``(N, C)``.
+    r"""Make the spread within the classes a unit sphere, for features ``(N, C)``.
 
-    $A A^{\mathsf T}$ is the inverse of the pooled covariance within the classes, plus a thousandth
-    of its mean variance in every direction.  The distance to a class mean is then the Mahalanobis
+    $A A^{\mathsf T}$ is the inverse of the covariance within the classes, shrunk by a thousandth
+    towards its mean variance.  The distance to a class mean of $xA$ is then the Mahalanobis
     distance (Lee et al., 2018).
 
+    Returns:
+        The matrix $A$ ``(C, C)``, and an exit with the class means of $xA$.
+
     Raises:
-        ValueError: as many classes as samples, or more: there is no spread to measure.
+        ValueError: features that do not vary within the classes.
     """
-    means = ClassMeans(int(labels.max()) + 1).to(x.device)
-    means.update(x, labels)
-    classes, left = means.compute(), x - means.compute()[labels]
-    if len(x) <= len(classes):
-        raise ValueError(
-            f"{len(x)} samples of {len(classes)} classes leave no spread within the classes: give more samples"
-        )
-    covariance = left.double().T @ left.double() / (len(x) - len(classes))
-    covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
-    matrix = torch.linalg.cholesky(torch.linalg.inv(covariance)).to(x)
-    return matrix, ClassMeanExit(classes @ matrix)
+    moments = ClassMoments(int(labels.max()) + 1)
+    moments.update(x, labels)
+    found = moments.compute()
+    matrix = torch.linalg.cholesky(torch.linalg.inv(found.shrunk(_SHRINKAGE)))
+    return matrix.to(x), ClassMeanExit((found.means @ matrix).to(x))
 
 
-def novelty_run(data: vision.Vision, s: SimpleNamespace, *, seed: int) -> dict:
-    """Leave some classes out, train on the rest, and ask at every exit which test images are of the
-    classes left out.
+def novelty_run(data: vision.Vision, s: Settings, *, seed: int) -> dict:
+    """Leave classes out, train on the rest, and score the test images of both at every exit.
 
     Returns:
-        ``auroc``: measure → one number per early exit; ``final``: that of the last exit's softmax;
-        ``gate``: what rejecting at the exits does under a budget, see `gate`.
+        ``seed``; ``unknown``, the names of the classes left out; ``auroc``: measure → one number
+        per early exit; ``final``: that of the last exit's softmax; ``gate``: measure → `gate`.
     """
-    unknown = torch.randperm(len(data.classes), generator=torch.Generator().manual_seed(seed))[
-        : s.novelty.unknown
-    ].tolist()
+    generator = torch.Generator().manual_seed(seed)
+    unknown = torch.randperm(len(data.classes), generator=generator)[: s.novelty.unknown].tolist()
     known, strangers = hold_out(data, unknown)
-    n = Novelty(bench(known, s, seed=seed))
-    inside, outside = (n.scores(part.tensors[0]) for part in (known.test, strangers))
+    novelty = Novelty(trained(known, s, seed=seed))
+    inside, outside = (novelty.scores(part.tensors[0]) for part in (known.test, strangers))
     last = [
-        1 - last_features(n.b.net, part.tensors[0]).softmax(1).amax(1)
+        1 - last_logits(novelty.network.net, part.tensors[0]).softmax(1).amax(1)
         for part in (strangers, known.test)
     ]
-    found = {
-        name: [auroc(o, i) for o, i in zip(outside[name], inside[name], strict=True)]
-        for name in MEASURES
-    }
-    gates = {
-        name: gate(n, strangers, name, keep=s.novelty.keep, budget=s.budget)
-        for name in ("softmax", "distance")
-    }
     return {
         "seed": seed,
         "unknown": [data.classes[k] for k in sorted(unknown)],
-        "auroc": found,
+        "auroc": {
+            name: [auroc(new, old) for new, old in zip(outside[name], inside[name], strict=True)]
+            for name in MEASURES
+        },
         "final": auroc(*last),
-        "gate": gates,
+        "gate": {
+            name: gate(novelty, strangers, name, keep=s.novelty.keep, budget=s.budget)
+            for name in GATED
+        },
     }
 
 
 def gate(
-    n: Novelty, strangers: TensorDataset, measure: str, *, keep: float, budget: float
+    novelty: Novelty, strangers: TensorDataset, measure: str, *, keep: float, budget: float
 ) -> dict[str, float]:
-    """An E²CM cascade that may also say "none of these": at each early exit an image is rejected if
-    its score is too high.
+    """An E²CM cascade that may also say "none of these", at each early exit.
 
-    The limit of an exit lets the share ``keep`` of the validation images pass; thresholds for
-    leaving are chosen on validation for the budget, without the gate.
+    Args:
+        novelty: the network and its scores.
+        strangers: images of unknown classes.
+        measure: an image whose score is too high is rejected.
+        keep: the share of the validation images that the limit of each exit lets pass.
+        budget: the thresholds for exiting keep it on validation, without the gate.
 
     Returns:
-        Of known test images the ``accuracy`` (a refused one is wrong) and the share ``refused``, of
-        unknown ones the share ``rejected``;
-        mean relative costs ``known`` and ``unknown``; and ``accuracy_open``, ``known_open``,
-        ``unknown_open``, without a gate.
+        ``accuracy`` on known test images (a refused one is wrong), the share of them that is
+        ``refused``, the share of the unknown ones that is ``rejected``; mean relative costs
+        ``known`` and ``unknown``; and ``accuracy_open``, ``known_open``, ``unknown_open``, without
+        a gate.
     """
-    net, costs = (
-        n.b.class_means,
-        count_macs(n.b.class_means, n.b.data.test.tensors[0][:1].to(device_of(n.b.net))),
-    )
-    rule = rule_for_budget(net, n.b.data, budget=budget)
-    limits = n.scores(n.b.data.val.tensors[0])[measure].double().quantile(keep, dim=1, keepdim=True)
-    told = {}
-    for name, split in (("known", n.b.data.test), ("unknown", strangers)):
+    data, net = novelty.network.data, novelty.network.class_means
+    costs = count_macs(net, data.test.tensors[0][:1].to(device_of(net)))
+    rule = rule_for_budget(net, data, budget=budget)
+    passing = novelty.scores(data.val.tensors[0])[measure].double()
+    limits = passing.quantile(keep, dim=1, keepdim=True)
+    found = {}
+    for name, split in (("known", data.test), ("unknown", strangers)):
         logits, labels = collect(net, vision.batches(split))
         outcome = simulate(logits, rule)
-        first = first_exit(n.scores(split.tensors[0])[measure] > limits)
-        stopped = (first <= outcome.exit_index) & (first < len(logits) - 1)
-        at = torch.where(stopped, first, outcome.exit_index)
-        told[name] = (
-            stopped,
-            costs.relative_cost(at).mean().item(),
-            costs.relative_cost(outcome.exit_index).mean().item(),
-        )
+        rejecting = first_exit(novelty.scores(split.tensors[0])[measure] > limits)
+        stopped = (rejecting <= outcome.exit_index) & (rejecting < len(logits) - 1)
+        at = torch.where(stopped, rejecting, outcome.exit_index)
+        found[name] = costs.relative_cost(at).mean().item()
+        found[f"{name}_open"] = costs.relative_cost(outcome.exit_index).mean().item()
+        found["refused" if name == "known" else "rejected"] = stopped.double().mean().item()
         if name == "known":
             right = outcome.prediction == labels
-            plain, accuracy = (
-                right.double().mean().item(),
-                (right & ~stopped).double().mean().item(),
-            )
-    (refused, known, known_open), (rejected, unknown, unknown_open) = told["known"], told["unknown"]
-    shares = {
-        "refused": refused.double().mean().item(),
-        "rejected": rejected.double().mean().item(),
-    }
-    costs = {
-        "known": known,
-        "known_open": known_open,
-        "unknown": unknown,
-        "unknown_open": unknown_open,
-    }
-    return {"accuracy": accuracy, "accuracy_open": plain, **shares, **costs}
+            found["accuracy"] = (right & ~stopped).double().mean().item()
+            found["accuracy_open"] = right.double().mean().item()
+    return found

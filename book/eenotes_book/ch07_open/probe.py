@@ -23,7 +23,9 @@ from eenotes_book.ch07_open import (
     dropping,
     networks,
     novelty,
+    reward,
     stale,
+    streets,
     two_sensors,
 )
 from eenotes_book.data import text, vision
@@ -89,7 +91,7 @@ def probe() -> Found:
     """The chapter's experiments in miniature; name → numbers."""
     with _Float64():
         data = networks.load(DIGITS)
-        b = networks.bench(data, DIGITS, seed=1)
+        b = networks.trained(data, DIGITS, seed=1)
         few, _ = novelty.hold_out(data, range(3, 10))
         lm = language_models.trained(TEXT, data=_text(), seed=0)
         factor = stale.n0_factor(lm)
@@ -128,8 +130,8 @@ def _novelty(data: vision.Vision) -> Found:
     run = novelty.novelty_run(data, DIGITS, seed=2)
     unknown = [data.classes.index(name) for name in run["unknown"]]
     known, strangers = novelty.hold_out(data, unknown)
-    n = novelty.Novelty(networks.bench(known, DIGITS, seed=2))  # from the cache
-    rule = compact.rule_for_budget(n.b.class_means, known, budget=DIGITS.budget)
+    n = novelty.Novelty(networks.trained(known, DIGITS, seed=2))  # from the cache
+    rule = compact.rule_for_budget(n.network.class_means, known, budget=DIGITS.budget)
     distance, softmax = run["gate"]["distance"], run["gate"]["softmax"]
     return {
         "1: unknown classes": unknown,
@@ -164,7 +166,7 @@ def _named(measure: str) -> str:
 # --------------------------------------------------------------------------------- 2: compact means
 
 
-def _trained(b: networks.Bench) -> Found:
+def _trained(b: networks.TrainedNetwork) -> Found:
     """The network of all digits, and class means on its stages."""
     exits = b.class_means.exits
     return {
@@ -175,7 +177,7 @@ def _trained(b: networks.Bench) -> Found:
     }
 
 
-def _compact(b: networks.Bench) -> Found:
+def _compact(b: networks.TrainedNetwork) -> Found:
     """Exits that are pooled and rounded, and what they can do within the budget."""
     table = compact.compact_table(b, grids=[4, 2, 1], bits=[32, 4], budget=DIGITS.budget)
     found = {f"2: {name}": _mean(table[name]) for name in ("bytes", "macs", "exits", "overhead")}
@@ -204,7 +206,7 @@ def _rounding() -> Found:
 # ----------------------------------------------------------------------- 3: the order of operations
 
 
-def _order(b: networks.Bench) -> Found:
+def _order(b: networks.TrainedNetwork) -> Found:
     """The accuracy of every order; not the size of a compressed file."""
     table = compression.order_table(b, ORDER)
     high, low = (claims.order_groups(table, bits) for bits in ORDER.bits)
@@ -219,7 +221,7 @@ def _order(b: networks.Bench) -> Found:
     }
 
 
-def _compressed(b: networks.Bench) -> Found:
+def _compressed(b: networks.TrainedNetwork) -> Found:
     """Some of the compressed networks from inside, and the loss of distillation."""
     nets, made = {}, {}
     for order in ("PQD", "PQC", "QP"):
@@ -244,11 +246,11 @@ def _compressed(b: networks.Bench) -> Found:
 
 def _streets() -> Found:
     """Two networks on drawn streets, and cascades over both."""
-    v = two_sensors.senses(STREETS, seed=1)
+    v = streets.senses(STREETS, seed=1)
     iou, costs = two_sensors.class_table(v), two_sensors.source_costs(v)
     whole = float(iou["image 3"].mean())
     enough = two_sensors.sufficient(iou, costs)
-    plans = two_sensors.modality_table(v, BUDGETS, ["image", "depth first"])
+    plans = two_sensors.plan_table(v, BUDGETS, ["image", "depth first"])
     reached = claims.cheapest_as_good(plans, whole)
     return {
         **_scenes(),
@@ -258,7 +260,7 @@ def _streets() -> Found:
         "4: sufficient": [_position(name, iou.columns) for name in enough],
         "4: cost of plans": plans["cost"].tolist(),
         "4: mean IoU of plans": plans["miou"].tolist(),
-        "4: leaving": two_sensors.leaving_table(v, "image first", BUDGETS[1]).mean().tolist(),
+        "4: leaving": two_sensors.exit_shares(v, "image first", BUDGETS[1]).mean().tolist(),
         "claim 4a: leads": claims.class_leads(plans).tolist(),
         "claim 4b: whole network, cost": [whole, -1.0 if reached is None else reached],
     }
@@ -266,7 +268,7 @@ def _streets() -> Found:
 
 def _scenes() -> Found:
     """Scenes with their depth maps."""
-    images, depths, labels = two_sensors.draw_measured(2, seed=7, noise=STREETS.noise)
+    images, depths, labels = streets.draw_measured(2, seed=7, noise=STREETS.noise)
     return {
         "4: images": _place(images),
         "4: depth maps": [depths.mean(), depths.std()],
@@ -274,14 +276,14 @@ def _scenes() -> Found:
     }
 
 
-def _seen(v: two_sensors.Senses) -> Found:
+def _seen(v: streets.Senses) -> Found:
     """What the exits of both networks say of the truth, and a cascade over both."""
     found = {}
     known, labels = v.seen("test")
     for m, logits in known.items():
         found[f"4: {m}: weights"] = _norm(v.nets[m].parameters())
         found[f"4: {m}: loss by exit"] = _losses(logits, labels)
-    logits, _, costs = two_sensors.asked(v, two_sensors.PLANS["depth first"], "val")
+    logits, _, costs = two_sensors.cascade(v, two_sensors.PLANS["depth first"], "val")
     sure = logits.softmax(2).amax(2).mean(1)
     return found | {
         "4: asked: confidence": _place(sure),
@@ -382,11 +384,11 @@ def _tuning(lm: LanguageModel, factor: float) -> Found:
 
 def _reward(lm: LanguageModel, factor: float) -> Found:
     """Training on what a reward likes, and the exit that was set before."""
-    table = stale.reward_run(lm, REWARD, factor=factor, seed=1)
+    table = reward.reward_run(lm, REWARD, factor=factor, seed=1)
     end = claims.last_look(table, "round", "agreement")
     rounds = table.groupby("round")
     return {
-        "6: rewarded tokens": _place(stale.word_reward(lm)),
+        "6: rewarded tokens": _place(reward.word_reward(lm)),
         "6: reward: agreement": rounds["agreement"].mean().tolist(),
         "6: reward: agreement at the end": [end[name].item() for name in ("copied head", "before")],
         "6: reward: reward": rounds["reward"].mean().tolist(),
@@ -399,7 +401,7 @@ def _reward(lm: LanguageModel, factor: float) -> Found:
 
 
 @torch.no_grad()
-def _logits(net: EarlyExitNetwork, b: networks.Bench) -> list[Tensor]:
+def _logits(net: EarlyExitNetwork, b: networks.TrainedNetwork) -> list[Tensor]:
     return net(b.data.test.tensors[0])
 
 
