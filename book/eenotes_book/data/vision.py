@@ -224,7 +224,7 @@ def _how_to_mend(name: str, root: Path, what: str) -> str:
     return (
         f"{name} could not be read from {root.resolve()} ({what}). What lies there: {', '.join(_listing(root)) or 'nothing'}. "
         f"Set EENOTES_DATA to a folder that holds {name} in torchvision's layout, or let torchvision download it:\n"
-        f"  EENOTES_DOWNLOAD=1 EENOTES_DATA={root} python -c \"from eenotes.data import vision; vision.load('{name}')\""
+        f"  EENOTES_DOWNLOAD=1 EENOTES_DATA={root} python -c \"from eenotes_book.data import vision; vision.load('{name}')\""
     )
 
 

@@ -26,6 +26,21 @@ class Block(nn.Module):
         return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
+class PaddedShortcut(nn.Module):
+    """Option A of He et al.: every second pixel, and zero channels on both sides.
+
+    Args:
+        channels: how many zero channels there are in all; half of them come first.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.side = channels // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.side, self.side))
+
+
 class CifarResNet(nn.Module):
     """Images ``(B, C, H, W)`` → logits ``(B, K)``.
 
@@ -34,13 +49,21 @@ class CifarResNet(nn.Module):
         num_classes: K.
         in_channels: C.
         width: channels of the first group; the second and third have two and four times as many.
+        padded: shortcuts without weights where the width changes (`PaddedShortcut`), as published
+            networks have them.
 
     Raises:
         ValueError: for a depth that is not 6n + 2.
     """
 
     def __init__(
-        self, depth: int = 20, *, num_classes: int = 10, in_channels: int = 3, width: int = 16
+        self,
+        depth: int = 20,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 16,
+        padded: bool = False,
     ):
         super().__init__()
         blocks, remainder = divmod(depth - 2, 6)
@@ -55,6 +78,9 @@ class CifarResNet(nn.Module):
         self.group2 = self._group(blocks, width, 2 * width, stride=2)
         self.group3 = self._group(blocks, 2 * width, 4 * width, stride=2)
         self.classifier = nn.Linear(4 * width, num_classes)
+        if padded:
+            self.group2[0].shortcut = PaddedShortcut(width)
+            self.group3[0].shortcut = PaddedShortcut(2 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.group3(self.group2(self.group1(self.stem(x))))

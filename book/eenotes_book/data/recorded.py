@@ -1,0 +1,84 @@
+"""Recorded logits: what every exit of published networks says of the test images of CIFAR-10.
+
+Thresholds, fronts, calibration and sliders run on them in seconds, without the network, its
+training or the images.  One safetensors file a network and method, in half precision, with labels,
+costs and where it comes from; written by ``eenotes_book.ch02_e2cm.recording``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from eenotes.checkpoints import load_tensors
+from eenotes.costs import Costs
+from eenotes.rules import ClassMeanConfidence, Confidence, Entropy, ScoreRule
+
+VERSION = 1  # of the files' content
+_FOLDER = Path(__file__).parent / "logits"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The exits' answers on one split."""
+
+    logits: Tensor  #: ``(J, N, K)`` float32
+    labels: Tensor  #: ``(N,)`` int64
+    costs: Costs
+    rule: ScoreRule  #: the rule of the method's authors, its thresholds still open
+    facts: dict[str, Any]  #: network, method, data, counts, classes, device, date
+
+    def halves(self) -> tuple["Recorded", "Recorded"]:
+        """The first and the second half of the samples: one to choose on, one to report on."""
+        middle = len(self.labels) // 2
+        parts = [(self.logits[:, :middle], self.labels[:middle])]
+        parts.append((self.logits[:, middle:], self.labels[middle:]))
+        first, second = (Recorded(z, y, self.costs, self.rule, self.facts) for z, y in parts)
+        return first, second
+
+
+def names() -> list[tuple[str, str]]:
+    """What has been recorded: network and method."""
+    return sorted(tuple(path.stem.split("-", 1)) for path in _FOLDER.glob("*.safetensors"))
+
+
+def load(network: str, method: str) -> Recorded:
+    """The recorded logits of a network's exits.
+
+    Args:
+        network: ``"resnet20"`` or ``"resnet56"``.
+        method: see `names`.
+
+    Raises:
+        ValueError: nothing recorded under this name, or a file of another version.
+    """
+    path = path_of(network, method)
+    if not path.exists():
+        known = ", ".join("/".join(pair) for pair in names())
+        raise ValueError(
+            f"nothing is recorded for {network}/{method}; there is {known or 'nothing'}"
+        )
+    tensors, facts = load_tensors(path)
+    if facts.get("version") != VERSION:
+        raise ValueError(
+            f"{path.name} is of version {facts.get('version')}, and this package reads {VERSION}: "
+            "install both from one release"
+        )
+    costs = Costs(tuple(facts["stages"]), tuple(facts["exits"]))
+    labels = tensors["labels"].long()
+    return Recorded(tensors["logits"].float(), labels, costs, _rule(tensors, facts), facts)
+
+
+def path_of(network: str, method: str) -> Path:
+    """Where the logits of a network's exits are kept."""
+    return _FOLDER / f"{network}-{method}.safetensors"
+
+
+def _rule(tensors: dict[str, Tensor], facts: dict[str, Any]) -> ScoreRule:
+    if facts["method"].startswith("branchynet"):
+        return Entropy(0.0)
+    early = range(len(facts["exits"]))
+    if "normaliser.0" in tensors:
+        return ClassMeanConfidence(1.0, tuple(tensors[f"normaliser.{j}"] for j in early))
+    return Confidence(1.0)
