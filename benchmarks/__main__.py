@@ -170,8 +170,11 @@ def _ratio(
 
 
 def stage_seconds(net: EarlyExitNetwork, batches: list[Tensor]) -> Costs:
-    """What each stage and each exit test takes on full batches, measured as they follow one another: each finds its input in the
-    caches as it does under a rule, and together the stages take the time of the backbone."""
+    """The seconds of each stage and each exit test on full batches.
+
+    They are measured as they follow one another: each finds its input in the caches as it does
+    under a rule, and together the stages take the time of the backbone.
+    """
     stages, exits = [0.0] * net.num_exits, [0.0] * (net.num_exits - 1)
     for x in batches:
         for j, stage in enumerate(net.stages):
@@ -296,9 +299,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="measurements per median")
     arguments = parser.parse_args()
     memory = "kept by the process" if keep_freed_memory() else "as the platform handles it"
-    print(
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-    )
+    processor = torch.backends.cpu.get_cpu_capability()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {processor}")
     print(f"freed memory: {memory}\n")
 
     tables = {
@@ -306,10 +308,12 @@ def main() -> int:
     }
     table = pd.concat(tables, names=["ResNet"]).reset_index("ResNet").reset_index(drop=True)
     print(
-        "Speed-up over the plain backbone (in its faster memory format): of predict, each batch alone, and of predict_stream, rebatched;"
+        "Speed-up over the plain backbone (in its faster memory format): of predict, each batch "
+        "alone, and of predict_stream, rebatched;"
     )
     print(
-        "(a) divided by the one that the times of the stages promise, (b) by the one that MACs promise"
+        "(a) divided by the one that the times of the stages promise, "
+        "(b) by the one that MACs promise"
     )
     print(table.round(2).to_string(index=False), end="\n\n")
 

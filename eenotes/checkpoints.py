@@ -17,6 +17,7 @@ class CheckpointWarning(UserWarning):
 
 
 def shape_hash(model: nn.Module) -> str:
+    """A hash of the names and shapes of a model's state: equal where a checkpoint fits."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
 
@@ -55,6 +56,7 @@ def resume(
 def save_run(
     path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[float]
 ) -> None:
+    """Write weights, the optimiser's state and the history of a run, for `resume`."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {

@@ -217,7 +217,7 @@ def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, 
 
 
 def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
-    """Check that the network is in evaluation mode, and on the device of ``x``.
+    """Check that the network is in evaluation mode, and on the device of ``x`` ``(B, ...)``.
 
     Raises:
         ValueError: if it is not.

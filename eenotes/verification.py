@@ -15,7 +15,7 @@ _LENGTH = 16  # of example sequences
 
 
 def example_for(backbone: nn.Module) -> Tensor:
-    """An input of two samples that the backbone takes, made from its first layers.
+    """An input ``(2, ...)`` of two samples, made to fit the backbone's first layers.
 
     Raises:
         ValueError: if none of the usual shapes fits.

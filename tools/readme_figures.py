@@ -1,10 +1,10 @@
-"""The figures of the README: taken out of executed chapters with captions and alt texts, made small.
+"""The figures of the README, taken out of executed chapters with captions and alt texts.
 
     python tools/readme_figures.py                  from the chapters executed at tiny
     python tools/readme_figures.py --scale reduced  from those executed at reduced
 
-Run it after `make book`.  It writes `docs/figures/<name>.png`, and what stands between the two marks
-in README.md.
+Run it after `make book`.  It writes `docs/figures/<name>.png`, made small, and what stands between
+the two marks in README.md.
 """
 
 from __future__ import annotations

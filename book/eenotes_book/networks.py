@@ -74,5 +74,5 @@ def facts(s: ResNetSettings) -> dict[str, Any]:
 
 
 def augmentation(data: vision.Vision) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-    """What is done to the training images of a data set: CIFAR-10's are shifted and mirrored."""
+    """What augments training images ``(B, C, H, W)``: `crop_and_flip` for CIFAR-10, else none."""
     return vision.crop_and_flip if data.name == "CIFAR10" else None

@@ -129,10 +129,10 @@ def timings(
     *,
     sizes: Sequence[int] = BATCH_SIZES,
 ) -> list[Timing]:
-    """`time_rules` at several batch sizes, in the memory format that convolutions prefer (channels
-    last), on copies.
+    """`time_rules` at several batch sizes.
 
-    At batch 1 the first 64 images are enough.
+    The networks are copies in the memory format that convolutions prefer (channels last).  Of the
+    images ``(N, C, H, W)`` at most four batches are timed, and at least 64 images.
     """
     backbone, net = deepcopy((backbone, net))
     backbone.to(memory_format=torch.channels_last)

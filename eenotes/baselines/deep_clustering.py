@@ -26,7 +26,11 @@ _LOWER = "lower the recipe's refine_rate"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a clustering is trained; a ValueError if there are no steps."""
+    """How a clustering is trained.
+
+    Raises:
+        ValueError: if there are no steps, or none from target to target.
+    """
 
     epochs: int  #: of pre-training
     steps: int  #: of refinement, at most

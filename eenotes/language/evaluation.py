@@ -59,7 +59,7 @@ def accuracy(features: Tensor, labels: Tensor, head: Linear) -> float:
 def score(features: Tensor, labels: Tensor, head: Linear) -> dict[str, float]:
     """``accuracy`` and ``perplexity`` of a linear head, computed on the head's device.
 
-    The arguments are those of `accuracy`.
+    Features ``(N, D)``, labels ``(N,)`` and head are those of `accuracy`.
     """
     weight, bias = head
     sums = torch.zeros(2, dtype=torch.float64)

@@ -200,8 +200,8 @@ def choose_mixture(
     Args:
         first: the head of class means.
         other: a random or the copied head.
-        features: as in `choose_n0`.
-        labels: as in `choose_n0`.
+        features: ``(N, D)``, as in `choose_n0`.
+        labels: ``(N,)``, as in `choose_n0`.
 
     Returns:
         α, and the accuracy of every candidate.

@@ -79,12 +79,12 @@ def exit_index(v: Answers, thresholds: Tensor) -> Tensor:
 
 
 def cost(v: Answers, thresholds: Tensor) -> float:
-    """The mean relative cost with these thresholds."""
+    """The mean relative cost with thresholds ``(K,)`` or ``(J-1, K)``."""
     return v.relative_cost[exit_index(v, thresholds)].mean().item()
 
 
 def choice(v: Answers, thresholds: Tensor, **how) -> Choice:
-    """Cost and mean IoU of these thresholds."""
+    """Cost and mean IoU of thresholds ``(K,)`` or ``(J-1, K)``."""
     index = exit_index(v, thresholds)
     prediction = v.prediction.gather(0, index[None])[0]
     score = mean_iou(prediction, v.labels, v.num_classes)

@@ -133,7 +133,11 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def check_rate(rate: float) -> None:
-    """Raise a ValueError unless ``rate`` lies strictly between 0 and 1."""
+    """Check a rate.
+
+    Raises:
+        ValueError: unless it lies strictly between 0 and 1.
+    """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
         raise ValueError(
             f"rate={rate!r} must be a fraction strictly between 0 and 1: "
@@ -142,7 +146,11 @@ def check_rate(rate: float) -> None:
 
 
 def check_scope(scope: str) -> None:
-    """Raise a ValueError unless ``scope`` is ``"global"`` or ``"layer"``."""
+    """Check a scope.
+
+    Raises:
+        ValueError: unless it is ``"global"`` or ``"layer"``.
+    """
     if scope not in ("global", "layer"):
         raise ValueError(f"scope={scope!r} must be 'global' or 'layer'")
 

@@ -143,7 +143,11 @@ def split_rows(drop: Tensor, count: int, *, wanted: int | None = None) -> Select
 
 
 def check_ratio(ratio: float) -> None:
-    """Raise a ValueError unless a share of samples to drop leaves some."""
+    """Check a share of samples to drop.
+
+    Raises:
+        ValueError: unless it lies in [0, 1).
+    """
     if not 0 <= ratio < 1:
         raise ValueError(
             f"ratio={ratio} must be in [0, 1): the share of the samples to drop, "

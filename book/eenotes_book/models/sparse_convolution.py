@@ -49,7 +49,10 @@ def as_rows(features: Tensor) -> Tensor:
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """``rows[index]``, for an index of any shape; on a CPU three times as fast."""
+    """``rows[index]``, three times as fast on a CPU.
+
+    Rows ``(M, C)`` and an index ``(A, B)`` give ``(A, B, C)``; any shapes will do.
+    """
     return rows.index_select(0, index.reshape(-1)).view(*index.shape, *rows.shape[1:])
 
 
