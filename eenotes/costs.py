@@ -1,18 +1,13 @@
-"""Pays: multiply-accumulate operations (MACs) per stage and per exit test, from PyTorch's own
-counter.
-"""
+"""Costs: multiply-accumulate operations (MACs) of every stage and of every exit test."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from eenotes.network import EarlyExitNetwork, in_mode
+from eenotes.operations import count
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class Costs:
     def __post_init__(self):
         if len(self.exits) != len(self.stages) - 1:
             raise ValueError(
-                f"{len(self.stages)} stages have {len(self.stages) - 1} exit tests between them, got {len(self.exits)}"
+                f"{len(self.stages)} stages have {len(self.stages) - 1} exit tests between them, "
+                f"got {len(self.exits)}"
             )
         if not all(0 <= macs < math.inf for macs in (*self.stages, *self.exits)):
             raise ValueError(
@@ -73,7 +69,8 @@ class Costs:
             and not 0 <= int(exit_index.min()) <= int(exit_index.max()) < len(self.stages)
         ):
             raise ValueError(
-                f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, got {exit_index.dtype} {exit_index}"
+                f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, "
+                f"got {exit_index.dtype} {exit_index}"
             )
         return (macs / self.backbone).to(exit_index.device)[exit_index.long()]
 
@@ -84,45 +81,22 @@ class Costs:
 
 @torch.no_grad()
 def count_macs(net: EarlyExitNetwork, x: Tensor) -> Costs:
-    """Count each stage and each exit test on a sample batch ``x`` ``(B, ...)``; the result is for
-    one sample.
+    """Count each stage and each exit test on a sample batch ``x`` ``(B, ...)``, for one sample.
 
-    Only matrix products and convolutions are seen (as everywhere in the literature): additions,
-    normalisation and activations count as nothing.
+    Matrix products, convolutions, recurrent layers and distances are counted; additions,
+    normalisation and activations count as nothing, as everywhere in the literature.
 
     Raises:
-        ValueError: an empty batch.
+        ValueError: an empty batch, or an operation whose multiplications cannot be counted (see
+            `eenotes.operations.register_macs`).
     """
     if len(x) == 0:
         raise ValueError("the batch is empty: there is nothing to count")
     stages, exits = [], []
-    with in_mode(net), _visible_attention():
+    with in_mode(net):
         for j, stage in enumerate(net.stages):
-            macs, x = _count(stage, x)
+            macs, x = count(stage, x)
             stages.append(macs)
             if j < len(net.exits):
-                exits.append(_count(net.exits[j], x)[0])
+                exits.append(count(net.exits[j], x)[0])
     return Costs(tuple(stages), tuple(exits))
-
-
-def _count(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    with FlopCounterMode(display=False) as counter:
-        out = module(x)
-    return counter.get_total_flops() // (2 * len(x)), out
-
-
-@contextmanager
-def _visible_attention() -> Iterator[None]:
-    """Attention as two plain matrix products.
-
-    The counter does not see into the fast path of `torch.nn.MultiheadAttention`, and before torch
-    2.15 not into the kernel that a CPU takes for `scaled_dot_product_attention` either: it counted
-    nothing there (pytorch/pytorch#195460).
-    """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

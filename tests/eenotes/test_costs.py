@@ -9,6 +9,7 @@ from torch import nn
 
 from eenotes import ClassMeanExit, EarlyExitNetwork, LinearExit, count_macs, linear_exits, split
 from eenotes.costs import Costs
+from eenotes.operations import register_macs
 from eenotes_book.models.resnet import CifarResNet
 
 
@@ -163,3 +164,75 @@ def test_exit_indices_of_every_whole_type_and_no_others():
 def test_an_empty_batch():
     with pytest.raises(ValueError, match="empty"):
         macs(nn.Linear(2, 2), torch.zeros(0, 2))
+
+
+# --- what PyTorch's counter does not see
+
+
+def stage_macs(module, x):
+    return count_macs(EarlyExitNetwork([module], []).eval(), x).stages[0]
+
+
+class LastStep(nn.Module):
+    def __init__(self, recurrent):
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x):
+        return self.recurrent(x)[0][:, -1]
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize(("layers", "directions"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_recurrent_layers_by_hand(kind, gates, layers, directions):
+    net = kind(16, 32, layers, batch_first=True, bidirectional=directions == 2)
+    widths = [16] + [32 * directions] * (layers - 1)
+    by_hand = sum(10 * directions * gates * 32 * (width + 32) for width in widths)
+    assert stage_macs(LastStep(net), torch.randn(2, 10, 16)) == by_hand
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "by_hand"),
+    [
+        (lambda x: torch.stack([row @ torch.ones(6) for row in x]), 6),
+        (lambda x: torch.stack([torch.ones(5, 6) @ row for row in x]), 30),
+        (lambda x: torch.cdist(x, torch.ones(5, 6)), 30),
+        (lambda x: torch.cdist(x.repeat(30, 1), torch.ones(5, 6)), 900),
+        (lambda x: x.norm(dim=1), 0),
+    ],
+    ids=["dot", "matrix times vector", "distances", "many distances", "norm"],
+)
+def test_products_that_are_no_matrix_product(function, by_hand):
+    assert stage_macs(Function(function), torch.ones(2, 6)) == by_hand
+
+
+def test_an_operation_without_a_rule_is_named():
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return torch.fft.rfft(x).abs()
+
+    with pytest.raises(ValueError, match=r"Sequential\.1 runs .*fft_r2c.*register_macs"):
+        stage_macs(nn.Sequential(nn.Linear(6, 6), Spectrum()), torch.ones(2, 6))
+
+
+def test_a_registered_rule_counts_a_kernel_of_one_s_own():
+    @torch.library.custom_op("eenotes_test::triple", mutates_args=())
+    def triple(x: torch.Tensor) -> torch.Tensor:
+        return 3 * x
+
+    net = Function(lambda x: torch.ops.eenotes_test.triple(x))
+    with pytest.raises(ValueError, match="eenotes_test"):
+        stage_macs(net, torch.ones(2, 6))
+    with pytest.raises(TypeError, match="torch.ops"):
+        register_macs(triple, lambda *_, **__: 1)
+    register_macs(torch.ops.eenotes_test.triple, lambda x, **_: 7 * x[0])
+    assert stage_macs(net, torch.ones(2, 6)) == 7

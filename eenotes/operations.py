@@ -1,0 +1,142 @@
+"""Counting multiply-accumulate operations (MACs), and refusing what cannot be counted.
+
+PyTorch's own counter knows matrix products and convolutions.  Here are rules for what else
+multiplies matrices, and a list of what multiplies nothing worth counting.  An operation in neither
+is an error with the name of its module: a silent zero would make everything relative to it wrong.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+
+Shape = tuple[int, ...]
+Rule = Callable[..., int]
+
+_aten = torch.ops.aten
+# Operations of PyTorch itself that do real work which neither its counter nor a rule here sees.
+_UNCOUNTED = ("_fft_", "fft_", "linalg_", "_linalg_", "_sparse_", "cholesky", "_scaled_mm", "lu_")
+_FREE = ("linalg_vector_norm",)  # a square and a sum per number, as in a normalisation
+
+
+def _rnn_layer(x: Shape, w_input: Shape, w_hidden: Shape, *_, **__) -> int:
+    """One layer of an LSTM in one direction: both matrices at every step, x ``(T, B, I)``."""
+    return x[0] * x[1] * (math.prod(w_input) + math.prod(w_hidden))
+
+
+def _matrix_vector(matrix: Shape, *_, **__) -> int:
+    return math.prod(matrix)
+
+
+def _added_matrix_vector(_, matrix: Shape, *__, **___) -> int:
+    return math.prod(matrix)
+
+
+def _pairs(first: Shape, second: Shape, *_, out_shape: Shape, **__) -> int:
+    """All distances between rows ``(..., P, D)`` and ``(..., R, D)``."""
+    return math.prod(out_shape) * first[-1]
+
+
+def _trilinear(first: Shape, weight: Shape, *_, **__) -> int:
+    """A bilinear layer, weight ``(O, I, K)``, on ``(B, 1, I, 1)`` or the like."""
+    return first[0] * math.prod(weight)
+
+
+_RULES: dict[Any, Rule] = {
+    _aten.mkldnn_rnn_layer: _rnn_layer,
+    _aten.mv: _matrix_vector,
+    _aten.dot: _matrix_vector,
+    _aten.vdot: _matrix_vector,
+    _aten.addmv: _added_matrix_vector,
+    _aten._cdist_forward: _pairs,
+    _aten._euclidean_dist: _pairs,
+    _aten._trilinear: _trilinear,
+}
+
+
+def register_macs(operation: Any, rule: Rule) -> None:
+    """Say how many MACs an operation takes that `eenotes.count_macs` does not know.
+
+    Args:
+        operation: of ``torch.ops``, such as ``torch.ops.mine.kernel``.
+        rule: from the operation's arguments, with shapes in place of tensors, and the keyword
+            ``out_shape`` to the MACs of the whole call.
+
+    Raises:
+        TypeError: for something else.
+    """
+    if not isinstance(operation, torch._ops.OpOverloadPacket):
+        raise TypeError(f"operation must be of torch.ops, as torch.ops.mine.kernel: {operation!r}")
+    _RULES[operation] = rule
+
+
+def count(module: nn.Module, x: Tensor) -> tuple[int, Any]:
+    """The MACs of a module on a batch ``x`` ``(B, ...)``, per sample, and its output.
+
+    Raises:
+        ValueError: an operation that no rule counts; it names the module and the operation.
+    """
+    rules = {operation: _doubled(rule) for operation, rule in _RULES.items()}
+    counter = FlopCounterMode(display=False, custom_mapping=rules)
+    with _visible_attention(), ModuleTracker() as tracker, _Unseen(tracker), counter:
+        out = module(x)
+    return counter.get_total_flops() // (2 * len(x)), out
+
+
+class _Unseen(TorchDispatchMode):
+    """Stops at an operation that multiplies and is not counted."""
+
+    def __init__(self, tracker: ModuleTracker):
+        super().__init__()
+        self.tracker = tracker
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if not _known(operation):
+            inside = max(self.tracker.parents - {"Global"}, key=len, default="the module")
+            raise ValueError(
+                f"{inside} runs {operation}, whose multiplications cannot be counted: say how many "
+                "there are with eenotes.operations.register_macs"
+            )
+        return operation(*args, **(kwargs or {}))
+
+
+def _known(operation: Any) -> bool:
+    if operation.overloadpacket in _RULES:
+        return True
+    name = operation.name().split("::")[-1]
+    if operation.namespace not in ("aten", "prim", "prims", "profiler"):
+        return False
+    return name.startswith(_FREE) or not name.startswith(_UNCOUNTED)
+
+
+def _doubled(rule: Rule) -> Rule:
+    """PyTorch's counter counts a multiplication and an addition apart."""
+
+    def flops(*args, **kwargs) -> int:
+        return 2 * rule(*args, **kwargs)
+
+    return flops
+
+
+@contextmanager
+def _visible_attention() -> Iterator[None]:
+    """Attention as two plain matrix products.
+
+    The counter does not see into the fast path of `torch.nn.MultiheadAttention`, and before torch
+    2.15 not into the kernel that a CPU takes for `scaled_dot_product_attention` either: it counted
+    nothing there (pytorch/pytorch#195460).
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
