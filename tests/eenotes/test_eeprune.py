@@ -1,13 +1,8 @@
 """EEPrune on networks that are tables: every probability is known."""
 
 import math
+from contextlib import nullcontext
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given
@@ -17,11 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from eenotes import EarlyExitNetwork
 from eenotes.methods import eeprune
 from eenotes.methods.sample_selection import SelectionWarning
-from eenotes_book import style
-from eenotes_book.ch05_eeprune import claims, experiment, figures
-from eenotes_book.ch05_eeprune import ring as ch05_eeprune_ring
-from eenotes_book.data.passes import Passes
-from eenotes_book.models.four_stages import four_stages
 
 # Six samples, two classes: the true class, what the early exit says (probability of class 0), what
 # the final exit says.
@@ -84,17 +74,12 @@ def test_a_ratio_drops_the_surest_that_qualify(net, data, ratio, drop):
 
 def test_the_report_counts_each_condition(net, data):
     report = eeprune.prune(net, data, ratio=0.5).report
-    assert (report.samples, report.early_right, report.both_right, report.overthought) == (
-        6,
-        5,
-        4,
-        1,
-    )
-    assert (report.wanted, report.dropped) == (3, 3)
+    assert (report.samples, report.early_right, report.both_right) == (6, 5, 4)
+    assert (report.overthought, report.wanted, report.dropped) == (1, 3, 3)
     assert report.threshold == pytest.approx(0.71)
-    assert (
-        "5 right at the early exit, 1 of them wrong at the end, 4 right at both; 3 to be dropped, 3 dropped"
-        in str(report)
+    assert str(report).startswith(
+        "6 samples: 5 right at the early exit, 1 of them wrong at the end, 4 right at both; "
+        "3 to be dropped, 3 dropped"
     )
     assert eeprune.prune(net, data, threshold=0.6).report.threshold == 0.6
 
@@ -164,10 +149,8 @@ def test_the_exit_that_decides(table_net, rows):
     """Three early exits, right about one sample each; the middle one is the default."""
     right, wrong = [3.0, 0.0], [0.0, 3.0]
     tables = [torch.tensor([right if row == j else wrong for row in range(3)]) for j in range(3)]
-    net, data = (
-        table_net([*tables, torch.tensor([right] * 3)]),
-        TensorDataset(rows(3), torch.tensor([0, 0, 0])),
-    )
+    net = table_net([*tables, torch.tensor([right] * 3)])
+    data = TensorDataset(rows(3), torch.tensor([0, 0, 0]))
     assert eeprune.middle(net) == 1
     for exit_index, drop in [(0, [0]), (1, [1]), (2, [2]), (None, [1])]:
         assert eeprune.prune(net, data, threshold=0.5, exit_index=exit_index).drop.tolist() == drop
@@ -175,10 +158,7 @@ def test_the_exit_that_decides(table_net, rows):
 
 @pytest.mark.parametrize("exit_index", [1, -1, 7])
 def test_an_exit_that_does_not_exist(net, data, exit_index):
-    with pytest.raises(
-        ValueError,
-        match=f"exit_index={exit_index} does not exist: the early exits of this network are 0 to 0",
-    ):
+    with pytest.raises(ValueError, match=f"exit_index={exit_index} does not exist.* are 0 to 0"):
         eeprune.prune(net, data, ratio=0.5, exit_index=exit_index)
 
 
@@ -240,20 +220,16 @@ def test_only_what_both_exits_get_right_is_dropped_whatever_the_batch(
 ):
     assume(round(ratio * len(drawn)) < len(drawn))
     early, final, truth = map(list, zip(*drawn, strict=True))
-    net, data = (
-        table_net([logits(early), logits(final)]),
-        TensorDataset(rows(len(truth)), torch.tensor(truth)),
-    )
+    net = table_net([logits(early), logits(final)])
+    data = TensorDataset(rows(len(truth)), torch.tensor(truth))
     qualify = {
         i for i, (a, b, y) in enumerate(drawn) if (a < 0.5) == bool(y) and (b < 0.5) == bool(y)
     }
-    if round(ratio * len(truth)) > len(qualify):
-        with pytest.warns(SelectionWarning):
-            pruned = eeprune.prune(net, data, ratio=ratio, batch_size=batch_size)
-        assert set(pruned.drop.tolist()) == qualify
-    else:
+    short = round(ratio * len(truth)) > len(qualify)
+    with pytest.warns(SelectionWarning) if short else nullcontext():
         pruned = eeprune.prune(net, data, ratio=ratio, batch_size=batch_size)
-        assert set(pruned.drop.tolist()) <= qualify
+    assert set(pruned.drop.tolist()) <= qualify
+    assert not short or set(pruned.drop.tolist()) == qualify
     sure = [max(p, 1 - p) for p in early]
     rest = qualify - set(pruned.drop.tolist())
     assert all(sure[a] >= sure[b] - 1e-6 for a in pruned.drop.tolist() for b in rest)
@@ -262,119 +238,9 @@ def test_only_what_both_exits_get_right_is_dropped_whatever_the_batch(
 @given(samples, st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_threshold_drops_no_more(table_net, rows, drawn, one, other):
     early, final, truth = map(list, zip(*drawn, strict=True))
-    net, data = (
-        table_net([logits(early), logits(final)]),
-        TensorDataset(rows(len(truth)), torch.tensor(truth)),
-    )
+    net = table_net([logits(early), logits(final)])
+    data = TensorDataset(rows(len(truth)), torch.tensor(truth))
     low, high = (
         set(eeprune.prune(net, data, threshold=t).drop.tolist()) for t in sorted([one, other])
     )
     assert high <= low
-
-
-# --- the chapter's harness
-
-
-def test_everybody_sees_equally_many_samples():
-    """Ten samples from three rows: each three times, one of them once more."""
-    passes = Passes(TensorDataset(torch.arange(9)), torch.tensor([2, 5, 7]), 10)
-    assert len(passes) == 10
-    assert [int(passes[i][0]) for i in range(10)] == [2, 5, 7, 2, 5, 7, 2, 5, 7, 2]
-
-
-def test_the_ring_drops_the_middles_of_the_classes():
-    ring = ch05_eeprune_ring.ring(points=300, epochs=[1, 12], ratio=0.2)
-    assert set(ring.pruned) == {1, 12}
-    angle = ring.to_boundary
-    assert angle.min() >= 0 and angle.max() <= 30
-    last = ring.pruned[12]
-    assert len(last.drop) == 60
-    assert angle[last.drop].mean() > angle[last.keep].mean() + 5
-
-
-@pytest.mark.parametrize(
-    ("kind", "shape"), [("mlp", (1, 8, 8)), ("conv", (3, 32, 32)), ("conv", (1, 28, 28))]
-)
-def test_networks_have_three_early_exits_or_none(kind, shape):
-    net = four_stages(kind, shape, num_classes=10, width=4)
-    assert [tuple(z.shape) for z in net.eval()(torch.zeros(2, *shape))] == [(2, 10)] * 4
-    assert four_stages(kind, shape, num_classes=10, width=4, exits=False).num_exits == 1
-
-
-def run(accuracy, *, seed=0, drop=(0.5,)):
-    """A run's record with the final accuracies given."""
-    curve = {
-        method: {"kept": 50, "seen": [50, 100], "accuracy": [0.1, value]}
-        for method, value in accuracy.items()
-    }
-    return {
-        "counts": {"train": 100}, "seed": seed, "none": {"kept": 100, "seen": [50, 100], "accuracy": [0.2, 0.7]},
-        "runs": {f"{r:g}": curve for r in drop},
-        "scoring": {m: {"samples": 40 * (m == "EEPrune"), "seconds": 1.0, "joules": None} for m in accuracy},
-    }  # fmt: skip
-
-
-def test_tables_from_two_runs():
-    base = dict.fromkeys(experiment.METHODS, 0.5)
-    runs = [run(base | {"EEPrune": 0.6}), run(base | {"EEPrune": 0.5, "Random": 0.6}, seed=1)]
-    assert claims.lead(runs, "EEPrune", "Random", "0.5") == pytest.approx([0.1, -0.1])
-    assert claims.final_table(runs).loc["EEPrune", "50% dropped"] == "0.550 ± 0.071"
-    assert claims.scoring_table(runs).passes["EEPrune"] == pytest.approx(0.4)
-    assert "joules" not in claims.scoring_table(runs), "no meter, no energy"
-    table = claims.curve_table(runs, 0.5).set_index(["method", "training"])
-    assert table.total["EEPrune", 100] == 140 and table.total[experiment.NONE, 100] == 100
-    leads = claims.lead_table(runs).set_index("method")
-    assert leads.lead["EEPrune"] == pytest.approx(0) and leads.spread["EEPrune"] == pytest.approx(
-        0.2 / math.sqrt(2)
-    )
-
-
-def test_where_the_order_turns():
-    rows = [
-        {"data": "A", "seed": 0, "size": size, "keep": keep, "accuracy": accuracy}
-        for size, found in {100: (0.5, 0.4, 0.6), 1000: (0.6, 0.7, 0.65)}.items()
-        for keep, accuracy in zip(("easy", "hard", "random"), found, strict=True)
-    ]
-    assert (
-        claims.turning_verdict(rows)
-        == "A: the hard samples beat the easy ones at 1,000, and random ones at 1,000."
-    )
-    assert claims.turning_verdict(rows[:3]) == (
-        "A: the hard samples beat the easy ones at none of the sizes, and random ones at none of the sizes."
-    )
-
-
-# --- the figures
-
-
-def test_the_heat_map_has_the_methods_in_the_thesis_s_order_and_a_bar_for_each():
-    panels = {
-        ("A", "10%"): pd.DataFrame(1.0, index=["cat", "dog"], columns=list(experiment.METHODS))
-    }
-    skew = {("A", "10%"): pd.Series(range(8), index=list(experiment.METHODS)) / 10}
-    heat, bars = figures.dropped_by_class(panels, skew).axes
-    assert heat.collections[0].get_array().shape == (2, 8)
-    assert [text.get_text() for text in bars.get_xticklabels()] == list(experiment.METHODS)
-    assert [bar.get_height() for bar in bars.patches] == pytest.approx([i / 10 for i in range(8)])
-    plt.close("all")
-
-
-def test_every_method_has_a_look_of_its_own():
-    looks = [style.METHODS[name] for name in (experiment.NONE, *experiment.METHODS)]
-    assert len(set(looks)) == len({color for color, _ in looks}) == 9
-
-
-def test_curves_start_later_by_what_scoring_costs():
-    table = pd.DataFrame(
-        {
-            "method": ["EEPrune"] * 2,
-            "training": [50, 100],
-            "total": [90, 140],
-            "accuracy": [0.5, 0.6],
-            "spread": math.nan,
-        }
-    )
-    above, below = figures.accuracy_against_samples({"10% dropped": table}, unit=100).axes
-    assert above.lines[0].get_xdata().tolist() == [0.5, 1.0]
-    assert below.lines[0].get_xdata().tolist() == pytest.approx([0.9, 1.4])
-    plt.close("all")

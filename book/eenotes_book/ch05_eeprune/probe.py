@@ -5,7 +5,6 @@ chapter's own, only narrower, and see some hundred samples.
 """
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,14 @@ from torch.utils.data import TensorDataset
 from eenotes.baselines.complexity_gap import complexity_gap
 from eenotes.methods import eeprune
 from eenotes.methods.eeprune import Pruned
-from eenotes_book.ch05_eeprune import claims, experiment
-from eenotes_book.ch05_eeprune import ring as ch05_eeprune_ring
-from eenotes_book.ch05_eeprune.experiment import Bench
+from eenotes_book import statistics
+from eenotes_book.ch05_eeprune import bench as benches
+from eenotes_book.ch05_eeprune import experiment, tables
+from eenotes_book.ch05_eeprune.ring import learn_ring
+from eenotes_book.ch05_eeprune import sweep as ch05_sweep
+from eenotes_book.ch05_eeprune.bench import Bench
+from eenotes_book.ch05_eeprune.harness import fit_and_measure
+from eenotes_book.ch05_eeprune.settings import RaceSettings, SweepSettings
 from eenotes_book.data.passes import Passes
 
 SEED = 1  # not 0: a product with a seed of 0 hides what it is multiplied with
@@ -44,9 +48,9 @@ class Doubles(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def settings(kind: str) -> SimpleNamespace:
+def settings(kind: str) -> RaceSettings:
     """What the study expects of a data set, in miniature."""
-    return SimpleNamespace(
+    return RaceSettings(
         train=200,
         val=20,
         test=150,
@@ -65,7 +69,7 @@ def settings(kind: str) -> SimpleNamespace:
 def bench(name: str, kind: str) -> Bench:
     """A bench of digits in float64 under another data set's name."""
     with Doubles():
-        made = experiment.bench("digits", settings(kind), seed=SEED)
+        made = benches.bench("digits", settings(kind), seed=SEED)
     return replace(made, data=replace(made.data, name=name))
 
 
@@ -74,7 +78,7 @@ def bench(name: str, kind: str) -> Bench:
 
 def ring() -> Numbers:
     """What is dropped of the ring after some epochs, and where it lies."""
-    made = ch05_eeprune_ring.ring(points=240, epochs=[2, 4, 6], ratio=0.3, seed=SEED)
+    made = learn_ring(points=240, epochs=[2, 4, 6], ratio=0.3, seed=SEED)
     last = made.pruned[6]
     package = eeprune.prune(made.net, made.data, ratio=0.2)
     fixed = eeprune.prune(made.net, made.data, threshold=0.6)
@@ -111,28 +115,28 @@ def race(runs: list[dict]) -> Numbers:
     """Accuracies of all methods, and the leads of which the claims are made."""
     found = {
         "candidates": runs[0]["candidates"],
-        "passes": claims.scoring_table(runs).passes.tolist(),
+        "passes": tables.scoring_table(runs).passes.tolist(),
     }
     for ratio in runs[0]["runs"]:
         finals = [
-            claims.final(runs[0], method, ratio)
+            tables.final(runs[0], method, ratio)
             for method in (experiment.NONE, *experiment.METHODS)
         ]
         rivals = ("Random", experiment.NONE, "EEPrune-Before", "EEPrune-After")
-        curves = claims.curve_table(runs, float(ratio))
+        curves = tables.curve_table(runs, float(ratio))
         found |= {
             f"final_{ratio}": finals,
-            f"lead_{ratio}": [claims.lead(runs, "EEPrune", rival, ratio)[0] for rival in rivals],
+            f"lead_{ratio}": [tables.lead(runs, "EEPrune", rival, ratio)[0] for rival in rivals],
             f"kept_{ratio}": runs[0]["runs"][ratio]["EEPrune"]["kept"],
             f"curve_{ratio}": curves[["training", "total", "accuracy"]].mean().tolist(),
-            f"spread_{ratio}": claims.spread(finals),
+            f"spread_{ratio}": statistics.spread(finals),
         }
     return found
 
 
 def who(runs: list[dict], b: Bench) -> Numbers:
     """The mean class of what each method drops, and the imbalance that it causes."""
-    panels, imbalances = claims.dropped_tables({"": runs}, {"": b.data.classes})
+    panels, imbalances = tables.dropped_tables({"": runs}, {"": b.data.classes})
     found = {}
     for (_, ratio), panel in panels.items():
         means = panel.mul(range(len(panel)), axis=0).sum() / panel.sum()
@@ -144,13 +148,15 @@ def who(runs: list[dict], b: Bench) -> Numbers:
 def beyond(runs: list[dict], more: list[dict]) -> Numbers:
     """Dropped against kept samples, the quota, the variants, and no labels."""
     table = (
-        claims.extras_table({"": runs}, {"": more}).set_index("method").loc[list(experiment.EXTRAS)]
+        tables.extras_table({"": runs}, {"": more}).set_index("method").loc[list(experiment.EXTRAS)]
     )
-    halves = claims.halves_table({"": more}).loc[""]
+    halves = tables.halves_table({"": more}).loc[""]
     sides = [more[0]["halves"][side] for side in ("dropped", "kept")]
     return {
         "halves": [halves.dropped, halves.kept],
-        "halves_way": [n for side in sides for n in (side["kept"], claims.mean(side["accuracy"]))],
+        "halves_way": [
+            n for side in sides for n in (side["kept"], statistics.mean(side["accuracy"]))
+        ],
         "extras": table[["mean", "kept", "imbalance"]].to_numpy(dtype=float),
     }
 
@@ -159,7 +165,7 @@ def harness(b: Bench) -> Numbers:
     """What a network says of the test images after the training that everybody gets."""
     net = b.recipe(1).network(b.seed)
     dataset = Passes(b.data.train, torch.arange(0, 200, 2), 300)
-    found = experiment.fit_and_look(net, b, dataset, [120, 300], title="probe")
+    found = fit_and_measure(net, b, dataset, [120, 300], title="probe")
     return {f"harness_{b.data.name}": [*found, *answers(net, b)]}
 
 
@@ -180,7 +186,9 @@ def large_classes() -> Numbers:
 
 def sweep() -> Numbers:
     """Easy, hard, any and all samples of two small data sets."""
-    s = SimpleNamespace(
+    s = SweepSettings(
+        names=["digits"],
+        seeds=1,
         sizes=[40, 120],
         ratio=0.6,
         test=150,
@@ -192,7 +200,7 @@ def sweep() -> Numbers:
         score_epochs=1,
     )
     with Doubles():
-        rows = experiment.sweep("digits", s, seed=SEED)
+        rows = ch05_sweep.sweep("digits", s, seed=SEED)
     return {"sweep": [row["accuracy"] for row in rows]}
 
 

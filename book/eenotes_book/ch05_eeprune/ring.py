@@ -1,11 +1,6 @@
-"""Chapter 5's experiment: six ways to score training samples, judged by what a fresh network learns
-from those they keep.
+"""The ring of chapter 5: points of six classes, and what EEPrune drops after some epochs."""
 
-The harness is the same for everybody: a network from scratch, the same number of samples seen, the
-same schedule, the same seeds; ``"no pruning"`` and ``"Random"`` always take part.  What a score has
-cost is kept with it.
-"""
-
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,16 +11,14 @@ from torch.utils.data import TensorDataset
 
 from eenotes import training
 from eenotes.methods import eeprune
+from eenotes.methods.sample_selection import SelectionWarning
 from eenotes.network import EarlyExitNetwork
-from eenotes_book.ch05_eeprune.experiment import quiet
 from eenotes_book.models.four_stages import four_stages
 
 
 @dataclass(frozen=True)
 class Ring:
-    """Points of a two-dimensional ring, six classes by angle, and what EEPrune would drop after
-    some epochs.
-    """
+    """Points of a two-dimensional ring in six classes by angle, and EEPrune's decisions."""
 
     data: TensorDataset
     pruned: dict[int, eeprune.Pruned]  # epoch → decision
@@ -39,16 +32,13 @@ class Ring:
         return torch.minimum(within, 60 - within)
 
 
-def ring(*, points: int, epochs: Sequence[int], ratio: float, seed: int = 0) -> Ring:
-    """Train a small early exit network on the ring and ask for EEPrune's decision after each of the
-    epochs named.
-    """
+def learn_ring(*, points: int, epochs: Sequence[int], ratio: float, seed: int = 0) -> Ring:
+    """Train a small early exit network on the ring; EEPrune decides after each of the epochs."""
     generator = torch.Generator().manual_seed(seed)
-    angle, radius = (
-        360 * torch.rand(points, generator=generator),
-        1 + torch.rand(points, generator=generator),
-    )
-    x = torch.stack([radius * torch.deg2rad(angle).cos(), radius * torch.deg2rad(angle).sin()], 1)
+    angle = 360 * torch.rand(points, generator=generator)
+    radius = 1 + torch.rand(points, generator=generator)
+    radians = torch.deg2rad(angle)
+    x = torch.stack([radius * radians.cos(), radius * radians.sin()], 1)
     data = TensorDataset(x, (angle / 60).long().clamp_max(5))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -57,7 +47,7 @@ def ring(*, points: int, epochs: Sequence[int], ratio: float, seed: int = 0) -> 
     pruned = {}
 
     def decide(epoch: int) -> None:
-        with quiet():
+        with warnings.catch_warnings(action="ignore", category=SelectionWarning):
             pruned[epoch] = eeprune.prune(net, data, ratio=ratio)
 
     training.fit(

@@ -1,0 +1,145 @@
+"""Pictures of chapter 5: which samples EEPrune and the others drop."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML
+from matplotlib.axes import Axes
+
+from eenotes.methods.eeprune import Observation
+from eenotes.methods.sample_selection import Selection
+from eenotes_book import style
+from eenotes_book.ch05_eeprune.ring import Ring
+from eenotes_book.style import GREY, METHODS, RED
+
+CLASSES = 6  # equal sectors of the ring
+
+
+def ring_panels(ring: Ring) -> HTML:
+    """The ring after several epochs: classes in shades of blue and grey, what is dropped in red."""
+    points, labels = (tensor.numpy() for tensor in ring.data.tensors)
+    count = len(ring.pruned)
+    figure, axes = plt.subplots(
+        1, count, figsize=(3.1 * count, 3.4), sharex=True, sharey=True, squeeze=False
+    )
+    shades = np.array(["#9DB8CF", "#C9C9C9"])[labels % 2]
+    boundaries = np.arange(CLASSES) * 2 * np.pi / CLASSES
+    ends = np.array([0.9, 2.1])
+    for ax, (epoch, pruned) in zip(axes[0], ring.pruned.items(), strict=True):
+        rows = pruned.drop.numpy()
+        ax.scatter(*points.T, s=5, c=shades, linewidths=0)
+        ax.scatter(*points[rows].T, s=7, c=RED, marker="D", linewidths=0)
+        for angle in boundaries:
+            ax.plot(ends * np.cos(angle), ends * np.sin(angle), "--", color="black", linewidth=0.8)
+        ax.set(title=f"epoch {epoch}: {len(rows)} dropped", aspect="equal", xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+        ax.grid(False)
+    first, last = min(ring.pruned), max(ring.pruned)
+    early, late = ring.pruned[first], ring.pruned[last]
+    dropped, kept = (ring.to_boundary[rows].mean().item() for rows in (late.drop, late.keep))
+    caption = (
+        f"After epoch {first}, {len(early.drop)} of the {early.report.wanted} points to be dropped "
+        f"(orange) qualify. After epoch {last} the dropped points lie {dropped:.0f}° from the "
+        f"nearest class boundary on average, the kept ones {kept:.0f}°; 30° is the middle."
+    )
+    alt = (
+        "Pictures of a ring of points in six sectors with dashed boundaries; the orange points "
+        "move to the middles of the sectors as training goes on."
+    )
+    provenance = f"{len(points):,} points, one seed"
+    return style.show(figure, caption=caption, alt=alt, provenance=provenance)
+
+
+def early_against_final(
+    seen: Observation, chosen: Selection, *, epochs: int, provenance: str
+) -> HTML:
+    """Every training sample by the probability of its true class at the early and final exit.
+
+    Args:
+        seen: what the two exits say.
+        chosen: what is dropped, drawn in red, and kept.
+        epochs: of the network's training.
+        provenance: for the small print.
+    """
+    early, final = seen.early_truth.numpy(), seen.final_truth.numpy()
+    _, ax = plt.subplots(figsize=(5.4, 4.2))
+    looks = {
+        "kept": (chosen.keep, {"s": 9, "color": GREY, "alpha": 0.5}),
+        "dropped": (chosen.drop, {"s": 11, "color": RED, "marker": "D", "alpha": 0.6}),
+    }
+    for name, (rows, look) in looks.items():
+        label = f"{name} ({len(rows):,})"
+        ax.scatter(early[rows], final[rows], linewidths=0, label=label, **look)
+    ax.set(xlabel="probability of the true class at the early exit", xlim=(-0.02, 1.02))
+    ax.set(ylabel="the same at the final exit", ylim=(-0.02, 1.02))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    both = (seen.early_right & seen.final_right).double().mean().item()
+    caption = (
+        f"After {epochs} epochs {both:.0%} of the training samples are right at both exits, the "
+        f"middle one and the last, so no more can be dropped. "
+        f"{chosen.wanted / len(early):.0%} are to be dropped; the orange ones are."
+    )
+    alt = (
+        "A scatter plot of the probability of the true class at the early against the final exit; "
+        "orange points crowd in the upper right corner."
+    )
+    return style.show(ax, caption=caption, alt=alt, provenance=provenance)
+
+
+def dropped_by_class(
+    panels: Mapping[tuple[str, str], pd.DataFrame],
+    imbalances: Mapping[tuple[str, str], pd.Series],
+    *,
+    provenance: str,
+) -> HTML:
+    """How many samples of each class each method discards, and the imbalance that this causes.
+
+    Args:
+        panels: (data set, ratio) → rows = classes, columns = methods.
+        imbalances: (data set, ratio) → one number per method.
+        provenance: for the small print.
+    """
+    data = list(dict.fromkeys(name for name, _ in panels))
+    ratios = list(dict.fromkeys(ratio for _, ratio in panels))
+    figure, axes = plt.subplots(
+        2 * len(ratios),
+        len(data),
+        figsize=(4.2 * len(data) + 1.2, 4.8 * len(ratios)),
+        height_ratios=[3.2, 1] * len(ratios),
+        squeeze=False,
+        sharex="col",
+    )
+    worst = max(series.max() for series in imbalances.values())
+    numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 8}}
+    for (name, ratio), table in panels.items():
+        row, column = 2 * ratios.index(ratio), data.index(name)
+        heat, bars = axes[row, column], axes[row + 1, column]
+        sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, **numbers)
+        heat.set(title=f"{name}, {ratio} dropped", xlabel="", ylabel="")
+        heat.tick_params(length=0, labelbottom=False)
+        heat.tick_params(axis="y", rotation=0)
+        _imbalance_bars(bars, imbalances[name, ratio])
+        bars.set(ylim=(0, 1.25 * worst), ylabel="imbalance" if column == 0 else "")
+    caption = (
+        "Samples discarded per class (rows) and method (columns), each panel with colours of its "
+        "own. Bars, the imbalance: the share of the kept samples that would have to change class "
+        "for the class shares to be as before."
+    )
+    alt = (
+        "Heat maps of discarded samples, rows for classes and columns for eight methods, with a "
+        "bar chart of the imbalance below each."
+    )
+    return style.show(figure, caption=caption, alt=alt, provenance=provenance)
+
+
+def _imbalance_bars(ax: Axes, series: pd.Series) -> None:
+    """One bar per method, below the columns of the heat map."""
+    at = np.arange(len(series)) + 0.5
+    bars = ax.bar(at, series, color=[METHODS[method][0] for method in series.index])
+    ax.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+    ax.set_xticks(at, series.index, rotation=90)
+    ax.tick_params(labelbottom=True)
+    ax.grid(axis="x", visible=False)
