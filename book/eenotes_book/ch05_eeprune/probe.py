@@ -17,10 +17,10 @@ from eenotes.methods.eeprune import Pruned
 from eenotes_book import statistics
 from eenotes_book.ch05_eeprune import bench as benches
 from eenotes_book.ch05_eeprune import experiment, tables
-from eenotes_book.ch05_eeprune.ring import learn_ring
 from eenotes_book.ch05_eeprune import sweep as ch05_sweep
 from eenotes_book.ch05_eeprune.bench import Bench
 from eenotes_book.ch05_eeprune.harness import fit_and_measure
+from eenotes_book.ch05_eeprune.ring import learn_ring
 from eenotes_book.ch05_eeprune.settings import RaceSettings, SweepSettings
 from eenotes_book.data.passes import Passes
 
