@@ -1,90 +1,79 @@
-"""Chapter 1's experiment: a network with early exits, what each image meets in it, and what leaving
-saves on the clock.
-"""
+"""Claims of chapter 1: from the numbers of a record to verdicts."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
-from eenotes.costs import Costs
-from eenotes.inference import simulate
-from eenotes.rules import Rule
-from eenotes.thresholds import evaluate
-from eenotes_book import records
-from eenotes_book.ch01_leaving.experiment import is_right, oracle_accuracy, overthought, per_exit
-from eenotes_book.timing import TARGETS
+from eenotes_book.records import Record
+from eenotes_book.statistics import Gate
+
+POINT = 0.01  # of accuracy: less does not matter
+SAVING = 0.05  # of computation or time: a smaller saving counts as none
 
 
-def judge(
-    record: records.Record,
-    logits: Tensor,
-    labels: Tensor,
-    costs: Costs,
-    *,
-    chosen: Rule,
-    times: pd.DataFrame,
-) -> records.Record:
-    """Put the chapter's claims, judged on the test split and the clock, into the record.
+def claim_all(record: Record, numbers: Mapping[str, Any]) -> None:
+    """Put the chapter's claims into a record.
 
     Args:
         record: to be filled.
-        logits: ``(J, N, K)``, of the test split.
-        labels: ``(N,)``.
-        costs: of the network.
-        chosen: the cheapest rule that is as accurate as the last exit on the validation split.
-        times: from `relative_times`.
+        numbers: from `eenotes_book.ch01_leaving.experiment.measured`, or those of an old record.
     """
-    last = is_right(logits, labels)[-1].double()
-    found, outcome = evaluate(logits, labels, chosen, costs), simulate(logits, chosen)
-    early = outcome.exit_index < len(logits) - 1
-    right = (outcome.prediction == labels).double()
-    loss = (last.mean() - right.mean()).item()
-    record.old_claim(
-        "leaving early saves computation at equal accuracy: relative cost, threshold chosen on validation, within one point on test",
-        thesis="not stated",
-        ours=found["relative_cost"],
-        holds=found["relative_cost"] < 1 and loss <= 0.01,
-        where="What a threshold trades",
-    )
-    lost = (last[early].mean() - right[early].mean()).item() if early.any() else 0.0
-    record.old_claim(
-        "easy inputs leave early without loss: accuracy that the last exit would have gained on those who left, at most one point",
-        thesis="not stated",
-        ours=lost,
-        holds=bool(early.any()) and lost <= 0.01,
-        where="What a threshold trades",
-    )
-    gap = (
-        (last[early].mean() - last[~early].mean()).item()
-        if early.any() and not early.all()
-        else 0.0
-    )
-    record.old_claim(
-        "those who leave early are the easier ones: last exit's accuracy on them minus on those who stay",
-        thesis="not stated",
-        ours=gap,
-        holds=gap > 0,
-        where="What a threshold trades",
-    )
-    gain = oracle_accuracy(logits, labels) - last.mean().item()
-    record.old_claim(
-        "networks overthink: accuracy that knowing the right exit would add to the last one, at least one point",
-        thesis="not stated",
-        ours=gain,
-        holds=gain >= 0.01,
-        where="Overthinking",
-    )
-    middle = times[times.batch == times.batch.max()].iloc[len(TARGETS) // 2]
-    record.old_claim(
-        f"saved MACs are saved time: time relative to the plain backbone at relative cost {middle.MACs:.2f}, batch {middle.batch}",
-        thesis="not stated",
-        ours=float(middle.compacted),
-        holds=bool(middle.compacted < 1),
-        where="MACs and the clock",
-    )
-    record.numbers |= {
-        "accuracy per exit": per_exit(logits, labels, costs).round(4).to_dict("list"),
-        "accuracy": round(found["accuracy"], 4),
-        "overthought images": int(overthought(logits, labels).sum()),
-        "relative times": times.round(3).to_dict("list"),
-    }
-    return record
+    _trade(record, numbers)
+    _overthinking(record, numbers)
+    _clock(record, numbers)
+
+
+def _trade(record: Record, numbers: Mapping[str, Any]) -> None:
+    """Accuracy and cost on test, with the thresholds chosen on validation."""
+    where, cost = "What a threshold trades", numbers["relative cost"]
+    lead = numbers["accuracy"] - numbers["accuracy per exit"]["accuracy"][-1]
+    some_exit = Gate("the chosen thresholds let images exit early: relative cost below 1", cost < 1)
+    record.claim(
+        "leaving early saves computation at equal accuracy: relative cost, with the cheapest "
+        "thresholds that keep the last exit's accuracy on validation",
+        thesis="not stated", values=[cost], differences=[1 - cost], margin=SAVING, where=where,
+        gate=Gate("on test they lose at most one point of accuracy", lead >= -POINT),
+    )  # fmt: skip
+    record.claim(
+        "leaving early loses no accuracy: test accuracy with these thresholds minus the last "
+        "exit's, at most one point behind",
+        thesis="not stated", values=[lead], wanted="not behind", margin=POINT, gate=some_exit,
+        where=where,
+    )  # fmt: skip
+    lost = numbers["lost by exiting early"]
+    record.claim(
+        "easy inputs leave early without loss: accuracy that the last exit would have gained on "
+        "those that exit early, at most one point",
+        thesis="not stated", values=[lost], differences=[-lost], wanted="not behind", margin=POINT,
+        gate=some_exit, where=where,
+    )  # fmt: skip
+    record.claim(
+        "those that exit early are the easier ones: last exit's accuracy on them minus on those "
+        "that stay",
+        thesis="not stated", values=[numbers["last exit, early minus late"]], margin=POINT,
+        gate=some_exit, where=where,
+    )  # fmt: skip
+
+
+def _overthinking(record: Record, numbers: Mapping[str, Any]) -> None:
+    images = sum(counts["test"] for counts in record.data.values())
+    gain = numbers["overthought images"] / images
+    record.claim(
+        "networks overthink: accuracy that knowing the right exit would add to the last one, at "
+        "least one point",
+        thesis="not stated", values=[gain], differences=[gain - POINT], where="Overthinking",
+    )  # fmt: skip
+
+
+def _clock(record: Record, numbers: Mapping[str, Any]) -> None:
+    """The middle one of the timed thresholds, at the largest batch."""
+    times = pd.DataFrame(numbers["relative times"])
+    times = times[times.batch == times.batch.max()]
+    middle = times.iloc[len(times) // 2]
+    record.claim(
+        "saved MACs are saved time: time relative to the plain backbone at relative cost "
+        f"{middle.MACs:.2f}, batch {middle.batch}",
+        thesis="not stated", values=[middle.compacted], differences=[1 - middle.compacted],
+        margin=SAVING, where="MACs and the clock",
+    )  # fmt: skip

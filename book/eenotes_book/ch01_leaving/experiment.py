@@ -1,23 +1,24 @@
-"""Chapter 1's experiment: a network with early exits, what each image meets in it, and what leaving
-saves on the clock.
-"""
+"""Experiment of chapter 1: what images meet in a network with early exits, what exiting saves."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from eenotes.costs import Costs
+from eenotes.inference import simulate
 from eenotes.rules import Confidence, Entropy, Patience, Rule
 from eenotes.thresholds import draw_thresholds, evaluate, pareto_front, sweep
 from eenotes_book.timing import TARGETS
 
 
 def by_margin(logits: Tensor, labels: Tensor, *, groups: int = 10) -> pd.DataFrame:
-    """Accuracy of one classifier, ``(N, K)`` logits, among images sorted by its margin: best minus
-    second-best logit.
+    """Accuracy of one classifier, logits ``(N, K)``, among images sorted by its margin.
+
+    The margin is the best minus the second-best logit.
 
     Returns:
         ``groups`` rows of equal size, most clear-cut first: ``group`` (from 1), ``accuracy``.
@@ -34,9 +35,10 @@ def by_margin(logits: Tensor, labels: Tensor, *, groups: int = 10) -> pd.DataFra
 
 
 def per_exit(logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
-    """Each exit judged on all images, ``(J, N, K)`` logits:
+    """Each exit on all images, logits ``(J, N, K)``.
 
-    ``exit`` (from 1), ``accuracy``, ``relative_cost``, ``exit_macs``.
+    Returns:
+        One row per exit: ``exit`` (from 1), ``accuracy``, ``relative_cost``, ``exit_macs``.
     """
     return pd.DataFrame({
         "exit": range(1, len(logits) + 1),
@@ -47,17 +49,17 @@ def per_exit(logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
 
 
 def easiest(logits: Tensor, *, count: int) -> Tensor:
-    """The images that leave first as the threshold comes down from 1: the surest at exit 1."""
+    """The images that exit first as the threshold falls from 1: the surest at exit 1."""
     return logits[0].softmax(1).amax(1).argsort(descending=True)[:count]
 
 
 def hardest(logits: Tensor, *, count: int) -> Tensor:
-    """The images that stay longest as the threshold comes down: no early exit is sure of them."""
+    """The images that stay longest as the threshold falls: no early exit is sure of them."""
     return logits[:-1].softmax(2).amax((0, 2)).argsort()[:count]
 
 
 def overthinking(logits: Tensor, labels: Tensor) -> pd.DataFrame:
-    """What the rest of the network does to the answer of each early exit, in images.
+    """What the rest of the network does to the prediction of each early exit, in images.
 
     Returns:
         One row per early exit: ``exit`` (from 1), ``spoiled`` (right here, wrong at the end),
@@ -78,7 +80,7 @@ def overthought(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def oracle_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The accuracy of one who knows which exit to trust: right wherever any exit is."""
+    """The accuracy if the right exit were known for every image: right wherever any exit is."""
     return is_right(logits, labels).any(0).double().mean().item()
 
 
@@ -87,8 +89,7 @@ def falls(logits: Tensor, labels: Tensor, *, count: int) -> pd.DataFrame:
 
     Returns:
         ``row``, ``exit`` (from 1, the best early one), ``before`` and ``after`` (probabilities of
-        the true class), ``answer`` (the last
-        exit's).
+        the true class), ``answer`` (the last exit's prediction).
     """
     of_truth = logits.softmax(2).gather(2, labels.expand(len(logits), -1)[..., None]).squeeze(2)
     before, exit_index = of_truth[:-1].max(0)
@@ -108,12 +109,13 @@ def falls(logits: Tensor, labels: Tensor, *, count: int) -> pd.DataFrame:
 def single_threshold(
     logits: Tensor, labels: Tensor, costs: Costs, *, points: int = 91
 ) -> pd.DataFrame:
-    """One confidence threshold for all exits:
-
-    ``threshold``, ``accuracy``, ``relative_cost``, ``left`` per row.
+    """One confidence threshold for all exits, and what it gives.
 
     The thresholds are evenly spaced from 0.1 to 1, and as many quantiles of the confidences
     besides: those crowd near 1.
+
+    Returns:
+        One row per threshold: ``threshold`` and the numbers of `eenotes.thresholds.evaluate`.
     """
     grid = torch.linspace(0.1, 1, points, dtype=torch.float64)
     confidences = logits[:-1].softmax(2).amax(2).flatten().double().cpu().sort().values
@@ -125,8 +127,11 @@ def single_threshold(
 
 
 def rules_at_costs(table: pd.DataFrame, targets: Sequence[float] = TARGETS) -> dict[str, Rule]:
-    """From `single_threshold`: the threshold whose relative cost is nearest to each target, under
-    its name.
+    """The rule whose relative cost is nearest to each target, under its threshold's name.
+
+    Args:
+        table: from `single_threshold`.
+        targets: relative costs.
     """
     thresholds = [
         table.threshold[(table.relative_cost - target).abs().idxmin()] for target in targets
@@ -137,9 +142,17 @@ def rules_at_costs(table: pd.DataFrame, targets: Sequence[float] = TARGETS) -> d
 def validation_fronts(
     logits: Tensor, labels: Tensor, costs: Costs, *, thresholds: int, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """The Pareto front of each rule:
+    """The Pareto front of each rule on the split that thresholds are chosen on.
 
-    ``thresholds`` drawn at random, and every exit closed; for patience every patience there is.
+    The vectors are drawn at random, and one closes every exit; patience has every patience there
+    is.
+
+    Args:
+        logits: of all exits, ``(J, N, K)``.
+        labels: ``(N,)``.
+        costs: of the network.
+        thresholds: how many vectors are drawn for each rule.
+        seed: of the drawing.
 
     Returns:
         rule → table with ``rule`` (ready to use), ``accuracy``, ``relative_cost``.
@@ -163,7 +176,7 @@ def validation_fronts(
 
 
 def on_test(front: pd.DataFrame, logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
-    """The rules of a front, chosen on other images, judged on these."""
+    """What the rules of a front, chosen on other images, give on these."""
     return pd.DataFrame(
         [{"rule": rule, **evaluate(logits, labels, rule, costs)} for rule in front["rule"]]
     )
@@ -172,3 +185,35 @@ def on_test(front: pd.DataFrame, logits: Tensor, labels: Tensor, costs: Costs) -
 def is_right(logits: Tensor, labels: Tensor) -> Tensor:
     """``(J, N)`` bool: which exit is right on which image."""
     return logits.argmax(2) == labels
+
+
+def measured(
+    logits: Tensor, labels: Tensor, costs: Costs, *, chosen: Rule, times: pd.DataFrame
+) -> dict[str, Any]:
+    """The numbers that a record stores, and that claims are made of.
+
+    Args:
+        logits: of the test split, ``(J, N, K)``.
+        labels: ``(N,)``.
+        costs: of the network.
+        chosen: the cheapest rule that is as accurate as the last exit on the validation split.
+        times: from `eenotes_book.timing.relative_times`.
+    """
+    found, outcome = evaluate(logits, labels, chosen, costs), simulate(logits, chosen)
+    last = is_right(logits, labels)[-1].double()
+    right = (outcome.prediction == labels).double()
+    early = outcome.exit_index < len(logits) - 1
+    lost = gap = 0.0  # where there is nothing to compare
+    if early.any():
+        lost = (last[early].mean() - right[early].mean()).item()
+    if early.any() and not early.all():
+        gap = (last[early].mean() - last[~early].mean()).item()
+    return {
+        "accuracy per exit": per_exit(logits, labels, costs).round(4).to_dict("list"),
+        "accuracy": round(found["accuracy"], 4),
+        "relative cost": found["relative_cost"],
+        "lost by exiting early": lost,
+        "last exit, early minus late": gap,
+        "overthought images": int(overthought(logits, labels).sum()),
+        "relative times": times.round(3).to_dict("list"),
+    }

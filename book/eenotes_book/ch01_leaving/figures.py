@@ -1,105 +1,105 @@
-"""Every figure of the book: data in, Axes out.  Only notebooks import this module."""
+"""Figures of chapter 1 about images: where they exit, which are hard, and what exits say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from IPython.display import HTML
+from torch import Tensor
 
-from eenotes_book.style import BLUE, GREEN, GREY, METHODS, ORANGE, RED, cost_axes, exit_colors
+from eenotes.costs import Costs
+from eenotes_book.data.vision import Vision
+from eenotes_book.style import BLUE, GREEN, GREY, METHODS, RED, cost_axes, gallery, show
 
 KINDS = {"vision": (BLUE, "o"), "language": (RED, "^"), "speech/multimodal": (GREEN, "D")}
 
 
-def cascade(left: Sequence[float], *, costs: Sequence[float]) -> Figure:
-    """A network as a row of stages with a door after each: the width of a stage's bar is who is
-    still there.
+def cascade(found: Mapping[str, Any], costs: Costs, *, last: float, provenance: str) -> HTML:
+    """A network as a row of stages with a door after each; the bars are the images still there.
 
     Args:
-        left: share of the images that leaves at each exit.
-        costs: cumulative relative cost at each exit.
+        found: from `eenotes.thresholds.evaluate`, on test.
+        costs: of the network.
+        last: accuracy of the last exit.
+        provenance: for the small print.
     """
+    left, there = found["left"], 1.0
+    so_far = (costs.cumulative / costs.backbone).tolist()
     figure, ax = plt.subplots(figsize=(8.2, 2.9))
-    there = 1.0
-    for j, (share, cost) in enumerate(zip(left, costs, strict=True)):
-        ax.add_patch(
-            plt.Rectangle(
-                (j, -there / 2),
-                0.72,
-                there,
-                color=BLUE,
-                alpha=0.25 + 0.5 * (j + 1) / len(left),
-                linewidth=0,
-            )
-        )
-        ax.text(j + 0.36, 0, f"{there:.0%}", ha="center", va="center", fontsize=9)
-        ax.annotate(
-            "",
-            xy=(j + 0.86, -0.78),
-            xytext=(j + 0.86, -there / 2 + 0.04),
-            arrowprops={"arrowstyle": "->", "color": RED},
-        )
-        ax.text(
-            j + 0.86, -0.86, f"{share:.0%}\nleave", ha="center", va="top", fontsize=8, color=RED
-        )
-        ax.text(
-            j + 0.36,
-            0.6,
-            f"stage {j + 1}\ncost so far {cost:.2f}",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-        )
+    for j, (share, cost) in enumerate(zip(left, so_far, strict=True)):
+        alpha, middle, door = 0.25 + 0.5 * (j + 1) / len(left), j + 0.36, j + 0.86
+        bar = plt.Rectangle((j, -there / 2), 0.72, there, color=BLUE, alpha=alpha, linewidth=0)
+        ax.add_patch(bar)
+        ax.text(middle, 0, f"{there:.0%}", ha="center", va="center", fontsize=9)
+        arrow = {"arrowstyle": "->", "color": RED}
+        ax.annotate("", xy=(door, -0.78), xytext=(door, -there / 2 + 0.04), arrowprops=arrow)
+        below = {"ha": "center", "va": "top", "fontsize": 8, "color": RED}
+        ax.text(door, -0.86, f"{share:.0%}\nleave", **below)
+        above = {"ha": "center", "va": "bottom", "fontsize": 8}
+        ax.text(middle, 0.6, f"stage {j + 1}\ncost so far {cost:.2f}", **above)
         there -= share
     ax.set(xlim=(-0.1, len(left) + 0.3), ylim=(-1.25, 0.95))
     ax.axis("off")
-    return figure
+    return show(
+        figure,
+        caption=f"With thresholds chosen on validation, {1 - left[-1]:.0%} of the test images exit "
+        f"before the last stage. The average image costs {found['relative_cost']:.2f} of the "
+        f"backbone, accuracy {found['accuracy']:.3f} against {last:.3f} at the end.",
+        alt="A row of bars, one per stage, getting shorter as images leave through an arrow after "
+        "each stage.",
+        provenance=provenance,
+    )
 
 
-def rising_cost(models: pd.DataFrame) -> Figure:
-    """Parameters by year, and training-set sizes by year in one panel per unit, all on logarithmic
-    axes; records have names.
+def rising_cost(models: pd.DataFrame) -> HTML:
+    """Parameters and sizes of training sets by year, on logarithmic axes.
+
+    Training sets have one panel per unit.  The names are of models clearly larger than all before.
 
     Args:
-        models: the table in ``assets/models.csv``.
+        models: the table in ``models.csv``.
     """
-    panels = [("parameters", models, "parameters")]
-    panels += [
-        (f"training {unit}", models[models.training_unit == unit], "training_examples")
-        for unit in ("images", "tokens")
-    ]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), width_ratios=(1.5, 1, 1))
-    for ax, (label, table, column) in zip(axes, panels, strict=True):
-        table = (
-            table.dropna(subset=[column])
-            .assign(when=table.year + (table.month - 0.5) / 12)
-            .sort_values("when")
-        )
-        for kind, group in table.groupby("kind"):
-            color, marker = KINDS[kind]
-            ax.scatter(group.when, group[column], color=color, marker=marker, s=28, label=kind)
-        ax.set(yscale="log", xlabel="year", ylabel=label)
-        ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
-        for row, align in _records(table, column):
-            offset = {"left": (6, -3), "right": (-5, 2)}[align]
-            ax.annotate(
-                row.model,
-                (row.when, row[column]),
-                fontsize=7.5,
-                ha=align,
-                xytext=offset,
-                textcoords="offset points",
-            )
-        ax.margins(x=0.08, y=0.1)
+    _scatter(axes[0], models, "parameters", label="parameters")
+    for ax, unit in zip(axes[1:], ("images", "tokens"), strict=True):
+        table = models[models.training_unit == unit]
+        _scatter(ax, table, "training_examples", label=f"training {unit}")
     axes[0].legend(loc="lower right")
-    return figure
+    largest, first = models.loc[models.parameters.idxmax()], models.loc[models.year.idxmin()]
+    growth = largest.parameters / first.parameters / 1e6
+    return show(
+        figure,
+        caption=f"{len(models)} well-known models; those clearly larger than all before have "
+        f"names. From {first.model} ({first.year}) to {largest.model} ({largest.year}) parameters "
+        f"grew {growth:,.0f} million times. For mixtures of experts all parameters count.",
+        alt="Three scatter plots on logarithmic axes: parameters, training images and training "
+        "tokens of well-known models, all rising with the years.",
+        provenance="Training sizes of models that state them in images or tokens; sources in "
+        "ch01_leaving/models.csv",
+    )
 
 
-def _records(table: pd.DataFrame, column: str) -> list[tuple[pd.Series, str]]:
-    """Who was clearly larger than all before, in order of time, and on which side of its point
-    there is room for a name.
+def _scatter(ax: plt.Axes, table: pd.DataFrame, column: str, *, label: str) -> None:
+    table = table.dropna(subset=[column])
+    table = table.assign(when=table.year + (table.month - 0.5) / 12).sort_values("when")
+    for kind, group in table.groupby("kind"):
+        color, marker = KINDS[kind]
+        ax.scatter(group.when, group[column], color=color, marker=marker, s=28, label=kind)
+    ax.set(yscale="log", xlabel="year", ylabel=label)
+    ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
+    for row, align in _largest_so_far(table, column):
+        offset = {"left": (6, -3), "right": (-5, 2)}[align]
+        look = {"fontsize": 7.5, "ha": align, "xytext": offset, "textcoords": "offset points"}
+        ax.annotate(row.model, (row.when, row[column]), **look)
+    ax.margins(x=0.08, y=0.1)
+
+
+def _largest_so_far(table: pd.DataFrame, column: str) -> list[tuple[pd.Series, str]]:
+    """The models clearly larger than all before, in order of time.
+
+    With each, the side of its point on which there is room for a name.
     """
     found, highest = [], 0.0
     for _, row in table.iterrows():
@@ -109,177 +109,126 @@ def _records(table: pd.DataFrame, column: str) -> list[tuple[pd.Series, str]]:
     return found
 
 
-def difficulty(tenths: pd.DataFrame, *, overall: float) -> Axes:
-    """Accuracy of one classifier among images sorted by its margin.
+def difficulty(tenths: pd.DataFrame, *, overall: float, provenance: str) -> HTML:
+    """Accuracy of the last exit among images sorted by its margin.
 
     Args:
         tenths: ``group`` (from 1, most clear-cut first) and ``accuracy``.
         overall: the accuracy on all of them.
+        provenance: for the small print.
     """
-    _, ax = plt.subplots(figsize=(6.4, 3))
+    figure, ax = plt.subplots(figsize=(6.4, 3))
     ax.bar(tenths.group, tenths.accuracy, color=BLUE, alpha=0.75)
     ax.axhline(overall, color=GREY, linestyle="--", linewidth=1.2)
-    ax.text(
-        len(tenths) + 0.55,
-        overall + 0.015,
-        f"all: {overall:.3f}",
-        ha="right",
-        va="bottom",
-        fontsize=9,
-    )
-    ax.set(
-        xlabel="tenth of the test images, largest margin first",
-        ylabel="accuracy of the last exit",
-        ylim=(0, 1.05),
-    )
+    place = (len(tenths) + 0.55, overall + 0.015)
+    ax.text(*place, f"all: {overall:.3f}", ha="right", va="bottom", fontsize=9)
+    ax.set(xlabel="tenth of the test images, largest margin first")
+    ax.set(ylabel="accuracy of the last exit", ylim=(0, 1.05))
     ax.set_xticks(tenths.group)
-    return ax
+    clearest, hardest = tenths.accuracy.iloc[[0, -1]]
+    return show(
+        figure,
+        caption=f"The last exit is right on {clearest:.0%} of the tenth with the largest margins "
+        f"and on {hardest:.0%} of the tenth with the smallest.",
+        alt="Ten bars, the accuracy of the last exit among the test images sorted by margin, with "
+        "a dashed line at the accuracy on all of them.",
+        provenance=provenance,
+    )
 
 
-def threshold_landscape(table: pd.DataFrame, *, last: float) -> Figure:
-    """One threshold for all exits.  Left: who leaves where; right: accuracy and relative cost.
+def first_and_last(
+    data: Vision, logits: Tensor, easiest: Tensor, hardest: Tensor, *, provenance: str
+) -> HTML:
+    """The images that exit first, with exit 1's prediction, above those that stay longest.
 
     Args:
-        table: one row per ``threshold``, with ``left``, ``accuracy`` and ``relative_cost``.
-        last: accuracy of the last exit.
+        data: whose test images they are.
+        logits: of all exits on the test split, ``(J, N, K)``.
+        easiest: rows of the images that exit first; as many as ``hardest``.
+        hardest: rows of the images that stay longest, with the last exit's prediction.
+        provenance: for the small print.
     """
-    figure, (shares, trade_off) = plt.subplots(1, 2, figsize=(10.4, 3.6), sharex=True)
-    left = np.array(table.left.tolist()).T
-    colors = [ground for ground, _ in exit_colors(len(left))]
-    shares.stackplot(
-        table.threshold, left, colors=colors, labels=[f"exit {j + 1}" for j in range(len(left))]
+    x, labels = data.test.tensors
+    rows, count = [*easiest.tolist(), *hardest.tolist()], len(easiest)
+    predicted = [*logits[0].argmax(1)[easiest].tolist(), *logits[-1].argmax(1)[hardest].tolist()]
+    truths = labels[rows].tolist()
+    wrong = [k != truth for k, truth in zip(predicted, truths, strict=True)]
+    titles = [
+        data.classes[k] + f"\nis: {data.classes[truth]}" * (k != truth)
+        for k, truth in zip(predicted, truths, strict=True)
+    ]
+    colors = [RED if mistake else "black" for mistake in wrong]
+    right = [count - sum(part) for part in (wrong[:count], wrong[count:])]
+    return show(
+        gallery([data.picture(x[i]) for i in rows], titles, columns=count, colors=colors),
+        caption="Above: the test images that exit first as the threshold falls, with exit 1's "
+        f"prediction ({right[0]} of {count} right). Below: those that stay longest, with the last "
+        f"exit's ({right[1]} of {count} right). Red: wrong; true class below.",
+        alt="Two rows of eight small images with the network's answer above each: above those that "
+        "leave first, below those that stay longest.",
+        provenance=provenance,
     )
-    shares.set(
-        xlabel="threshold",
-        ylabel="share of the test images that leaves at",
-        ylim=(0, 1),
-        xlim=(table.threshold.min(), 1),
-    )
-    handles, labels = shares.get_legend_handles_labels()
-    shares.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
-    trade_off.plot(table.threshold, table.accuracy, color=BLUE, label="accuracy")
-    trade_off.plot(
-        table.threshold,
-        table.relative_cost,
-        color=RED,
-        linestyle="-.",
-        label="relative cost (MACs)",
-    )
-    trade_off.axhline(
-        last, color=GREY, linestyle="--", linewidth=1.2, label="accuracy of the last exit"
-    )
-    trade_off.set(xlabel="threshold", ylim=(0, 1.05))
-    trade_off.legend(loc="lower right")
-    return figure
 
 
-def exits_and_overthinking(exits: pd.DataFrame, changes: pd.DataFrame) -> Figure:
-    """Left: accuracy of each exit on all images.
+def exits_and_overthinking(
+    exits: pd.DataFrame, changes: pd.DataFrame, *, spoiled: int, images: int, provenance: str
+) -> HTML:
+    """Left: accuracy of each exit on all images.  Right: what the rest of the network changes.
 
-    Right: images that the rest of the network repairs or spoils after each early exit.
+    Args:
+        exits: from `experiment.per_exit`.
+        changes: from `experiment.overthinking`.
+        spoiled: images that are right at some early exit and wrong at the end.
+        images: of the test split.
+        provenance: for the small print.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.6))
     color, marker = METHODS["early exits"]
     left.plot(exits.relative_cost, exits.accuracy, color=color, marker=marker)
+    below = {"xytext": (4, -12), "textcoords": "offset points", "fontsize": 8}
     for row in exits.itertuples():
-        left.annotate(
-            f"exit {row.exit}",
-            (row.relative_cost, row.accuracy),
-            xytext=(4, -12),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        left.annotate(f"exit {row.exit}", (row.relative_cost, row.accuracy), **below)
     cost_axes(left).margins(y=0.15)
     at = np.arange(len(changes))
     right.bar(at - 0.2, changes.repaired, 0.4, color=BLUE, label="wrong here, right at the end")
-    right.bar(
-        at + 0.2,
-        changes.spoiled,
-        0.4,
-        color=RED,
-        hatch="//",
-        label="right here, wrong at the end (overthinking)",
-    )
+    label = "right here, wrong at the end (overthinking)"
+    right.bar(at + 0.2, changes.spoiled, 0.4, color=RED, hatch="//", label=label)
     right.set_xticks(at, [f"exit {j}" for j in changes.exit])
-    right.set(
-        ylabel="test images", ylim=(0, 1.3 * max(changes.repaired.max(), changes.spoiled.max(), 1))
-    )
+    highest = max(changes.repaired.max(), changes.spoiled.max(), 1)
+    right.set(ylabel="test images", ylim=(0, 1.3 * highest))
     right.legend(loc="upper right")
-    return figure
+    first, last = exits.accuracy.iloc[[0, -1]]
+    return show(
+        figure,
+        caption=f"Left: accuracy at each exit, {first:.3f} at the first, "
+        f"{exits.accuracy.max():.3f} at the best and {last:.3f} at the last. Right: repaired and "
+        f"spoiled images; {spoiled} of {images:,} are right at some early exit and wrong at the "
+        "end.",
+        alt="Left a curve of accuracy per exit against cost, steep at first and then flat; right "
+        "paired bars per exit for repaired and spoiled answers.",
+        provenance=provenance,
+    )
 
 
-def trade(curves: dict[str, pd.DataFrame], *, last: float) -> Figure:
-    """Accuracy against cost on test, one line per rule; dashed: everybody goes to the end."""
-    figure, ax = plt.subplots(figsize=(6.4, 4))
-    for name, table in curves.items():
-        color, marker = METHODS[name]
-        table = table.sort_values("relative_cost")
-        ax.plot(
-            table.relative_cost,
-            table.accuracy,
-            color=color,
-            marker=marker,
-            markersize=4,
-            label=name,
-        )
-    ax.axhline(last, color=GREY, linestyle="--", linewidth=1.2, label="last exit for everybody")
-    ax.legend(loc="lower right")
-    cost_axes(ax)
-    return figure
+def falls(data: Vision, deepest: pd.DataFrame, *, provenance: str) -> HTML:
+    """The images of `experiment.falls`, with the probabilities of their true class.
 
-
-def clock(times: pd.DataFrame, stages: pd.DataFrame) -> Figure:
-    """Left: time with three ways of leaving against the share of MACs, per batch size.
-
-    Right: how dear a MAC is in each stage.
+    Args:
+        data: whose test images they are.
+        deepest: from `experiment.falls`.
+        provenance: for the small print.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.8, 3.9), width_ratios=(1.5, 1))
-    for (batch, group), color, marker in zip(
-        times.groupby("batch"), (ORANGE, BLUE, GREEN), ("s", "o", "^"), strict=True
-    ):
-        left.plot(
-            group.MACs,
-            group.compacted,
-            color=color,
-            marker=marker,
-            label=f"batch {batch}: leavers taken out",
-        )
-        left.plot(
-            group.MACs, group.rebatched, color=color, marker=marker, linestyle="--", markersize=4
-        )
-        left.plot(
-            group.MACs,
-            group["every exit"],
-            color=color,
-            marker=marker,
-            linestyle=":",
-            markerfacecolor="white",
-        )
-    left.plot(
-        [],
-        [],
-        color="black",
-        linestyle="--",
-        marker="o",
-        markersize=4,
-        label="and batches filled up again",
+    x, labels = data.test.tensors
+    titles = [
+        f"{data.classes[labels[fall.row]]}\nexit {fall.exit}: {fall.before:.2f}\n"
+        f"end: {fall.after:.2f}\n→ {data.classes[fall.answer]}"
+        for fall in deepest.itertuples()
+    ]
+    return show(
+        gallery([data.picture(x[i]) for i in deepest.row], titles, columns=len(deepest)),
+        caption="The images whose true class (named first) loses most: its probability at the best "
+        "early exit and at the end, and the answer at the end (→).",
+        alt="A row of eight small images, each with its class, two probabilities, the second far "
+        "smaller than the first, and the last exit's answer.",
+        provenance=provenance,
     )
-    left.plot(
-        [],
-        [],
-        color="black",
-        linestyle=":",
-        marker="o",
-        markerfacecolor="white",
-        label="all computed, then masked",
-    )
-    ends = [times.MACs.min(), times.MACs.max()]
-    left.plot(ends, ends, color=GREY, linewidth=1, label="time = MACs")
-    left.set(
-        xlabel="relative cost (MACs)", ylabel="time / time of the plain backbone", ylim=(0, None)
-    )
-    left.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    right.bar(stages.stage, stages.time_per_mac, color=GREY)
-    right.axhline(1, color="black", linewidth=1, linestyle="--")
-    right.set(xlabel="stage", ylabel="time per MAC / average")
-    return figure
