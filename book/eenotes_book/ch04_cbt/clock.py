@@ -1,6 +1,4 @@
-"""Chapter 4: one threshold for all classes, or one for each; a convolutional network and a
-transformer that skip what is finished.
-"""
+"""Time of masked inference in chapter 4: against the plain backbone, skipped or masked."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,48 +9,50 @@ from torch import Tensor
 
 from eenotes.rules import Rule
 from eenotes_book import scale, timing
-from eenotes_book.ch04_cbt.experiment import Bench, Net
+from eenotes_book.ch04_cbt.bench import Bench, Net
 
 
-def share_plan(b: Bench, x: Tensor, share: float) -> Tensor:
-    """The surest places of each image finish at the first exit, so that ``share`` of them stay
-    active to the end: ``(B, h, w)``.
+def share_plan(bench: Bench, images: Tensor, share: float) -> Tensor:
+    """Where each place finishes, ``(B, h, w)``, so that a share of them stays active to the end.
+
+    The surest places of each image finish at the first exit.
     """
     with torch.inference_mode():
-        sure = b.net(x)[0].softmax(1).amax(1)
-    count = round(share * sure[0].numel())
-    active = sure.flatten(1).argsort(1)[:, :count]
-    plan = torch.zeros_like(sure, dtype=torch.int64).flatten(1)
-    return plan.scatter_(1, active, b.net.num_exits - 1).view_as(sure)
+        confidence = bench.net(images)[0].softmax(1).amax(1)
+    count = round(share * confidence[0].numel())
+    active = confidence.flatten(1).argsort(1)[:, :count]
+    plan = torch.zeros_like(confidence, dtype=torch.int64).flatten(1)
+    return plan.scatter_(1, active, bench.net.num_exits - 1).view_as(confidence)
 
 
-def crossover(b: Bench, shares: Sequence[float], *, batch: int) -> pd.DataFrame:
-    """Time with a share of the places active behind the first exit, relative to the plain backbone:
+def crossover(bench: Bench, shares: Sequence[float], *, batch: int) -> pd.DataFrame:
+    """Time with a share of the places active behind the first exit, one row per ``share``.
 
-    ``sparse`` and ``dense``.
-
-    ``MACs`` is what the sparse way needs, relative to the backbone.
+    ``sparse`` and ``dense`` are times relative to the plain backbone's; ``MACs`` is what the sparse
+    way needs, relative to the backbone.
     """
-    x = _batch(b, batch)
-    rows = []
+    images, rows = _batch(bench, batch), []
     for share in shares:
-        plan = share_plan(b, x, share)
-        ways = {"sparse": partial(b.net.segment, x, None, exit_index=plan, mode="sparse")}
-        ways["dense"] = partial(b.net.segment, x, None, exit_index=plan, mode="dense")
-        times = timing.median_seconds({"backbone": partial(backbone, b.net, x), **ways}, rounds=2)
-        macs = (
-            b.net.segment(x, None, exit_index=plan, mode="sparse").macs[-1].item()
-            / b.costs.backbone
-        )
-        rows.append(
-            {"share": share, "MACs": macs, **{way: times[way] / times["backbone"] for way in ways}}
-        )
+        plan = share_plan(bench, images, share)
+        ways = {
+            mode: partial(bench.net.segment, images, None, exit_index=plan, mode=mode)
+            for mode in ("sparse", "dense")
+        }
+        plain = {"backbone": partial(backbone, bench.net, images)}
+        times = timing.median_seconds(plain | ways, rounds=2)
+        macs = ways["sparse"]().macs[-1].item() / bench.costs.backbone
+        relative = {mode: times[mode] / times["backbone"] for mode in ways}
+        rows.append({"share": share, "MACs": macs, **relative})
     return pd.DataFrame(rows)
 
 
 def crossing(table: pd.DataFrame) -> float:
-    """The share of active places at which sparse and dense take equally long, between the measured
-    ones (0 or 1 beyond them).
+    """The share of active places at which sparse and dense take equally long.
+
+    It lies between the measured shares; 0 or 1 if the two do not cross there.
+
+    Args:
+        table: from `crossover`.
     """
     gain = (table["dense"] - table["sparse"]).tolist()  # table.sparse would be pandas' own
     for i in range(len(gain) - 1, -1, -1):
@@ -64,32 +64,36 @@ def crossing(table: pd.DataFrame) -> float:
     return 0.0
 
 
-def speed(b: Bench, rule: Rule, *, batch: int) -> dict[str, float]:
-    """Plain backbone against masked inference on the same test images:
+def speed(bench: Bench, rule: Rule, *, batch: int) -> dict[str, float]:
+    """The plain backbone against masked inference on the same test images.
 
-    ``speed_up`` in time, and ``macs`` saved as the same ratio.
+    ``speed_up`` is the backbone's time over that of masked inference, ``macs`` the same ratio in
+    MACs.
     """
-    x = _batch(b, batch)
-    times = timing.median_seconds(
-        {"backbone": partial(backbone, b.net, x), "masked": partial(b.net.segment, x, rule)},
-        rounds=5,
-    )
-    macs = b.net.segment(x, rule).macs[-1].item()
+    images = _batch(bench, batch)
+    ways = {
+        "backbone": partial(backbone, bench.net, images),
+        "masked": partial(bench.net.segment, images, rule),
+    }
+    times = timing.median_seconds(ways, rounds=5)
+    macs = ways["masked"]().macs[-1].item()
     return {
         "speed_up": times["backbone"] / times["masked"],
-        "macs": b.costs.backbone / macs,
+        "macs": bench.costs.backbone / macs,
         "batch": batch,
     }
 
 
 @torch.inference_mode()
-def backbone(net: Net, x: Tensor) -> Tensor:
+def backbone(net: Net, images: Tensor) -> Tensor:
     """The network without its early exits."""
+    features = images
     for stage in net.stages:
-        x = stage(x)
-    return x
+        features = stage(features)
+    return features
 
 
-def _batch(b: Bench, count: int) -> Tensor:
-    rows = torch.linspace(0, len(b.data.test) - 1, count).long().tolist()  # from all over the split
-    return torch.stack([b.data.test[i][0] for i in rows]).to(scale.device())
+def _batch(bench: Bench, count: int) -> Tensor:
+    """Test images from all over the split."""
+    rows = torch.linspace(0, len(bench.data.test) - 1, count).long().tolist()
+    return torch.stack([bench.data.test[i][0] for i in rows]).to(scale.device())

@@ -1,198 +1,131 @@
-"""Every figure of the book: data in, Axes out.  Only notebooks import this module."""
+"""Charts of chapter 4: thresholds, scores against cost, who pays, and time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from IPython.display import HTML
+from matplotlib.axes import Axes
 
-from eenotes_book.scene_pictures import class_legend, label_map
+from eenotes_book import style
+from eenotes_book.ch04_cbt.leads import leads
 from eenotes_book.style import BLUE, GREY, METHODS, RED
 
 
-def threshold_bars(table: pd.DataFrame, *, ends: tuple[float, float]) -> Figure:
-    """Class thresholds in order, beside the margins they come from; hatched: classes that are taken
-    for another.
+def threshold_bars(table: pd.DataFrame, *, ends: tuple[float, float], provenance: str = "") -> HTML:
+    """Class thresholds in order, beside the margins they come from.
 
     Args:
-        table: columns ``class``, ``share``, ``margin``, ``threshold``, ``confused``, ``taken for``.
+        table: from `tables.margin_table`.
         ends: [alpha, beta].
+        provenance: of the numbers.
     """
     table = table.sort_values("threshold", ascending=False)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.34 * len(table) + 1.2), sharey=True)
     at = np.arange(len(table))
-    hatches = ["//" if confused else "" for confused in table.confused]
+    colors = [GREY if confused else RED for confused in table.confused]
     for ax, column in ((left, "margin"), (right, "threshold")):
-        bars = ax.barh(
-            at,
-            table[column],
-            color=[GREY if confused else RED for confused in table.confused],
-            alpha=0.85,
-        )
-        for bar, hatch in zip(bars, hatches, strict=True):
-            bar.set_hatch(hatch)
-    names = [
-        f"{name} ({share:.1%})" for name, share in zip(table["class"], table.share, strict=True)
-    ]
-    left.set_yticks(at, names)
+        bars = ax.barh(at, table[column], color=colors, alpha=0.85)
+        for bar, confused in zip(bars, table.confused, strict=True):
+            bar.set_hatch("//" if confused else "")
+    left.set_yticks(at, _with_shares(table))
     left.set(xlabel="margin of the class", xlim=(0, 1))
     room = ends[1] - ends[0]
     right.set(xlabel="threshold of the class", xlim=(ends[0] - 0.06 * room, ends[1] + 0.06 * room))
-    for y, row in zip(at, table.itertuples(), strict=True):
-        if row.confused:
-            left.text(
-                row.margin + 0.02,
-                y,
-                f"taken for {table['taken for'].iloc[y]}",
-                va="center",
-                fontsize=8,
-            )
-    return figure
-
-
-def exit_maps(picture, truth, methods: dict[str, list[tuple]], *, classes: Sequence[str]) -> Figure:
-    """One image on its way: per method a row of predicted maps and a row of masks of what is still
-    computed; one column per exit.
-
-    Args:
-        picture: ``(H, W, 3)``.
-        truth: ``(H, W)`` labels.
-        methods: name → for each exit (predicted labels ``(H, W)``, active before that exit ``(h,
-            w)`` bool).
-    """
-    exits = len(next(iter(methods.values())))
-    ratio = truth.shape[0] / truth.shape[1]
-    figure, axes = plt.subplots(
-        2 * len(methods),
-        exits + 1,
-        figsize=(2.25 * (exits + 1), 2 * len(methods) * (2.25 * ratio + 0.28) + 0.6),
+    for y, row in zip(at, table.to_dict("records"), strict=True):
+        if row["confused"]:
+            words = f"taken for {row['taken for']}"
+            left.text(row["margin"] + 0.02, y, words, va="center", fontsize=8)
+    confused = "a class that is taken for another" if table.confused.any() else "none here"
+    return style.show(
+        figure,
+        caption=f"Margins by (4.3) and thresholds by (4.4) with [{ends[0]}, {ends[1]}]. Easiest: "
+        f"{table['class'].iloc[-1]}; hardest: {table['class'].iloc[0]}. In brackets: share of the "
+        f"training pixels. Grey, hatched: {confused}.",
+        alt="Two panels of horizontal bars, one bar per class: margins on the left, thresholds on "
+        "the right, in opposite order of length.",
+        provenance=provenance,
     )
-    for ax in axes.flat:
-        ax.axis("off")
-    axes[0, 0].imshow(picture)
-    axes[0, 0].set_title("image", fontsize=9)
-    axes[1, 0].imshow(label_map(truth, classes))
-    axes[1, 0].set_title("truth", fontsize=9)
-    for m, (name, steps) in enumerate(methods.items()):
-        for j, (labels, active) in enumerate(steps):
-            above, below = axes[2 * m, j + 1], axes[2 * m + 1, j + 1]
-            above.imshow(label_map(labels, classes), interpolation="nearest")
-            above.set_title(f"{name}: exit {j + 1}" if j == 0 else f"exit {j + 1}", fontsize=9)
-            below.imshow(active, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            below.set_title(f"computed: {np.mean(active):.0%}", fontsize=9)
-            below.add_patch(
-                plt.Rectangle(
-                    (0, 0), 1, 1, transform=below.transAxes, fill=False, color=GREY, linewidth=1
-                )
-            )
-    class_legend(figure, classes)
-    return figure
 
 
-def anytime_curves(scores: dict[str, dict], singles: pd.DataFrame | None = None) -> Figure:
-    """Mean IoU against cost: left, every named rule at every exit; right, what each rule gives at
-    the last exit.
+def anytime_curves(
+    scores: Mapping[str, dict],
+    singles: pd.DataFrame,
+    *,
+    single: str,
+    named: str,
+    provenance: str = "",
+) -> HTML:
+    """Mean IoU against cost, at every exit and at the last.
 
     Args:
-        scores: name → ``miou`` and ``cost``, one number per exit.
-        singles: one threshold, several values: ``threshold``, ``cost``, ``miou`` at the last exit.
+        scores: name of a rule → ``miou`` and ``cost``, one number per exit.
+        singles: from `experiment.singles`.
+        single: the one threshold among the rules that the caption compares with.
+        named: the rule that the caption compares.
+        provenance: of the numbers.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
     styles = ("-", "--", ":", "-.")
-    seen: dict[str, int] = {}
+    drawn: dict[str, int] = {}  # kind of rule → how many of it
     for name, score in scores.items():
-        kind = (
-            "one threshold"
-            if name.startswith("single")
-            else "CBT-ns"
-            if name.startswith("CBT-ns")
-            else "CBT"
-        )
+        kind = _kind(name)
         color, marker = METHODS[kind]
-        style = styles[seen.get(kind, 0) % len(styles)]
-        seen[kind] = seen.get(kind, 0) + 1
-        left.plot(
-            score["cost"],
-            100 * np.array(score["miou"]),
-            color=color,
-            marker=marker,
-            markersize=5,
-            linestyle=style,
-            label=name,
-        )
-        right.plot(
-            score["cost"][-1],
-            100 * score["miou"][-1],
-            color=color,
-            marker=marker,
-            markersize=8,
-            linestyle="none",
-        )
-    if singles is not None:
-        color, marker = METHODS["one threshold"]
-        right.plot(singles.cost, 100 * singles.miou, color=color, marker=marker, markersize=4)
-        for row in singles.itertuples():
-            right.annotate(
-                f"{row.threshold:g}",
-                (row.cost, 100 * row.miou),
-                xytext=(3, -12),
-                textcoords="offset points",
-                fontsize=8,
-            )
-    for ax, title in (
-        (left, "at every exit"),
-        (right, "at the last exit; grey line: one threshold, its value beside it"),
-    ):
+        line = styles[drawn.get(kind, 0) % len(styles)]
+        drawn[kind] = drawn.get(kind, 0) + 1
+        cost, points = score["cost"], 100 * np.array(score["miou"])
+        look = {"color": color, "marker": marker}
+        left.plot(cost, points, **look, markersize=5, linestyle=line, label=name)
+        right.plot(cost[-1], points[-1], **look, markersize=8, linestyle="none")
+    _single_thresholds(right, singles)
+    left.set_title("at every exit", fontsize=10)
+    right.set_title("at the last exit; grey line: one threshold, its value beside it", fontsize=10)
+    for ax in (left, right):
         ax.set(
             xlabel="relative cost (MACs; 1 = backbone without exits)",
             ylabel="mean IoU on test (points)",
         )
-        ax.set_title(title, fontsize=10)
         ax.margins(y=0.12)
     left.legend(loc="lower right")
-    return figure
+    one, other = scores[single], scores[named]
+    saved, lost = (
+        1 - other["cost"][-1] / one["cost"][-1],
+        100 * (one["miou"][-1] - other["miou"][-1]),
+    )
+    return style.show(
+        figure,
+        caption=f"{named} takes {saved:.0%} off the cost of the {single} and {lost:.2f} points off "
+        "its mean IoU. Mean IoU of the whole test split against MACs really needed.",
+        alt="Left: mean IoU rising with cost through four exits for each rule. Right: the final "
+        "point of each rule and a grey line through single thresholds of different height.",
+        provenance=provenance,
+    )
 
 
-def budget_curves(runs: Sequence[dict], *, title: str = "") -> Figure:
-    """Mean IoU against cost for every way of choosing thresholds, and their lead at equal cost;
-    bands: one standard deviation of the lead.
+def budget_curves(runs: Sequence[dict], *, provenance: str = "") -> HTML:
+    """Mean IoU against cost for every way of choosing thresholds, and their lead at equal cost.
 
     Args:
-        runs: with ``budgets`` (method → rows with ``budget``, ``cost``, ``miou``) and ``leads``
-            (method → table with ``budget``, ``mean`` and ``spread``) for all of them in
-            ``runs[0]``.
-        title: of the left panel.
+        runs: from `experiment.conv_run`, one per seed.
+        provenance: of the numbers.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
     for method in runs[0]["budgets"]:
         color, marker = METHODS[method]
-        rows = (
-            pd.concat(
-                pd.DataFrame(run["budgets"][method])[["budget", "cost", "miou"]] for run in runs
-            )
-            .groupby("budget")
-            .mean()
-        )
-        left.plot(
-            rows.cost,
-            100 * rows.miou,
-            color=color,
-            marker=marker,
-            markersize=6,
-            alpha=0.9,
-            label=method,
-        )
-        if method in runs[0]["leads"]:
-            table = runs[0]["leads"][method]
-            right.plot(table.budget, 100 * table["mean"], color=color, marker=marker, markersize=6)
+        look = {"color": color, "marker": marker, "markersize": 6}
+        points = [pd.DataFrame(run["budgets"][method])[["budget", "cost", "miou"]] for run in runs]
+        mean = pd.concat(points).groupby("budget").mean()
+        left.plot(mean.cost, 100 * mean.miou, **look, alpha=0.9, label=method)
+        if method != "one threshold":
+            table = leads(runs, method)
+            right.plot(table.budget, 100 * table["mean"], **look)
             low, high = (100 * (table["mean"] + sign * table.spread) for sign in (-1, 1))
             right.fill_between(table.budget, low, high, color=color, alpha=0.18, linewidth=0)
     right.axhline(0, color=METHODS["one threshold"][0], linestyle="--", linewidth=1.2)
     left.set(
         xlabel="relative cost on test (MACs; 1 = backbone without exits)",
         ylabel="mean IoU on test (points)",
-        title=title,
     )
     right.set(
         xlabel="budget of the choice on validation (relative cost)",
@@ -200,92 +133,105 @@ def budget_curves(runs: Sequence[dict], *, title: str = "") -> Figure:
     )
     left.legend(loc="best")
     left.margins(y=0.12)
-    return figure
+    bands = "Bands: ± one standard deviation of the lead." if len(runs) > 1 else ""
+    return style.show(
+        figure,
+        caption="Thresholds are chosen on validation and reported on test, with inference that "
+        f"really skips. A method may leave budget unspent. {bands}",
+        alt="Left: mean IoU against cost, one line per way of choosing thresholds. Right: their "
+        "lead over a single threshold at equal cost.",
+        provenance=provenance,
+    )
 
 
-def who_pays(table: pd.DataFrame, *, reference: str) -> Figure:
+def who_pays(table: pd.DataFrame, *, reference: str, provenance: str = "") -> HTML:
     """Change of every class's IoU, rarest class at the top.
 
     Args:
-        table: columns ``class``, ``share`` and one per rule, in points.
+        table: from `tables.pay_table`.
         reference: the rule that the changes are against.
+        provenance: of the numbers.
     """
     rules = [name for name in table.columns if name not in ("class", "share")]
     figure, ax = plt.subplots(figsize=(8.4, 0.24 * len(table) * len(rules) + 1.3))
     at, height = np.arange(len(table)), 0.8 / len(rules)
     for i, name in enumerate(rules):
-        color = METHODS["CBT" if name.startswith("CBT") else name][0]
+        color = METHODS[_kind(name)][0]
         where, hatch = at + (i - (len(rules) - 1) / 2) * height, ("", "//", "..")[i % 3]
         ax.barh(where, table[name], height, color=color, label=name, hatch=hatch, alpha=0.9)
-    ax.set_yticks(
-        at,
-        [f"{name} ({share:.1%})" for name, share in zip(table["class"], table.share, strict=True)],
-    )
+    ax.set_yticks(at, _with_shares(table))
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(xlabel=f"change of the class's IoU against {reference} (points)")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    return style.show(
+        figure,
+        caption=f"What class thresholds change in the IoU of every class, against {reference}. "
+        "Rare classes at the top; share of pixels in brackets.",
+        alt="Horizontal bars to both sides of zero, two per class: how its IoU changes with class "
+        "thresholds.",
+        provenance=provenance,
+    )
 
 
-def skipping_time(table: pd.DataFrame, *, crossing: float) -> Figure:
-    """Time against the share of active places: computed at active places only, or everywhere;
-    dotted: what the MACs promise.
+def skipping_time(
+    table: pd.DataFrame, *, crossing: float, speed: Mapping[str, float], provenance: str = ""
+) -> HTML:
+    """Time against the share of active places: computed at active places only, or everywhere.
 
     Args:
-        table: columns ``share``, ``MACs``, ``sparse`` and ``dense``, times relative to the plain
-            backbone.
+        table: from `clock.crossover`.
         crossing: the share where the two take equally long.
+        speed: of the network with its rule, from `clock.speed`.
+        provenance: of the numbers.
     """
     figure, ax = plt.subplots(figsize=(6.6, 3.9))
-    ax.plot(table.share, table["sparse"], color=RED, marker="o", label="active places only")
-    ax.plot(table.share, table["dense"], color=BLUE, marker="^", label="everywhere, then masked")
-    ax.plot(
-        table.share,
-        table.MACs,
-        color=GREY,
-        marker="s",
-        linestyle=":",
-        label="MACs of the first way",
-    )
+    ways = [
+        ("sparse", "active places only", {"color": RED, "marker": "o"}),
+        ("dense", "everywhere, then masked", {"color": BLUE, "marker": "^"}),
+        ("MACs", "MACs of the first way", {"color": GREY, "marker": "s", "linestyle": ":"}),
+    ]
+    for column, label, look in ways:
+        ax.plot(table["share"], table[column], label=label, **look)
     ax.axhline(1, color="black", linewidth=1, linestyle="--", label="plain backbone")
     if 0 < crossing < 1:
         ax.axvline(crossing, color=GREY, linewidth=1)
-        ax.annotate(
-            f"crossover {crossing:.2f}",
-            (crossing, 0.03),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=9,
-        )
+        words = f"crossover {crossing:.2f}"
+        at = (crossing, 0.03)
+        ax.annotate(words, at, xytext=(4, 0), textcoords="offset points", fontsize=9)
     ax.set(
         xlabel="share of places active behind exit 1",
         ylabel="time / time of the plain backbone",
         ylim=(0, None),
     )
     ax.legend(loc="best")
-    return figure
-
-
-def tokens_left(picture, steps: Sequence[np.ndarray]) -> Figure:
-    """An image under a white veil where tokens are finished, one panel per stage of layers.
-
-    Args:
-        picture: ``(H, W, 3)`` in [0, 1].
-        steps: for each stage ``(h, w)`` bool: not finished yet.
-    """
-    figure, axes = plt.subplots(
-        1,
-        len(steps),
-        figsize=(3.4 * len(steps), 3.4 * picture.shape[0] / picture.shape[1] + 0.5),
-        squeeze=False,
+    faster = table[table["sparse"] < 1]
+    gain = f"up to {faster.share.max():.0%} of active places" if len(faster) else "nowhere"
+    return style.show(
+        figure,
+        caption=f"Skipping beats the plain backbone {gain}, and masking below {crossing:.0%}. With "
+        f"its class thresholds the network is {speed['speed_up']:.2f} times as fast as its plain "
+        f"backbone ({speed['macs']:.2f} in MACs). Batch of {speed['batch']}.",
+        alt="Time relative to the plain backbone against the share of active places: a rising line "
+        "for skipping, a flatter one for masking, a dotted line for MACs.",
+        provenance=provenance,
     )
-    H, W = picture.shape[:2]
-    for j, (ax, active) in enumerate(zip(axes[0], steps, strict=True)):
-        rows, columns = np.arange(H) * active.shape[0] // H, np.arange(W) * active.shape[1] // W
-        shown = active[rows[:, None], columns][..., None]
-        ax.imshow(
-            np.where(shown, picture, 0.85 + 0.15 * np.asarray(picture)), interpolation="nearest"
-        )
-        ax.set_title(f"stage {j + 1}: {np.mean(active):.0%} not finished", fontsize=10)
-        ax.axis("off")
-    return figure
+
+
+def _single_thresholds(ax: Axes, singles: pd.DataFrame) -> None:
+    """A line through single thresholds, the value of each beside its point."""
+    color, marker = METHODS["one threshold"]
+    ax.plot(singles.cost, 100 * singles.miou, color=color, marker=marker, markersize=4)
+    for row in singles.itertuples():
+        at, words = (row.cost, 100 * row.miou), f"{row.threshold:g}"
+        ax.annotate(words, at, xytext=(3, -12), textcoords="offset points", fontsize=8)
+
+
+def _kind(rule: str) -> str:
+    """The method whose colour a rule has."""
+    kinds = {"single": "one threshold", "CBT-ns": "CBT-ns", "CBT": "CBT"}
+    return kinds.get(rule.split()[0], rule)
+
+
+def _with_shares(table: pd.DataFrame) -> list[str]:
+    pairs = zip(table["class"], table["share"], strict=True)
+    return [f"{name} ({share:.1%})" for name, share in pairs]

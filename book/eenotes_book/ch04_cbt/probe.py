@@ -17,7 +17,7 @@ from torch.utils.data import Subset, TensorDataset
 from eenotes.costs import Costs
 from eenotes.methods import cbt, cbt_budgets
 from eenotes.rules import Confidence, PerClass
-from eenotes_book.ch04_cbt import clock, experiment
+from eenotes_book.ch04_cbt import bench, clock, experiment, leads, one_image, tables
 from eenotes_book.data import scenes
 from eenotes_book.models import segmentation, segmentation_training, token_vit
 
@@ -48,9 +48,9 @@ SETTINGS = SimpleNamespace(
 
 def probe() -> dict[str, object]:
     """The numbers of the chapter's experiment in miniature, by name."""
-    data = _doubled(experiment.data_of(SETTINGS))
-    b, other = (_sharpened(experiment.conv_bench(data, SETTINGS, seed=seed)) for seed in (0, 1))
-    v = _sharpened(experiment.vit_bench(data, SETTINGS))
+    data = _doubled(bench.data_of(SETTINGS))
+    b, other = (_sharpened(bench.conv_bench(data, SETTINGS, seed=seed)) for seed in (0, 1))
+    v = _sharpened(bench.vit_bench(data, SETTINGS))
     return {
         **_of_data(data),
         **_of_training(b, v),
@@ -83,7 +83,7 @@ def _of_data(data: scenes.Scenes) -> dict[str, object]:
     }
 
 
-def _of_training(b: experiment.Bench, v: experiment.Bench) -> dict[str, object]:
+def _of_training(b: bench.Bench, v: bench.Bench) -> dict[str, object]:
     """Logits of the trained networks and their losses; what the masks of training do."""
     x, y = b.data.train.tensors
     weights = segmentation_training.class_weights(y, num_classes=b.num_classes)
@@ -102,9 +102,9 @@ def _of_training(b: experiment.Bench, v: experiment.Bench) -> dict[str, object]:
     }
 
 
-def _of_statistics(b: experiment.Bench) -> dict[str, object]:
+def _of_statistics(b: bench.Bench) -> dict[str, object]:
     """Margins and thresholds of the classes."""
-    table = experiment.margin_table(b)
+    table = tables.margin_table(b)
     alpha, beta = experiment.PAIRS[0]
     apart = b.statistics.thresholds(alpha=alpha, beta=beta, shared=False)
     columns = ("own margin", "threshold", "own threshold", "share")
@@ -117,7 +117,7 @@ def _of_statistics(b: experiment.Bench) -> dict[str, object]:
     }
 
 
-def _of_runs(b: experiment.Bench, other: experiment.Bench) -> dict[str, object]:
+def _of_runs(b: bench.Bench, other: bench.Bench) -> dict[str, object]:
     """Two seeds of the convolutional network: rules, budgets, leads."""
     runs = [_conv_run(one) for one in (b, other)]
     first, second = (run["anytime"] for run in runs)
@@ -140,12 +140,12 @@ def _of_runs(b: experiment.Bench, other: experiment.Bench) -> dict[str, object]:
         rows = [_percent([p["budget"], p["val_miou"], p["miou"], p["cost"]]) for p in points]
         found[f"run.budgets.{method}"] = _digest(rows)
     for method in experiment.BUDGET_METHODS[1:]:
-        found[f"run.lead.{method}"] = _lead(experiment.leads(runs, method))
-    over_exits = experiment.leads(runs, "one per exit and class", "one per exit")
+        found[f"run.lead.{method}"] = _lead(leads.leads(runs, method))
+    over_exits = leads.leads(runs, "one per exit and class", "one per exit")
     return found | {"run.lead.classes_over_exits": _lead(over_exits)}
 
 
-def _of_choices(b: experiment.Bench) -> dict[str, object]:
+def _of_choices(b: bench.Bench) -> dict[str, object]:
     """The thresholds that each way of spending a budget chooses."""
     found = {"choice.halfway": _percent(experiment.affordable(b, [0.01]))}
     for name, choice in experiment.choices(b, 0.75).items():
@@ -157,7 +157,7 @@ def _of_choices(b: experiment.Bench) -> dict[str, object]:
     return found
 
 
-def _of_skipping(b: experiment.Bench) -> dict[str, object]:
+def _of_skipping(b: bench.Bench) -> dict[str, object]:
     """What skipping gives and costs, sparse, dense and by definition."""
     x, rule = b.data.test.tensors[0], _named_rule(b)
     outs = {mode: b.net.segment(x, rule, mode=mode) for mode in ("auto", "sparse", "dense")}
@@ -174,7 +174,7 @@ def _of_skipping(b: experiment.Bench) -> dict[str, object]:
     }
 
 
-def _of_clock(b: experiment.Bench) -> dict[str, object]:
+def _of_clock(b: bench.Bench) -> dict[str, object]:
     """The clock without its times: MACs saved, the plain backbone, where two lines cross."""
     times = {"share": [0.1, 0.3, 0.6], "sparse": [0.5, 0.8, 1.4], "dense": [1.0, 0.9, 0.8]}
     shares = clock.crossover(b, SETTINGS.shares, batch=SETTINGS.timing_batch)
@@ -186,7 +186,7 @@ def _of_clock(b: experiment.Bench) -> dict[str, object]:
     }
 
 
-def _of_tokens(v: experiment.Bench) -> dict[str, object]:
+def _of_tokens(v: bench.Bench) -> dict[str, object]:
     """The transformer: scores of its rules, its MACs, and skipping against the definition."""
     scores, x = experiment.vit_run(v)["anytime"], v.data.test.tensors[0]
     rule = v.statistics.rule(alpha=SETTINGS.vit.alphas[-1], beta=SETTINGS.vit.beta)
@@ -204,12 +204,12 @@ def _of_tokens(v: experiment.Bench) -> dict[str, object]:
     }
 
 
-def _of_pictures(b: experiment.Bench) -> dict[str, object]:
+def _of_pictures(b: bench.Bench) -> dict[str, object]:
     """What the chapter shows of one image, and who pays."""
-    index, rules = experiment.richest(b), experiment.named_rules(b)
-    look, maps = experiment.first_look(b, index), experiment.on_one_image(b, index, rules)
+    index, rules = one_image.richest(b), experiment.named_rules(b)
+    look, maps = one_image.first_look(b, index), one_image.on_one_image(b, index, rules)
     scores = {name: experiment.evaluate(b, rule).plain for name, rule in list(rules.items())[:3]}
-    pay = experiment.pay_table(b, scores, reference=f"single {experiment.SINGLE}")
+    pay = tables.pay_table(b, scores, reference=f"single {experiment.SINGLE}")
     active = [active.mean() for steps in maps.values() for _, active in steps]
     return {
         "picture.richest": index,
@@ -219,7 +219,7 @@ def _of_pictures(b: experiment.Bench) -> dict[str, object]:
     }
 
 
-def _of_variants(b: experiment.Bench) -> dict[str, object]:
+def _of_variants(b: bench.Bench) -> dict[str, object]:
     """The reader's questions: margins of the own class, and other fillings."""
     alpha, beta = experiment.PAIRS[0]
     own = b.statistics.rule(alpha=alpha, beta=beta, margin="own")
@@ -291,7 +291,7 @@ def _doubled(data: scenes.Scenes) -> scenes.Scenes:
     return replace(data, **splits)
 
 
-def _sharpened(b: experiment.Bench) -> experiment.Bench:
+def _sharpened(b: bench.Bench) -> bench.Bench:
     """The bench with the logits of every exit multiplied by `SHARP`, and its statistics."""
     with torch.no_grad():
         for j in range(b.net.num_exits):
@@ -303,7 +303,7 @@ def _sharpened(b: experiment.Bench) -> experiment.Bench:
     return b
 
 
-def _conv_run(b: experiment.Bench) -> dict:
+def _conv_run(b: bench.Bench) -> dict:
     """One seed of the convolutional network, as the chapter and the study have it."""
     curve = experiment.singles(b, SETTINGS.thresholds)
     return experiment.conv_run(b, SETTINGS.budgets, experiment.anytime(b), curve)
@@ -334,13 +334,13 @@ def _class_counts(labels: Tensor, num_classes: int) -> Tensor:
     return torch.cat([counts, torch.tensor([labels.numel() - len(inside)])])
 
 
-def _named_rule(b: experiment.Bench) -> PerClass:
+def _named_rule(b: bench.Bench) -> PerClass:
     """The chapter's CBT rule, with the first of its pairs."""
     alpha, beta = experiment.PAIRS[0]
     return b.statistics.rule(alpha=alpha, beta=beta)
 
 
-def _macs_saved(b: experiment.Bench, rule: PerClass) -> float:
+def _macs_saved(b: bench.Bench, rule: PerClass) -> float:
     """The MACs of the backbone over those of the masked network, which go with the clock."""
     return clock.speed(b, rule, batch=SETTINGS.timing_batch)["macs"]
 
