@@ -1,5 +1,4 @@
-"""What an early exit of a language model is good for: it answers alone when it is sure, or drafts
-what the whole model then verifies.
+"""Decoding with an early exit: it gives a token alone, or drafts what the whole model verifies.
 
 Both work with the generation loop and the key-value caches of `transformers`, which is imported
 only when they are called.
@@ -20,19 +19,19 @@ from eenotes.language.exits import Anatomy, ExitModel, anatomy, check_ids, hidde
 
 @dataclass(frozen=True)
 class Generated:
-    """A text and how it came about.
+    """A text and the work it took.
 
     Attributes:
         ids: ``(T,)``, prompt and new tokens.
         prompt: how many of them are the prompt.
-        early: for every new token, whether the exit named it (for drafting: whether it was drafted
-            and accepted).
+        early: for every new token, whether it is the exit's; for drafting, whether it was drafted
+            and accepted.
         confidence: the exit's largest softmax probability for every new token; empty for drafting.
-        layer_passes: how often one decoder was run, on one token or on several at once: what counts
+        layer_passes: how often one decoder was run, on one token or on several at once.  It counts
             where reading weights is the bottleneck, as it is for one sequence at a time.
-        token_layers: the same, times the tokens it was run on: what counts where arithmetic is the
+        token_layers: the same, times the tokens it was run on.  It counts where arithmetic is the
             bottleneck.
-        drafted: tokens that were drafted, for drafting.
+        drafted: how many tokens were drafted.
         seconds: wall-clock time.
     """
 
@@ -65,12 +64,12 @@ def greedy(model: ExitModel, ids: Tensor, *, max_new_tokens: int) -> Generated:
     """Plain greedy decoding by ``transformers``' own `generate`; the exit is not used.
 
     Args:
-        model: from `eenotes.class_aware.attach`, in evaluation mode.
+        model: from `eenotes.language.exits.attach`, in evaluation mode.
         ids: the prompt, ``(T,)``.
         max_new_tokens: at least 1.
 
     Raises:
-        ValueError: no prompt, no token asked for, token numbers that the model does not know, more
+        ValueError: an empty prompt, no new token, token numbers that the model does not know, more
             positions than it has, or a model in training mode.
     """
     ids = _checked(model, ids, max_new_tokens)
@@ -88,16 +87,15 @@ def greedy(model: ExitModel, ids: Tensor, *, max_new_tokens: int) -> Generated:
 def early_exit(
     model: ExitModel, ids: Tensor, *, max_new_tokens: int, threshold: float
 ) -> Generated:
-    r"""Greedy decoding where a token is the exit's if its confidence exceeds the threshold, and
-    else the final head's.
+    """Greedy decoding; a token is the exit's where its confidence exceeds the threshold.
 
-    A token that leaves early has no keys and values in the decoders above the exit, and later
-    tokens want to attend to them.  They are made up for: the hidden states wait, and the next token
-    that goes all the way takes them along in one batch, so that nothing is approximated.  With the
-    threshold at 1 every token goes all the way, and the text is that of `greedy`.
+    A token that exits early has no keys and values in the decoders above the exit, and later tokens
+    attend to them.  So its hidden state waits, and the next token that goes all the way takes the
+    waiting ones along in one batch: nothing is approximated.  With the threshold at 1 every token
+    goes all the way, and the text is that of `greedy`.
 
     Args:
-        model: from `eenotes.class_aware.attach`, in evaluation mode.
+        model: from `eenotes.language.exits.attach`, in evaluation mode.
         ids: the prompt, ``(T,)``; it always goes all the way.
         max_new_tokens: at least 1.
         threshold: of the exit's largest softmax probability.
@@ -116,7 +114,8 @@ def early_exit(
         hidden = hidden_states(model.model, tokens, at=at, past_key_values=store)
         waiting.append((tokens, hidden))
         best = model.exit_head(hidden[:, -1]).float().softmax(-1).max(-1)
-        passes, work = passes + at, work + at * tokens.shape[1]
+        passes += at
+        work += at * tokens.shape[1]
         leaves = i > 0 and best.values.item() > threshold
         if leaves:
             tokens = best.indices[None]
@@ -124,7 +123,9 @@ def early_exit(
             store.deep = True
             behind = [torch.cat(tensors, 1) for tensors in zip(*waiting, strict=True)]
             tokens = _upper_half(parts, at, *behind, store)[:, -1:].argmax(-1)
-            passes, work, waiting = passes + above, work + above * behind[0].shape[1], []
+            passes += above
+            work += above * behind[0].shape[1]
+            waiting = []
         out.append(tokens)
         early.append(leaves)
         confidence.append(best.values.item())
@@ -143,15 +144,16 @@ def self_speculative(
     draft: int = 4,
     helper: nn.Module | None = None,
 ) -> Generated:
-    """Greedy decoding with ``transformers``' assisted generation: the exit drafts, the whole model
-    verifies; the text is `greedy`'s.
+    """Greedy decoding where the exit drafts and the whole model verifies.
+
+    The text is `greedy`'s; the loop is ``transformers``' assisted generation.
 
     Args:
-        model: from `eenotes.class_aware.attach`, in evaluation mode.
+        model: from `eenotes.language.exits.attach`, in evaluation mode.
         ids: the prompt, ``(T,)``.
         max_new_tokens: at least 1.
         draft: tokens per draft.
-        helper: from `draft_model`, if it is at hand.
+        helper: from `draft_model`, if it was made before.
 
     Raises:
         ValueError: as `greedy`, and as `draft_model`.
@@ -171,18 +173,16 @@ def self_speculative(
     count = sum(verified) - ids.shape[1] - (len(verified) - 1)
     accepted = min(new - len(verified), count)
     early = [True] * accepted + [False] * (new - accepted)  # how many, not which
-    passes, work = (
-        depth * len(verified) + model.at * len(drafted),
-        depth * sum(verified) + model.at * sum(drafted),
-    )
+    passes = depth * len(verified) + model.at * len(drafted)
+    work = depth * sum(verified) + model.at * sum(drafted)
     return Generated(out.cpu(), ids.shape[1], early, [], passes, work, count, seconds)
 
 
 def draft_model(model: ExitModel) -> nn.Module:
-    """The decoders below the exit and the exit as a causal language model of its own, of the same
-    class; it shares every weight.
+    """The decoders below the exit, and the exit, as a causal language model of the same class.
 
-    Whatever takes a model takes it: ``generate(assistant_model=...)``, for example.
+    It shares every weight.  Whatever takes a model takes it: ``generate(assistant_model=...)``, for
+    example.
 
     Raises:
         ValueError: an exit with a norm on a model without a final norm, which has no place for it.
@@ -213,8 +213,9 @@ def _cache_class() -> type:
     from transformers import DynamicCache
 
     class TwoDepthCache(DynamicCache):
-        """A `DynamicCache` whose upper decoders are behind its lower ones; ``deep`` says whose
-        length the model shall be told.
+        """A `DynamicCache` whose upper decoders are behind its lower ones.
+
+        ``deep`` says whose length the model sees.
         """
 
         def __init__(self, config, at: int):
@@ -237,8 +238,9 @@ def _cache_class() -> type:
 
 
 def _upper_half(parts: Anatomy, at: int, ids: Tensor, hidden: Tensor, store) -> Tensor:
-    """Take hidden states on from decoder ``at`` to the final logits, ``(B, T, V)``; positions and
-    mask are the model's own business.
+    """From hidden states before decoder ``at`` to the final logits, ``(B, T, V)``.
+
+    The model itself finds positions and mask.
     """
 
     def replace(_, args, kwargs):
@@ -257,7 +259,7 @@ def _upper_half(parts: Anatomy, at: int, ids: Tensor, hidden: Tensor, store) -> 
 
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[list[int]]:
-    """On how many tokens the model was run, one number per call."""
+    """The number of tokens of each call of the model."""
     runs: list[int] = []
 
     def note(_, args, kwargs) -> None:
@@ -271,7 +273,7 @@ def _counted(model: nn.Module) -> Iterator[list[int]]:
 
 
 def _plain(ids: Tensor, max_new_tokens: int) -> dict:
-    """Greedy, to the last token asked for: no end of text, no padding."""
+    """Options of ``generate``: greedy, to the last new token, whatever the end of text."""
     return {
         "attention_mask": torch.ones_like(ids),
         "max_new_tokens": max_new_tokens,
@@ -292,8 +294,7 @@ def _checked(model: ExitModel, ids: Tensor, max_new_tokens: int) -> Tensor:
         raise ValueError("the model is in training mode: call eval() before generating")
     check_ids(ids[None], model.exit_head.linear.out_features)
     longest = getattr(model.model.config, "max_position_embeddings", None)
-    if longest is not None and len(ids) + max_new_tokens > longest:
-        raise ValueError(
-            f"prompt and new tokens are {len(ids) + max_new_tokens}, the model has positions for {longest}"
-        )
+    total = len(ids) + max_new_tokens
+    if longest is not None and total > longest:
+        raise ValueError(f"prompt and new tokens are {total}; the model has {longest} positions")
     return ids[None].to(model.exit_head.linear.weight.device)

@@ -59,8 +59,8 @@ class Statistics:
     def noise_covariance(self, n0: float, *, shrinkage: float) -> Tensor:
         r"""The covariance within the classes at the strength $N_0$, ``(D, D)``.
 
-        $\frac{N_0}{2} \bigl(\Sigma / \overline{\sigma^2} + \frac{\lambda}{1-\lambda} I\bigr)$ with the
-        mean variance $\overline{\sigma^2}$, in double precision on the CPU: up to λ its mean
+        $\frac{N_0}{2} \bigl(\Sigma / \overline{\sigma^2} + \frac{\lambda}{1-\lambda} I\bigr)$ with
+        the mean variance $\overline{\sigma^2}$, in double precision on the CPU: up to λ its mean
         eigenvalue is $N_0/2$.
 
         Args:

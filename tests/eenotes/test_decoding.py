@@ -123,7 +123,7 @@ def test_bad_input(exited, prompt):
         decoding.early_exit(model, prompt, max_new_tokens=0, threshold=0.5)
     with pytest.raises(ValueError, match="another tokenizer"):
         decoding.greedy(model, torch.tensor([V]), max_new_tokens=1)
-    with pytest.raises(ValueError, match="positions for 64"):
+    with pytest.raises(ValueError, match="has 64 positions"):
         decoding.self_speculative(model, prompt, max_new_tokens=60)
     with pytest.raises(ValueError, match="training mode"):
         decoding.greedy(exited("opt tied").train(), prompt, max_new_tokens=1)

@@ -189,9 +189,9 @@ def resolves(full: str) -> bool:
 
 
 def test_how_we_read_the_thesis_agrees_with_the_settings():
+    from eenotes.language import initialisation
     from eenotes_book import settings
     from eenotes_book.ch04_cbt import experiment
-    from eenotes_book.ch06_language import experiment as ch06_language_experiment
 
     text = page("reading-the-thesis")
     full, reduced = (settings.load("03-pruning", scale) for scale in ("full", "reduced"))
@@ -209,12 +209,7 @@ def test_how_we_read_the_thesis_agrees_with_the_settings():
     assert after == [4, 8, 12, 16, 20, 24] and 3 * per_group == 27
     at = [settings.load("06-class-aware-init", scale) for scale in ("tiny", "reduced", "full")]
     assert ", ".join(f"{s.at} of {s.layers}" for s in at) in text
-    assert experiment.SINGLE == 0.998 and ch06_language_experiment.ALPHAS[1:-1] == (
-        0.2,
-        0.4,
-        0.6,
-        0.8,
-    )
+    assert experiment.SINGLE == 0.998 and initialisation.ALPHAS == (0.2, 0.4, 0.6, 0.8)
     tiny, study, big = (settings.load("05-eeprune", scale) for scale in ("tiny", "reduced", "full"))
     assert {tiny.digits.score_epochs, study.CIFAR10.score_epochs} == {
         3

@@ -1,4 +1,4 @@
-"""Chapter 6: a small OPT, five initialisations of its early exit, and what the exit is good for."""
+"""Transmissions over the AWGN channel, and how often its detector errs."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,11 @@ def constellation(points: int = 4, *, energy: float = 1.0) -> Tensor:
 def transmissions(
     signals: Tensor, prior: Tensor, *, n0: float, count: int, seed: int = 0
 ) -> dict[str, Tensor]:
-    """What is sent and received, and the MAP detector:
+    """What is sent and received, and the MAP detector.
 
-    ``signals``, ``messages``, ``received``, ``weight``, ``bias``.
+    Returns:
+        ``signals`` ``(M, 2)``, ``messages`` ``(N,)``, ``received`` ``(N, 2)``, ``weight``
+        ``(M, 2)``, ``bias`` ``(M,)``.
     """
     generator = torch.Generator().manual_seed(seed)
     messages = torch.multinomial(prior, count, replacement=True, generator=generator)
@@ -54,13 +56,13 @@ def error_rate(
 
 
 def error_curves(*, decibels: Sequence[float], count: int, seed: int = 0) -> pd.DataFrame:
-    """Simulated and theoretical error rates against E/N₀ in dB: two antipodal signals, with equal
-    and unequal priors; eight on a circle.
+    """Simulated and theoretical error rates against E/N₀ in dB.
+
+    The cases are two antipodal signals, with equal and unequal priors, and eight on a circle.
 
     Returns:
         Columns ``db``, ``case``, ``simulated``, ``theory`` (exact for two signals, the union bound
-        for eight), ``wrong`` (the detector
-        that does not know the priors).
+        for eight), ``wrong`` (the detector that does not know the priors).
     """
     two, eight, prior = torch.tensor([[1.0], [-1.0]]), constellation(8), torch.tensor([0.9, 0.1])
     cases = {
@@ -72,11 +74,14 @@ def error_curves(*, decibels: Sequence[float], count: int, seed: int = 0) -> pd.
     for db in decibels:
         n0 = 10 ** (-db / 10)
         for case, (signals, chances) in cases.items():
-            rows.append({
-                "db": db,
-                "case": case,
-                "simulated": error_rate(signals, n0=n0, prior=chances, count=count, seed=seed),
-                "theory": gaussian.union_bound(signals, n0=n0, prior=chances),
-                "wrong": error_rate(signals, n0=n0, prior=chances, assume_equal=True, count=count, seed=seed),
-            })  # fmt: skip
+            options = {"n0": n0, "prior": chances, "count": count, "seed": seed}
+            rows.append(
+                {
+                    "db": db,
+                    "case": case,
+                    "simulated": error_rate(signals, **options),
+                    "theory": gaussian.union_bound(signals, n0=n0, prior=chances),
+                    "wrong": error_rate(signals, assume_equal=True, **options),
+                }
+            )
     return pd.DataFrame(rows)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pydoc_data.topics import topics
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -25,7 +24,9 @@ from eenotes.language import decoding, evaluation, initialisation
 from eenotes.language import exits as language_exits
 from eenotes.rules import Confidence
 from eenotes_book import language_models, slider
-from eenotes_book.ch06_language import channel, experiment
+from eenotes_book.ch06_language import before_training, channel, experiment, writing
+from eenotes_book.ch06_language.before_training import MeasuredExit
+from eenotes_book.ch06_language.settings import Settings
 from eenotes_book.data import text as data_text
 from eenotes_book.language_models import LanguageModel
 
@@ -47,7 +48,7 @@ Numbers = dict[str, float | list[float] | Tensor]
 
 def probe() -> Numbers:
     """The numbers of the chapter by name."""
-    s = SimpleNamespace(**SETTINGS)
+    s = Settings(**SETTINGS)
     with _quick_collections(), _drawn_text():
         data = language_models.load_text(s)
         benches = _benches(s, data)
@@ -188,7 +189,7 @@ def _texts(data: data_text.Text) -> Numbers:
 # -------------------------------------------------------------------------------- the model
 
 
-def _benches(s: SimpleNamespace, data: data_text.Text) -> dict[str, LanguageModel]:
+def _benches(s: Settings, data: data_text.Text) -> dict[str, LanguageModel]:
     """The four models of the comparison: `_comparison` takes them from the cache."""
     return {
         "tied": language_models.trained(s, data=data, seed=SEED),
@@ -198,10 +199,10 @@ def _benches(s: SimpleNamespace, data: data_text.Text) -> dict[str, LanguageMode
     }
 
 
-def _exit(b: LanguageModel, **options) -> experiment.Probe:
+def _exit(b: LanguageModel, **options) -> MeasuredExit:
     """Class statistics and features of an exit."""
     with _single_precision():
-        return experiment.probe(b, **options)
+        return before_training.measured_exit(b, **options)
 
 
 def _models(benches: dict[str, LanguageModel]) -> Numbers:
@@ -215,7 +216,7 @@ def _models(benches: dict[str, LanguageModel]) -> Numbers:
     return numbers | {"model_logits": [logits.mean(), logits.std(), logits[0, -1].amax()]}
 
 
-def _statistics(b: LanguageModel, p: experiment.Probe) -> Numbers:
+def _statistics(b: LanguageModel, p: MeasuredExit) -> Numbers:
     """Class means, priors and N₀ of the exit, and of exits of other kinds."""
     found, prior = p.found, p.found.prior
     samples = found.counts.sum()
@@ -242,7 +243,7 @@ def _statistics(b: LanguageModel, p: experiment.Probe) -> Numbers:
 # --------------------------------------------------------------------------- before training
 
 
-def _heads(b: LanguageModel, p: experiment.Probe) -> Numbers:
+def _heads(b: LanguageModel, p: MeasuredExit) -> Numbers:
     """Every head: its size, its bias, and what it does on test."""
     heads = p.five | {"plug-in": p.class_mean(), "scaled": p.chosen(scale=True)}
     heads |= {"whitened": p.whitened(), "whitened plug-in": p.whitened(p.found.plug_in_n0())}
@@ -264,15 +265,15 @@ def _head(b: LanguageModel, head: language_exits.Linear) -> list[float]:
     return [*sizes, found["exit_accuracy"], found["exit_perplexity"]]
 
 
-def _curves(b: LanguageModel, p: experiment.Probe) -> Numbers:
+def _curves(b: LanguageModel, p: MeasuredExit) -> Numbers:
     """Accuracy at epoch 0: every head, against N₀, against α, and after an offset."""
-    zero = experiment.epoch_zero(p)
-    noise = experiment.n0_curve(p)
+    zero = before_training.epoch_zero(p)
+    noise = before_training.n0_curve(p)
     white = noise["head"].str.contains("whitened")
-    mixed = experiment.alpha_curve(p)
+    mixed = before_training.alpha_curve(p)
     offset = torch.linspace(-3, 3, b.s.width)
     features, labels = p.test
-    weight, bias = experiment.moved(p, offset)
+    weight, bias = before_training.offset_head(p, offset)
     seen = p.found.seen
     nearest = ClassMeanExit(p.found.class_means[seen])(features)
     return {
@@ -293,9 +294,9 @@ def _curves(b: LanguageModel, p: experiment.Probe) -> Numbers:
     }
 
 
-def _depths(b: LanguageModel, p: experiment.Probe) -> Numbers:
+def _depths(b: LanguageModel, p: MeasuredExit) -> Numbers:
     """Accuracy at epoch 0 after each decoder."""
-    table = experiment.depth_table(b, {1: _exit(b, at=1), 2: p})
+    table = before_training.depth_table(b, {1: _exit(b, at=1), 2: p})
     white = table["whitened class mean"]
     rest = table.drop(columns="whitened class mean")
     return {"depth": rest.to_numpy().copy(), "depth_whitened": white.tolist()}
@@ -304,7 +305,7 @@ def _depths(b: LanguageModel, p: experiment.Probe) -> Numbers:
 # ------------------------------------------------------------------------------------ training
 
 
-def _histories(b: LanguageModel, p: experiment.Probe) -> Numbers:
+def _histories(b: LanguageModel, p: MeasuredExit) -> Numbers:
     """The initialisations over the epochs, the exit frozen to the model and all weights trained."""
     numbers = {}
     for setting, freeze in {"frozen": True, "all": False}.items():
@@ -323,19 +324,19 @@ def _decoding(b: LanguageModel) -> Numbers:
     """Drafting, leaving while decoding, and what it costs."""
     p = _exit(b)
     heads = {"class_mean": p.chosen(), "whitened": p.whitened()}
-    table = experiment.decoding(b, p, heads)
+    table = writing.drafted(b, p, heads)
     columns = ["acceptance", "layer_passes", "token_layers", "identical"]
     drafts = table[columns].astype(float)
     numbers = {f"drafting_{name}": drafts.loc[name].tolist() for name in heads}
     numbers["drafting_greedy"] = drafts.loc["greedy"].tolist()[1:]
     heads = {"written": p.chosen(scale=True), "written_whitened": p.whitened()}
     for name, head in heads.items():
-        found = experiment.thresholds_tried(b, p, head, thresholds=[1.0, 0.45, 0.2])
+        found = writing.written(b, p, head, thresholds=[1.0, 0.45, 0.2])
         numbers[name] = found.drop(columns="tokens_per_second").to_numpy()[1:].copy()
     return numbers | _written(b, p) | _drafted(b)
 
 
-def _written(b: LanguageModel, p: experiment.Probe) -> Numbers:
+def _written(b: LanguageModel, p: MeasuredExit) -> Numbers:
     """One text with early exits: how sure the exit was of each token."""
     exited = language_exits.load(b.exited(), p.chosen(scale=True))
     prompt = b.text.test[5, :6]
@@ -370,10 +371,10 @@ def _double(head: language_exits.Linear) -> language_exits.Linear:
 def _left(b: LanguageModel, heads: dict[int, language_exits.Linear], name: str) -> Numbers:
     """The common threshold, chosen on validation, and what follows from it."""
     passages = b.text.test[3:13]
-    logits, labels = experiment.exit_logits(b, heads, passages)
+    logits, labels = writing.exit_logits(b, heads, passages)
     costs = Costs(stages=(1,) * len(logits), exits=(0,) * len(heads))
     with _single_precision():
-        outcome, truth, threshold = experiment.leaving(b, heads, passages)
+        outcome, truth, threshold = writing.leaving(b, heads, passages)
         rule, tried = Confidence(threshold), [threshold, 0.2, 0.4]
         rows = slider.rows(logits, labels, rule, costs, thresholds=tried)
     return {
@@ -392,7 +393,7 @@ def _left(b: LanguageModel, heads: dict[int, language_exits.Linear], name: str) 
 
 def _comparison() -> Numbers:
     """One run of the study as a whole; the training is `_histories`' part, and left out here."""
-    s = SimpleNamespace(**SETTINGS | {"epochs": 0})
+    s = Settings(**SETTINGS | {"epochs": 0})
     with _single_precision():
         run = experiment.comparison(s, seed=SEED)
     why = run["why"]

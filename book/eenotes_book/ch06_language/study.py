@@ -1,6 +1,7 @@
-"""Chapter 6: a small OPT, five initialisations of its early exit, and what the exit is good for."""
+"""The study of chapter 6: the comparison for every seed."""
 
 from functools import partial
+from pathlib import Path
 
 from eenotes_book import cache, records, settings
 from eenotes_book.ch06_language import CHAPTER, REVISION
@@ -8,17 +9,21 @@ from eenotes_book.ch06_language.claims import claim_all
 from eenotes_book.ch06_language.experiment import comparison
 
 
-def study():
-    """The comparison for every seed; resumable.  Returns the path of the record."""
+def study() -> Path:
+    """Run what is missing, and write the record."""
     s = settings.load(CHAPTER, "study")
-    one = "lm-comparison-{}".format
     runs = [
-        cache.step(one(seed), partial(comparison, s, seed=seed), revision=REVISION, seed=seed, s=s)
+        cache.step(
+            f"lm-comparison-{seed}",
+            partial(comparison, s, seed=seed),
+            revision=REVISION,
+            seed=seed,
+            s=s,
+        )
         for seed in range(s.seeds)
     ]
-    record = records.Record(
-        CHAPTER, data={s.data: runs[0]["counts"]}, seeds=list(range(s.seeds)), at="study"
-    )
+    data, seeds = {s.data: runs[0]["counts"]}, list(range(s.seeds))
+    record = records.Record(CHAPTER, data=data, seeds=seeds, at="study")
     record.numbers = {"runs": runs}
-    claim_all(record, runs)
+    claim_all(record, record.numbers)
     return record.save()

@@ -1,6 +1,4 @@
-"""Text: the manual that comes with Python, and WikiText-2; cut into tokens and into rows of equal
-length.
-"""
+"""Text in rows of tokens: the manual that comes with Python, and WikiText-2."""
 
 import hashlib
 import os
@@ -13,18 +11,13 @@ import torch
 from torch import Tensor
 
 NAMES = ("python-manual", "WikiText-2")
-
-
 _SPLITS = ("train", "val", "test")
-
-
 _WIKITEXT = {"train": "train", "val": "valid", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Text:
-    """Three splits of one text as rows of token numbers, ``(N, T)`` int64, and the tokenizer that
-    made them.
+    """Three splits of one text as rows of token numbers, ``(N, T)`` int64, and their tokenizer.
 
     ``digest`` is a hash of the characters: the manual differs between versions of Python.
     """
@@ -39,11 +32,9 @@ class Text:
     @property
     def vocabulary(self) -> int:
         """V, how many tokens there are."""
-        return (
-            self.tokenizer.get_vocab_size()
-            if hasattr(self.tokenizer, "get_vocab_size")
-            else len(self.tokenizer)
-        )
+        if hasattr(self.tokenizer, "get_vocab_size"):
+            return self.tokenizer.get_vocab_size()
+        return len(self.tokenizer)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -51,6 +42,7 @@ class Text:
         return {split: getattr(self, split).numel() for split in _SPLITS}
 
     def decode(self, ids: Iterable[int]) -> str:
+        """The characters of token numbers."""
         return self.tokenizer.decode([int(i) for i in ids])
 
     def encode(self, text: str) -> Tensor:
@@ -68,12 +60,11 @@ def load(
     test: int | None = None,
     tokenizer: Any = None,
 ) -> Text:
-    """Load a text; its tokenizer is trained on the training split, byte-level BPE as GPT-2's and
-    OPT's.
+    """Load a text in tokens of its own: byte-level BPE, as GPT-2's and OPT's.
 
-    ``python-manual`` is `pydoc_data.topics`, part of every CPython.  ``WikiText-2`` comes from
-    ``EENOTES_DATA/wikitext-2/wiki.*.tokens``, or from the Hugging Face hub when
-    ``EENOTES_DOWNLOAD=1``.
+    The tokenizer is trained on the training split.  ``python-manual`` is `pydoc_data.topics`, part
+    of every CPython.  ``WikiText-2`` comes from ``EENOTES_DATA/wikitext-2/wiki.*.tokens``, or from
+    the Hugging Face hub when ``EENOTES_DOWNLOAD=1``.
 
     Args:
         name: one of `NAMES`.
@@ -93,16 +84,16 @@ def load(
         raise ValueError(f"unknown text {name!r}; choose one of {', '.join(NAMES)}")
     if vocabulary < 257 or length < 2:
         raise ValueError(
-            f"need a vocabulary above 256 and rows of at least 2 tokens, got {vocabulary} and {length}"
+            "need a vocabulary above 256 and rows of at least 2 tokens, "
+            f"got {vocabulary} and {length}"
         )
     if any(limit is not None and limit < 1 for limit in (train, val, test)):
         raise ValueError(
             f"every split needs at least one token, got train={train}, val={val}, test={test}"
         )
     texts = _manual() if name == "python-manual" else {split: _wikitext(split) for split in _SPLITS}
-    tokenizer = (
-        train_tokenizer(texts["train"], vocabulary=vocabulary) if tokenizer is None else tokenizer
-    )
+    if tokenizer is None:
+        tokenizer = train_tokenizer(texts["train"], vocabulary=vocabulary)
     rows = {}
     for split, limit in zip(_SPLITS, (train, val, test), strict=True):
         # Ten characters are at least one token of a natural text: what a limit does not need is not
@@ -119,8 +110,9 @@ def load(
 
 
 def train_tokenizer(text: str, *, vocabulary: int):
-    """Byte-level BPE: begins with the 256 bytes and merges the most frequent pair until there are
-    ``vocabulary`` tokens.
+    """Byte-level BPE: the most frequent pair is merged until there are ``vocabulary`` tokens.
+
+    It begins with the 256 bytes.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -141,9 +133,7 @@ def _encode(tokenizer, text: str) -> list[int]:
 
 
 def _manual() -> dict[str, str]:
-    """Topics in a fixed order that is not the alphabet's: eight tenths to train on, then one to
-    validate and one to test.
-    """
+    """Topics in a fixed order that is not the alphabet's, cut at eight and at nine tenths."""
     from pydoc_data.topics import topics
 
     order = sorted(topics, key=lambda topic: hashlib.sha256(topic.encode()).digest())
@@ -162,8 +152,9 @@ def _wikitext(split: str) -> str:
     if os.environ.get("EENOTES_DOWNLOAD") == "1":
         return _download(split)
     raise FileNotFoundError(
-        f"WikiText-2 is not there: {path.resolve()} does not exist. Put wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens into "
-        f"{path.parent.resolve()}, set EENOTES_DATA to the folder above it, or set EENOTES_DOWNLOAD=1"
+        f"WikiText-2 is not there: {path.resolve()} does not exist. Put wiki.train.tokens, "
+        f"wiki.valid.tokens and wiki.test.tokens into {path.parent.resolve()}, set EENOTES_DATA to "
+        "the folder above it, or set EENOTES_DOWNLOAD=1"
     )
 
 
