@@ -1,6 +1,6 @@
 """What the records say of a claim, put into a page where it gives advice: `book/which-method.md`.
 
-A comment such as `<!-- evidence 02-e2cm: nowhere behind SDN -->` is replaced by what every run says
+A comment such as `<!-- evidence 02-e2cm: ahead of SDN -->` is replaced by what every run says
 of the claims whose statement has these words: this build's, and the records in the package.  So
 advice and numbers cannot drift apart unseen, and nobody copies a number.
 """

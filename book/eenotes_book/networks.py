@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from eenotes import training
+from eenotes.baselines import trained_exits
 from eenotes.cutting import split
 from eenotes.exits import linear_exits
 from eenotes.network import EarlyExitNetwork
@@ -16,8 +18,21 @@ from eenotes_book.data import vision
 from eenotes_book.models.resnet import CifarResNet
 
 
+class ClassifierSettings(Protocol):
+    """The settings that say which classifier is trained, and how."""
+
+    train: int  # images
+    val: int
+    test: int
+    depth: int
+    width: int  # channels of the first group
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+
 class ResNetSettings(Protocol):
-    """The settings that say which network is trained, and how."""
+    """The settings that say which network with early exits is trained, and how."""
 
     data: str
     train: int  # images
@@ -37,10 +52,7 @@ def resnet_with_exits(
 
     Both share their parameters.
     """
-    torch.manual_seed(seed)
-    backbone = CifarResNet(
-        s.depth, num_classes=len(data.classes), in_channels=data.shape[0], width=s.width
-    )
+    backbone = untrained_resnet(data, s, seed=seed)
     stages = split(backbone, at=s.exits)
     exits = linear_exits(stages, data.train.tensors[0][:2], num_classes=len(data.classes))
     return backbone, EarlyExitNetwork(stages, exits)
@@ -59,13 +71,84 @@ def train_or_load(
         data.train,
         loss=training.joint_loss,
         epochs=s.epochs,
-        batch_size=s.batch_size,
-        optimizer=partial(training.sgd, lr=s.learning_rate),
-        augment=augmentation(data),
+        **options(data, s),
         seed=seed,
         checkpoint=cache.network("early-exits", seed=seed, **facts(s)),
         title=f"{data.name}: {net.num_exits} exits",
     )
+
+
+def untrained_resnet(
+    data: vision.Vision, s: ClassifierSettings | ResNetSettings, *, seed: int = 0
+) -> CifarResNet:
+    """A plain classifier for a data set."""
+    torch.manual_seed(seed)
+    return CifarResNet(
+        s.depth, num_classes=len(data.classes), in_channels=data.shape[0], width=s.width
+    )
+
+
+def trained_resnet(data: vision.Vision, s: ClassifierSettings, *, seed: int = 0) -> CifarResNet:
+    """A plain classifier, trained now or loaded from the cache."""
+    backbone = untrained_resnet(data, s, seed=seed)
+    training.fit(
+        backbone,
+        data.train,
+        loss=training.classification_loss,
+        epochs=s.epochs,
+        **options(data, s),
+        seed=seed,
+        checkpoint=checkpoint("backbone", data, s, seed=seed),
+        title=f"{data.name}: backbone",
+    )
+    return backbone
+
+
+def shallow_deep_network(
+    stages: torch.nn.ModuleList,
+    data: vision.Vision,
+    s: ClassifierSettings,
+    *,
+    epochs: int,
+    seed: int = 0,
+) -> EarlyExitNetwork:
+    """Exits trained on the stages of `trained_resnet`, or loaded from the cache.
+
+    Args:
+        stages: of the trained backbone; they stay as they are.
+        data: what to train on.
+        s: the settings that the backbone was trained by; the exits are trained like it.
+        epochs: of the exits.
+        seed: of the exits.
+    """
+    return trained_exits.shallow_deep_network(
+        stages,
+        data.train,
+        num_classes=len(data.classes),
+        seed=seed,
+        epochs=epochs,
+        **options(data, s),
+        checkpoint=checkpoint(f"sdn{epochs}", data, s, seed=seed),
+        title=f"{data.name}: SDN",
+    )
+
+
+def options(data: vision.Vision, s: ClassifierSettings | ResNetSettings) -> dict[str, Any]:
+    """How a network is trained on a data set: options of `eenotes.training.fit`."""
+    return {
+        "batch_size": s.batch_size,
+        "optimizer": partial(training.sgd, lr=s.learning_rate),
+        "augment": augmentation(data),
+    }
+
+
+def checkpoint(name: str, data: vision.Vision, s: ClassifierSettings, *, seed: int) -> Path:
+    """The file of a network that is trained by these settings.
+
+    The number of test images is left out: the network does not follow from it.
+    """
+    known = {key: value for key, value in vars(s).items() if key != "test"}
+    return cache.network(f"{data.name}-{name}", seed=seed, data=data.name, **known)
 
 
 def facts(s: ResNetSettings) -> dict[str, Any]:

@@ -2,29 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from types import SimpleNamespace
+from functools import cached_property
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eenotes import training
-from eenotes.class_statistics import ClassMeans
+from eenotes.baselines import trained_exits
 from eenotes.costs import count_macs
 from eenotes.cutting import split
-from eenotes.exits import ClassMeanExit, linear_exits
 from eenotes.inference import collect
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Entropy, ScoreRule
 from eenotes.thresholds import draw_thresholds, evaluate, sweep, thresholds_for_budgets
-from eenotes_book import cache, scale
+from eenotes_book import networks
+from eenotes_book.ch02_e2cm.settings import Backbone
 from eenotes_book.data import vision
 from eenotes_book.models.resnet import CifarResNet
-
-SDN_GRID = 4  # the authors' exits see each feature map as 4 × 4 averages
-
 
 WHITENED = "E²CM, whitened"
 
@@ -35,8 +30,8 @@ class Bench:
 
     data: vision.Vision
     backbone: CifarResNet
-    stages: torch.nn.ModuleList
-    s: SimpleNamespace
+    stages: nn.ModuleList
+    s: Backbone
     seed: int
 
     @cached_property
@@ -48,79 +43,44 @@ class Bench:
 
     @cached_property
     def whitened(self) -> EarlyExitNetwork:
-        """E²CM on whitened features: one pass over the training set, no gradient, and exits of
-        SDN's form.
-        """
+        """E²CM on whitened features: one pass, no gradient, and exits of SDN's form."""
         return e2cm.fit_whitened(
-            self.stages,
-            vision.batches(self.data.train),
-            num_classes=len(self.data.classes),
-            grid=SDN_GRID,
+            self.stages, vision.batches(self.data.train), num_classes=len(self.data.classes)
         )
 
     @cached_property
     def accuracy(self) -> float:
         """The backbone's on the test split."""
-        logits, labels = collect(
-            EarlyExitNetwork([self.backbone], []), vision.batches(self.data.test)
-        )
+        plain = EarlyExitNetwork([self.backbone], [])
+        logits, labels = collect(plain, vision.batches(self.data.test))
         return (logits[0].argmax(1) == labels).double().mean().item()
 
 
-def bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> Bench:
+def bench(name: str, s: Backbone, *, seed: int = 0) -> Bench:
     """Load a data set and train its backbone, or take it from the cache."""
     data = vision.load(name, train=s.train, val=s.val, test=s.test)
-    backbone = _resnet(data, s, seed)
-    training.fit(
-        backbone,
-        data.train,
-        loss=training.classification_loss,
-        **_recipe(data, s, seed),
-        epochs=s.epochs,
-        checkpoint=cache.network(f"{name}-backbone", seed=seed, data=name, **_facts(s)),
-        title=f"{name}: backbone",
-    )
+    backbone = networks.trained_resnet(data, s, seed=seed)
     return Bench(data, backbone, split(backbone, at=backbone.exit_points), s, seed)
 
 
-def shallow_deep_network(b: Bench, *, epochs: int = 1, grid: int = SDN_GRID) -> EarlyExitNetwork:
-    """SDN (Kaya et al., 2019): linear exits, on grid × grid averages of each feature map, trained
-    on the frozen backbone.
-    """
-    net = _with_linear_exits(b.stages, b, grid=grid)
-    training.fit(
-        net,
-        b.data.train,
-        part=net.exits,
-        loss=training.exits_loss,
-        **_recipe(b.data, b.s, b.seed),
-        epochs=epochs,
-        checkpoint=cache.network(
-            f"{b.data.name}-sdn{epochs}-grid{grid}", seed=b.seed, data=b.data.name, **_facts(b.s)
-        ),
-        title=f"{b.data.name}: SDN",
-    )
-    return net
+def shallow_deep_network(b: Bench, *, epochs: int = 1) -> EarlyExitNetwork:
+    """SDN on the bench's backbone, trained or from the cache."""
+    return networks.shallow_deep_network(b.stages, b.data, b.s, epochs=epochs, seed=b.seed)
 
 
-def branchy_network(b: Bench, *, epochs: int = 1) -> EarlyExitNetwork:
-    """BranchyNet (Teerapittayanon et al., 2016): a new backbone and linear exits, trained jointly
-    from scratch.
-    """
-    backbone = _resnet(b.data, b.s, b.seed)
-    net = _with_linear_exits(split(backbone, at=backbone.exit_points), b)
-    training.fit(
-        net,
+def branchy_network(b: Bench) -> EarlyExitNetwork:
+    """BranchyNet with a new backbone, trained for one epoch or from the cache."""
+    backbone = networks.untrained_resnet(b.data, b.s, seed=b.seed)
+    return trained_exits.branchy_network(
+        split(backbone, at=backbone.exit_points),
         b.data.train,
-        loss=training.joint_loss,
-        **_recipe(b.data, b.s, b.seed),
-        epochs=epochs,
-        checkpoint=cache.network(
-            f"{b.data.name}-branchy{epochs}", seed=b.seed, data=b.data.name, **_facts(b.s)
-        ),
+        num_classes=len(b.data.classes),
+        seed=b.seed,
+        epochs=1,
+        **networks.options(b.data, b.s),
+        checkpoint=networks.checkpoint("branchy1", b.data, b.s, seed=b.seed),
         title=f"{b.data.name}: BranchyNet",
     )
-    return net
 
 
 def rule_of(method: str, net: EarlyExitNetwork) -> ScoreRule:
@@ -154,8 +114,9 @@ def operating_points(
 
 
 def one_epoch(b: Bench) -> dict[str, EarlyExitNetwork]:
-    """E²CM plain and whitened, SDN and BranchyNet, each given one epoch over the training set
-    (E²CM: forward passes and nothing else).
+    """E²CM plain and whitened, SDN and BranchyNet, each given one epoch over the training set.
+
+    For E²CM an epoch is forward passes and nothing else.
     """
     return {
         "E²CM": b.class_means,
@@ -180,9 +141,7 @@ def curves(b: Bench, nets: dict[str, EarlyExitNetwork], *, draws: int) -> dict[s
 
 
 def comparison(b: Bench, *, draws: int, epochs: int) -> dict:
-    """One run of both comparisons on one data set, as plain numbers: what a chapter draws and a
-    study repeats.
-    """
+    """One run of both comparisons on one data set, as plain numbers."""
     results = {"one epoch": curves(b, one_epoch(b), draws=draws)}
     # whitened class means need no training, and are the same without a budget
     results["unlimited"] = curves(b, unlimited(b, epochs=epochs), draws=draws) | {
@@ -202,8 +161,11 @@ def comparison(b: Bench, *, draws: int, epochs: int) -> dict:
 
 
 def table_of(runs: Sequence[dict], kind: str, method: str) -> pd.DataFrame:
-    """Mean and standard deviation over runs of one method's operating points, one row per budget
-    that every run keeps.
+    """One method's operating points over several runs, a row per budget that every run keeps.
+
+    Returns:
+        ``budget``; means of ``accuracy``, ``relative_cost``, ``overhead``; and the accuracy's
+        standard deviation ``spread``.
     """
     rows = pd.concat(pd.DataFrame(run[kind][method]) for run in runs).groupby("budget")
     table = (
@@ -220,41 +182,14 @@ def tables(runs: Sequence[dict], kind: str) -> dict[str, pd.DataFrame]:
 
 
 def overhead_table(b: Bench) -> pd.DataFrame:
-    """MACs per image of each stage, and of the two kinds of exit test after it; indexed by exit
-    point.
-    """
-    sample, linear = _sample(b.class_means, b.data), _with_linear_exits(b.stages, b).eval()
+    """MACs per image of each stage, and of both kinds of exit test after it, by exit point."""
+    linear = trained_exits.with_linear_exits(
+        b.stages, b.data.train, num_classes=len(b.data.classes), seed=b.seed
+    ).eval()
+    sample = _sample(b.class_means, b.data)
     averages, trained = count_macs(b.class_means, sample), count_macs(linear, sample)
     columns = {"stage": averages.stages[:-1], "E²CM": averages.exits, "SDN": trained.exits}
     return pd.DataFrame(columns, index=b.backbone.exit_points)
-
-
-@torch.no_grad()
-def separability(b: Bench) -> pd.DataFrame:
-    r"""How far apart the class means lie at every layer, measured against the spread within the
-    classes.
-
-    Equation (2.1), $\delta / (\delta + \sigma)$, with $\delta$ the distance from a class's mean to
-    the nearest other one and $\sigma$ the root mean square distance of its training samples to
-    their own mean.  0: the means coincide; 1: the classes are points.
-
-    Returns:
-        One row per class (its name), one column per exit point; the last column is the classifier's
-        output.
-    """
-    net = b.class_means
-    logits, labels = collect(net, vision.batches(b.data.train))
-    heads = [*net.exits, _means_of(logits[-1], labels)]
-    distances = [*logits[:-1], heads[-1](logits[-1])]
-    columns = {}
-    for name, head, negative in zip(
-        [*b.backbone.exit_points, "classifier"], heads, distances, strict=True
-    ):
-        own = negative.gather(1, labels[:, None]).squeeze(1).square()
-        within = torch.stack([own[labels == k].mean() for k in range(len(head.means))]).sqrt()
-        between = torch.cdist(head.means, head.means).fill_diagonal_(torch.inf).min(1).values
-        columns[name] = (between / (between + within)).tolist()
-    return pd.DataFrame(columns, index=list(b.data.classes))
 
 
 def mean_cost_of_draws(
@@ -279,10 +214,13 @@ def mean_cost_of_draws(
 
 @torch.no_grad()
 def walk(net: EarlyExitNetwork, image: Tensor, *, exits: Sequence[int]) -> pd.DataFrame:
-    """What the class-mean exits see of one image ``(C, H, W)``: a row per exit and class,
-    ``distance`` (d/μ) and ``softmax``.
+    """What the class-mean exits see of one image ``(C, H, W)``.
+
+    Returns:
+        A row per exit and class: ``distance`` (d/μ) and ``softmax``.
     """
-    logits, rows, rule = net(image[None]), [], e2cm.rule(net)
+    logits, rule = net(image[None]), e2cm.rule(net)
+    rows = []
     for j in exits:
         distance = -logits[j][0] / net.exits[j].mean_distance
         softmax = rule.probabilities(j, logits[j])[0]
@@ -294,65 +232,17 @@ def walk(net: EarlyExitNetwork, image: Tensor, *, exits: Sequence[int]) -> pd.Da
 
 
 def confidence_table(logits: Tensor, rule: ScoreRule, *, names: Sequence[str]) -> pd.DataFrame:
-    """Spread of the confidences of every early exit:
+    """Spread of the confidences of every early exit.
 
-    ``min``, ``low`` (5 %), ``median``, ``high`` (95 %), ``max``.
+    Returns:
+        A row per exit: ``min``, ``low`` (5 %), ``median``, ``high`` (95 %), ``max``.
     """
     levels = {"min": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "max": 1.0}
     rows = []
     for j in range(len(logits) - 1):
         confidence = rule.score(j, logits[j]).confidence.double()
-        rows.append(
-            dict(
-                zip(
-                    levels,
-                    confidence.quantile(confidence.new_tensor(list(levels.values()))).tolist(),
-                    strict=True,
-                )
-            )
-        )
-    return pd.DataFrame(rows, index=list(names))
-
-
-def _means_of(features: Tensor, labels: Tensor) -> ClassMeanExit:
-    means = ClassMeans(int(labels.max()) + 1).to(features.device)
-    means.update(features, labels)
-    return ClassMeanExit(means.compute())
-
-
-def _resnet(data: vision.Vision, s: SimpleNamespace, seed: int) -> CifarResNet:
-    torch.manual_seed(seed)
-    return CifarResNet(
-        s.depth, num_classes=len(data.classes), in_channels=data.shape[0], width=s.width
-    )
-
-
-def _with_linear_exits(
-    stages: torch.nn.ModuleList, b: Bench, *, grid: int = SDN_GRID
-) -> EarlyExitNetwork:
-    device = scale.device()
-    torch.manual_seed(b.seed)
-    exits = linear_exits(
-        stages.to(device),
-        b.data.train.tensors[0][:2].to(device),
-        num_classes=len(b.data.classes),
-        grid=grid,
-    )
-    return EarlyExitNetwork(stages, exits)
-
-
-def _recipe(data: vision.Vision, s: SimpleNamespace, seed: int) -> dict:
-    return {
-        "batch_size": s.batch_size,
-        "optimizer": partial(training.sgd, lr=s.learning_rate),
-        "augment": vision.crop_and_flip if data.name == "CIFAR10" else None,
-        "seed": seed,
-    }
-
-
-def _facts(s: SimpleNamespace) -> dict:
-    """What a trained network depends on: not the number of test images."""
-    return {key: value for key, value in vars(s).items() if key != "test"}
+        rows.append(confidence.quantile(confidence.new_tensor(list(levels.values()))).tolist())
+    return pd.DataFrame(rows, index=list(names), columns=list(levels))
 
 
 def _sample(net: EarlyExitNetwork, data: vision.Vision) -> Tensor:
@@ -361,19 +251,3 @@ def _sample(net: EarlyExitNetwork, data: vision.Vision) -> Tensor:
 
 def _plain(table: pd.DataFrame) -> list[dict]:
     return table[["budget", "accuracy", "relative_cost", "overhead"]].to_dict("records")
-
-
-def accuracy_at(run: dict, kind: str, method: str, budget: float) -> float:
-    return next(row["accuracy"] for row in run[kind][method] if row["budget"] == budget)
-
-
-def mean(values: Sequence[float]) -> float:
-    return float(pd.Series(values).mean())
-
-
-def spread(values: Sequence[float]) -> float | None:
-    return number(pd.Series(values).std())
-
-
-def number(value: float) -> float | None:
-    return None if pd.isna(value) else float(value)

@@ -28,7 +28,7 @@ def class_mean_grid(
 
     Args:
         table: separability in [0, 1], indexed by class name, one column per layer, as
-            `studies.e2cm.separability` returns it.
+            `separability.separability` returns it.
         colors: one per class, in the order of the rows.
         title: of the figure.
     """

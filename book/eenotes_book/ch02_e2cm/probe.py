@@ -7,7 +7,6 @@ Also what the notebook shows on the way: separability, confidences, costs of tes
 
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -19,18 +18,20 @@ from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence, Entropy
 from eenotes_book import clustering
 from eenotes_book.ch02_e2cm import claims, experiment, unlabelled
+from eenotes_book.ch02_e2cm.separability import separability
+from eenotes_book.ch02_e2cm.settings import Backbone, Clusters
 from eenotes_book.data import vision
 
 DRAWS, EPOCHS, SEED = 80, 2, 1  # threshold vectors; epochs of SDN without a budget; no default seed
 Numbers = dict[str, Tensor | float | list[float]]
 
-BACKBONE = SimpleNamespace(
+BACKBONE = Backbone(
     train=300, val=80, test=120, depth=14, width=4, epochs=6, batch_size=30, learning_rate=0.1
 )
-WITH_DEFAULTS = SimpleNamespace(  # options of `clustering.fit` that are left out here
+WITH_DEFAULTS = Clusters(  # the rest as in a `deep_clustering.Recipe`
     train=400, val=100, test=150, widths=[20, 20, 80, 5], epochs=40, steps=110, distortion=0.1
 )
-WITH_OPTIONS = SimpleNamespace(
+WITH_OPTIONS = Clusters(
     train=300,
     val=100,
     test=150,
@@ -153,7 +154,7 @@ def _on_the_way(b: experiment.Bench) -> Numbers:
     steps = experiment.walk(net, b.data.test.tensors[0][0], exits=[0, 3]).groupby("exit")
     macs = experiment.overhead_table(b)
     return {
-        "separability by layer": experiment.separability(b).mean().tolist(),
+        "separability by layer": separability(b).mean().tolist(),
         "confidence bands": bands.mean().tolist(),
         "cost of drawn thresholds": [cost["uniform"], cost["quantile"]],
         "walk": [*steps["distance"].min(), *steps["softmax"].max()],

@@ -2,20 +2,20 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 from eenotes_book import cache, records, settings
 from eenotes_book.ch02_e2cm import CHAPTER, REVISION, claims, experiment, unlabelled
+from eenotes_book.ch02_e2cm.settings import Backbone, Clusters, StudySettings
 
 
 def study() -> Path:
-    """Both halves with many seeds; every run is kept as it finishes, so a study that was cut off
-    goes on where it was.
+    """Both halves with many seeds.
+
+    Every run is kept as it finishes, so a study that was cut off goes on where it was.
     """
-    s = settings.load(CHAPTER, "study")
+    s: StudySettings = settings.load(CHAPTER, "study")
     compared, clustered = {}, {}
-    for name in s.names:
-        recipe = getattr(s, name)
+    for name, recipe in s.backbones.items():
         compared[name] = [
             cache.step(
                 f"e2cm-{name}-{seed}",
@@ -28,7 +28,7 @@ def study() -> Path:
             )
             for seed in range(s.seeds)
         ]
-    for name, recipe in vars(s.clustering).items():
+    for name, recipe in s.clustering.items():
         clustered[name] = [
             cache.step(
                 f"cluster-{name}-{seed}",
@@ -46,17 +46,15 @@ def study() -> Path:
         CHAPTER, at="study", data=data, seeds=list(range(max(s.seeds, s.cluster_seeds)))
     )
     record.numbers = {"comparison": compared, "clustering": clustered}
-    claims.claim_all(record, compared)
-    claims.claim_clustering(record, clustered)
+    claims.claim_all(record, record.numbers)
     return record.save()
 
 
-def _compare(name: str, recipe: SimpleNamespace, s: SimpleNamespace, seed: int) -> dict:
-    return experiment.comparison(
-        experiment.bench(name, recipe, seed=seed), draws=s.draws, epochs=s.unlimited_epochs
-    )
+def _compare(name: str, recipe: Backbone, s: StudySettings, seed: int) -> dict:
+    b = experiment.bench(name, recipe, seed=seed)
+    return experiment.comparison(b, draws=s.draws, epochs=s.unlimited_epochs)
 
 
-def _cluster(name: str, recipe: SimpleNamespace, s: SimpleNamespace, seed: int) -> dict:
+def _cluster(name: str, recipe: Clusters, s: StudySettings, seed: int) -> dict:
     c = unlabelled.cluster_bench(name, recipe, seed=seed)
     return unlabelled.clustering_run(c, unlabelled.clustering_points(c, draws=s.draws))

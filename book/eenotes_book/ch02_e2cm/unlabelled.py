@@ -1,8 +1,7 @@
 """Chapter 2, without labels: deep embedded clustering, and class-mean exits on its encoder."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from types import SimpleNamespace
 
 import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
@@ -15,14 +14,13 @@ from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.thresholds import thresholds_for_budgets
 from eenotes_book import cache, clustering, scale
+from eenotes_book.ch02_e2cm.settings import Clusters
 from eenotes_book.data import vision
 
 
 @dataclass
 class ClusterBench:
-    """A clustering of a data set, and the encoder that made it with a class-mean exit after each
-    hidden layer.
-    """
+    """A data set, and an encoder that clusters it, with exits after its hidden layers."""
 
     data: vision.Vision
     net: EarlyExitNetwork
@@ -36,20 +34,29 @@ class ClusterBench:
 
 
 def clustering_scores(assignments: Tensor, labels: Tensor) -> dict[str, float]:
-    """Clustering accuracy (best matching of clusters and classes) and normalised mutual
-    information; labels serve nothing else.
+    """Clustering accuracy (best matching of clusters and classes) and mutual information.
+
+    Labels serve nothing else.
+
+    Args:
+        assignments: ``(N,)`` clusters.
+        labels: ``(N,)`` classes.
+
+    Returns:
+        ``accuracy``, and ``nmi``, the normalised mutual information.
     """
     nmi = normalized_mutual_info_score(labels.cpu().numpy(), assignments.cpu().numpy())
     return {"accuracy": deep_clustering.clustering_accuracy(assignments, labels), "nmi": float(nmi)}
 
 
-def cluster_bench(name: str, s: SimpleNamespace, *, seed: int = 0) -> ClusterBench:
-    """Cluster the training images of a data set, or take the clustering from the cache, and give
-    the encoder class-mean exits.
+def cluster_bench(name: str, s: Clusters, *, seed: int = 0) -> ClusterBench:
+    """Cluster the training images of a data set, and give the encoder class-mean exits.
+
+    The clustering is made now or taken from the cache.
     """
     data = vision.load(name, train=s.train, val=s.val, test=s.test)
     x = clustering.flat(data.train).tensors[0].to(scale.device())
-    options = {key: value for key, value in vars(s).items() if key not in ("train", "val", "test")}
+    options = {each.name: getattr(s, each.name) for each in fields(deep_clustering.Recipe)}
     path = cache.network(f"{name}-clustering", seed=seed, data=name, **vars(s))
     net = clustering.cluster_or_load(
         x, options, num_clusters=len(data.classes), seed=seed, path=path
@@ -69,18 +76,16 @@ def clustering_run(c: ClusterBench, points: pd.DataFrame) -> dict:
 
 
 def clustering_points(c: ClusterBench, *, draws: int) -> pd.DataFrame:
-    """Thresholds chosen on validation **without labels**: they shall keep the answer of the whole
-    encoder; what they give on test.
+    """Thresholds chosen on validation **without labels**, and what they give on test.
+
+    The thresholds chosen keep the answer of the whole encoder as often as a budget allows.
 
     Returns:
         One row per budget: ``budget``, ``agreement`` (validation, with the whole encoder), and on
         test ``relative_cost``, ``accuracy``, ``nmi``.
     """
-    device = next(c.net.parameters()).device
-    rule, costs = (
-        e2cm.rule(c.net),
-        count_macs(c.net, c.data.test.tensors[0][:1].flatten(1).to(device)),
-    )
+    rule, device = e2cm.rule(c.net), next(c.net.parameters()).device
+    costs = count_macs(c.net, c.data.test.tensors[0][:1].flatten(1).to(device))
     logits, _ = collect(c.net, vision.batches(clustering.flat(c.data.val)))
     chosen = thresholds_for_budgets(
         logits, logits[-1].argmax(1), rule, costs, draws=draws, seed=c.seed

@@ -1,0 +1,46 @@
+"""What chapter 2 is run with; the values are in ``settings.toml``."""
+
+from dataclasses import dataclass
+
+from eenotes.baselines import deep_clustering
+
+
+@dataclass
+class Backbone:
+    """A ResNet and the data that it is trained on; the exits are trained like it."""
+
+    train: int  # images
+    val: int
+    test: int
+    depth: int
+    width: int  # channels of the first group
+    epochs: int
+    batch_size: int
+    learning_rate: float  # the peak
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters(deep_clustering.Recipe):
+    """A deep clustering, and the data that it is made of."""
+
+    train: int  # images
+    val: int
+    test: int
+
+
+@dataclass
+class Settings:
+    """What the chapter is run with at one scale."""
+
+    draws: int  # threshold vectors, per network
+    unlimited_epochs: int  # of SDN where exits have no budget
+    backbones: dict[str, Backbone]  # by data set
+    clustering: dict[str, Clusters]  # by data set
+
+
+@dataclass
+class StudySettings(Settings):
+    """What the study is run with."""
+
+    seeds: int  # of the half with labels
+    cluster_seeds: int  # of the half without
