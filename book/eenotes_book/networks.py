@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from eenotes import training
-from eenotes.baselines import trained_exits
 from eenotes.cutting import split
 from eenotes.exits import linear_exits
 from eenotes.network import EarlyExitNetwork
@@ -102,35 +101,6 @@ def trained_resnet(data: vision.Vision, s: ClassifierSettings, *, seed: int = 0)
         title=f"{data.name}: backbone",
     )
     return backbone
-
-
-def shallow_deep_network(
-    stages: torch.nn.ModuleList,
-    data: vision.Vision,
-    s: ClassifierSettings,
-    *,
-    epochs: int,
-    seed: int = 0,
-) -> EarlyExitNetwork:
-    """Exits trained on the stages of `trained_resnet`, or loaded from the cache.
-
-    Args:
-        stages: of the trained backbone; they stay as they are.
-        data: what to train on.
-        s: the settings that the backbone was trained by; the exits are trained like it.
-        epochs: of the exits.
-        seed: of the exits.
-    """
-    return trained_exits.shallow_deep_network(
-        stages,
-        data.train,
-        num_classes=len(data.classes),
-        seed=seed,
-        epochs=epochs,
-        **options(data, s),
-        checkpoint=checkpoint(f"sdn{epochs}", data, s, seed=seed),
-        title=f"{data.name}: SDN",
-    )
 
 
 def options(data: vision.Vision, s: ClassifierSettings | ResNetSettings) -> dict[str, Any]:

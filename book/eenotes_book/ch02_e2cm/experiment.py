@@ -65,7 +65,16 @@ def bench(name: str, s: Backbone, *, seed: int = 0) -> Bench:
 
 def shallow_deep_network(b: Bench, *, epochs: int = 1) -> EarlyExitNetwork:
     """SDN on the bench's backbone, trained or from the cache."""
-    return networks.shallow_deep_network(b.stages, b.data, b.s, epochs=epochs, seed=b.seed)
+    return trained_exits.shallow_deep_network(
+        b.stages,
+        b.data.train,
+        num_classes=len(b.data.classes),
+        seed=b.seed,
+        epochs=epochs,
+        **networks.options(b.data, b.s),
+        checkpoint=networks.checkpoint(f"sdn{epochs}", b.data, b.s, seed=b.seed),
+        title=f"{b.data.name}: SDN",
+    )
 
 
 def branchy_network(b: Bench) -> EarlyExitNetwork:
