@@ -30,10 +30,9 @@ def _trade(record: Record, numbers: Mapping[str, Any]) -> None:
     lead = numbers["accuracy"] - numbers["accuracy per exit"]["accuracy"][-1]
     some_exit = Gate("the chosen thresholds let images exit early: relative cost below 1", cost < 1)
     record.claim(
-        "leaving early saves computation at equal accuracy: relative cost, with the cheapest "
-        "thresholds that keep the last exit's accuracy on validation",
+        "leaving early saves computation at equal accuracy on validation: relative cost on test, "
+        "with the cheapest thresholds that keep the last exit's accuracy",
         thesis="not stated", values=[cost], differences=[1 - cost], margin=SAVING, where=where,
-        gate=Gate("on test they lose at most one point of accuracy", lead >= -POINT),
     )  # fmt: skip
     record.claim(
         "leaving early loses no accuracy: test accuracy with these thresholds minus the last "

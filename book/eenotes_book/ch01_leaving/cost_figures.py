@@ -1,6 +1,5 @@
 """Figures of chapter 1 about costs: accuracy against cost, one threshold for all, and the clock."""
 
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
