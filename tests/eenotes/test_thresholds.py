@@ -1,4 +1,4 @@
-"""Thresholds from cached logits: a sweep says what evaluate says, the front is what nothing beats."""
+"""Thresholds from cached logits: a sweep gives what evaluate gives, a front what nothing beats."""
 
 import math
 from dataclasses import replace
@@ -20,6 +20,7 @@ from eenotes.thresholds import (
     pareto_front,
     summarise,
     sweep,
+    thresholds_for_budgets,
 )
 
 COSTS = Costs(stages=(10, 30, 60), exits=(5, 15))
@@ -41,29 +42,26 @@ def random_logits(seed, num_exits=3, count=30, classes=4):
 # --- evaluate
 
 
-def test_evaluate_by_hand():
-    """Two leave at the first exit (right, wrong) for 15 MACs each, two at the end (right, right)
-    for 120.
-    """
-    numbers = evaluate(LOGITS, LABELS, Confidence([0.75, 1.0]), COSTS)
+@pytest.mark.parametrize(
+    ("rule", "accuracy", "cost", "overhead", "left"),
+    [
+        # two exit first (right, wrong) for 15 MACs each, two at the end (right, right) for 120
+        (Confidence([0.75, 1.0]), 0.75, 0.675, 0.125, [0.5, 0, 0.5]),
+        (Confidence(1.0), 0.5, 1.2, 0.2, [0, 0, 1]),
+        # right at the first exit, wrong at the end
+        (Confidence([0.85, 1.0]), 0.75, 0.9375, 0.1625, [0.25, 0, 0.75]),
+        (Patience(1), 0.75, 0.6, 0.2, [0, 1, 0]),
+    ],
+)
+def test_evaluate_by_hand(rule, accuracy, cost, overhead, left):
+    numbers = evaluate(LOGITS, LABELS, rule, COSTS)
     assert numbers == {
-        "accuracy": 0.75,
-        "relative_cost": pytest.approx(0.675),
-        "overhead": pytest.approx(0.125),
-        "left": [0.5, 0, 0.5],
+        "accuracy": accuracy,
+        "relative_cost": pytest.approx(cost),
+        "overhead": pytest.approx(overhead),
+        "left": left,
     }
-
-
-def test_leaving_early_can_be_right_where_the_end_is_wrong():
-    assert evaluate(LOGITS, LABELS, Confidence(1.0), COSTS)["accuracy"] == 0.5
-    assert evaluate(LOGITS, LABELS, Confidence([0.85, 1.0]), COSTS)["accuracy"] == 0.75
-
-
-def test_evaluate_takes_every_rule():
-    assert evaluate(LOGITS, LABELS, Patience(1), COSTS)["left"] == [0, 1, 0]
-    assert summarise(simulate(LOGITS, Patience(1)), LABELS, COSTS)[
-        "relative_cost"
-    ] == pytest.approx(0.6)
+    assert summarise(simulate(LOGITS, rule), LABELS, COSTS) == numbers
 
 
 # --- sweep
@@ -95,56 +93,45 @@ def test_a_row_is_what_evaluate_says(name, seed, thresholds):
 
 @given(st.sampled_from(sorted(RULES)), st.integers(0, 20))
 def test_a_drawn_threshold_means_the_same_later(name, seed):
-    """A drawn threshold is the value of one sample: that sample must stay in the table, in
-    simulate, and after a trip through JSON.
+    """A drawn threshold is the score of one sample.
+
+    That sample must exit, or stay, alike in the table, in simulate, and after a trip through JSON.
     """
     logits, labels = random_logits(seed)
     drawn = draw_thresholds(logits, RULES[name], count=8, seed=seed)
     for row in sweep(logits, labels, RULES[name], COSTS, thresholds=drawn).itertuples():
-        rule = replace(RULES[name], thresholds=row.thresholds)
-        assert evaluate(logits, labels, rule, COSTS)["relative_cost"] == pytest.approx(
-            row.relative_cost
-        )
+        numbers = evaluate(logits, labels, replace(RULES[name], thresholds=row.thresholds), COSTS)
+        assert numbers["relative_cost"] == pytest.approx(row.relative_cost)
 
 
-def test_a_sweep_needs_samples_thresholds_and_one_per_exit():
-    with pytest.raises(ValueError, match=r"2 early exits must be \(M, 2\), .*got \(1, 3\)"):
-        sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="at least one"):
-        sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=torch.zeros(0, 2))
-    with pytest.raises(ValueError, match="at least one"):
-        sweep(LOGITS[:, :0], LABELS[:0], Confidence(0.0), COSTS, thresholds=torch.zeros(1, 2))
+ONE_VECTOR = torch.ones(1, 2)
+FOUR_STAGES = Costs(stages=(10, 30, 30, 30), exits=(5, 15, 15))
+NAN_LOGITS = [LOGITS.clone() for _ in range(3)]
+for j, z in enumerate(NAN_LOGITS):
+    z[j, 2] = torch.nan
+BAD_LABELS = [LABELS[:, None], LABELS[:1], LABELS[:3]]
+BAD_ROWS = [torch.tensor([[0.5, 0.5], [0.5, bad], [0.5, 0.5]]) for bad in (torch.nan, 7.0, -0.1)]
 
 
-@pytest.mark.parametrize("labels", [LABELS[:, None], LABELS[:1], LABELS[:3]])
-def test_labels_that_would_broadcast_are_refused(labels):
-    with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
-        evaluate(LOGITS, labels, Confidence(0.5), COSTS)
-    with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
-        sweep(LOGITS, labels, Confidence(0.0), COSTS, thresholds=torch.zeros(1, 2))
-
-
-def test_costs_of_another_network_are_refused():
-    other = Costs(stages=(10, 30, 30, 30), exits=(5, 15, 15))
-    with pytest.raises(ValueError, match="costs are of 4 stages, the logits of 3 exits"):
-        evaluate(LOGITS, LABELS, Confidence(0.5), other)
-    with pytest.raises(ValueError, match="costs are of 4 stages, the logits of 3 exits"):
-        sweep(LOGITS, LABELS, Confidence(0.0), other, thresholds=torch.zeros(1, 2))
-
-
-@pytest.mark.parametrize("exit_index", [0, 1, 2])
-def test_a_sweep_refuses_nan_logits(exit_index):
-    logits = LOGITS.clone()
-    logits[exit_index, 2] = torch.nan
-    with pytest.raises(ValueError, match=f"exit {exit_index} gave NaN"):
-        sweep(logits, LABELS, Confidence(0.0), COSTS, thresholds=torch.ones(1, 2))
-
-
-@pytest.mark.parametrize("bad", [torch.nan, 7.0, -0.1])
-def test_every_row_of_thresholds_is_looked_at(bad):
-    thresholds = torch.tensor([[0.5, 0.5], [0.5, bad], [0.5, 0.5]])
-    with pytest.raises(ValueError, match="must be one number, one per early exit"):
-        sweep(LOGITS, LABELS, Confidence(0.0), COSTS, thresholds=thresholds)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"thresholds": torch.zeros(1, 3)}, r"2 early exits must be \(M, 2\), .*got \(1, 3\)"),
+        ({"thresholds": torch.zeros(0, 2)}, "at least one"),
+        ({"logits": LOGITS[:, :0], "labels": LABELS[:0]}, "at least one"),
+        *[({"labels": bad}, r"labels of shape \(4,\)") for bad in BAD_LABELS],
+        ({"costs": FOUR_STAGES}, "costs are of 4 stages, the logits of 3 exits"),
+        *[({"logits": z}, f"exit {j} gave NaN") for j, z in enumerate(NAN_LOGITS)],
+        *[({"thresholds": rows}, "must be one number, one per early exit") for rows in BAD_ROWS],
+    ],
+)  # fmt: skip
+def test_a_sweep_refuses(change, message):
+    given = {"logits": LOGITS, "labels": LABELS, "costs": COSTS, "thresholds": ONE_VECTOR} | change
+    with pytest.raises(ValueError, match=message):
+        sweep(rule=Confidence(0.0), **given)
+    if change.keys() & {"labels", "costs"} and len(given["labels"]):
+        with pytest.raises(ValueError, match=message):
+            evaluate(given["logits"], given["labels"], Confidence(0.5), given["costs"])
 
 
 # --- drawing
@@ -152,32 +139,27 @@ def test_every_row_of_thresholds_is_looked_at(bad):
 
 @pytest.mark.parametrize("how", ["quantile", "uniform"])
 def test_draws_depend_on_the_seed_alone(how):
+    def draw(seed, threshold=0.0):
+        return draw_thresholds(LOGITS, Confidence(threshold), count=20, seed=seed, how=how)
+
     torch.manual_seed(1)
-    first = draw_thresholds(LOGITS, Confidence(0.0), count=20, seed=3, how=how)
+    first = draw(3)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    assert torch.equal(draw_thresholds(LOGITS, Confidence(0.5), count=20, seed=3, how=how), first)
+    assert torch.equal(draw(3, threshold=0.5), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(
-        draw_thresholds(LOGITS, Confidence(0.0), count=20, seed=4, how=how), first
-    )
+    assert not torch.equal(draw(4), first)
     assert first.shape == (20, 2)
 
 
 @pytest.mark.parametrize("rule", [Confidence(0.0), Entropy(0.0)])
 def test_quantiles_open_every_exit_to_every_share(rule):
-    """Confidences between .10 and .11, as E²CM's are with ten classes: uniform draws would miss
-    them all.
-    """
+    """Confidences between .10 and .11, as E²CM's with ten classes: uniform draws miss them all."""
     logits = 0.01 * torch.randn(3, 200, 10, generator=torch.Generator().manual_seed(0))
     drawn = draw_thresholds(logits, rule, count=400)
     for j in range(2):
-        statistic = rule.score(j, logits[j]).score
-        leave = (
-            torch.stack([rule.leaves(statistic, limit.item()) for limit in drawn[:, j]])
-            .double()
-            .mean(1)
-        )
+        score = rule.score(j, logits[j]).score
+        leave = rule.leaves(score, drawn[:, j, None].float()).double().mean(1)
         assert (leave == 0).any()
         assert (leave > 0.9).any()
         spread = torch.histc(leave[leave > 0], bins=4, min=0, max=1) / (leave > 0).sum()
@@ -249,18 +231,20 @@ TABLE = table([(0.5, 0.8), (0.3, 0.8), (0.4, 0.8), (0.3, 0.6), (0.9, 0.9)])
 
 
 @pytest.mark.parametrize(
-    ("budget", "point"),
-    [(0.3, (0.3, 0.8)), (0.6, (0.3, 0.8)), (0.9, (0.9, 0.9)), (5.0, (0.9, 0.9))],
+    ("choose", "point"),
+    [
+        ({"budget": 0.3}, (0.3, 0.8)),
+        ({"budget": 0.6}, (0.3, 0.8)),  # of the most accurate the cheapest
+        ({"budget": 0.9}, (0.9, 0.9)),
+        ({"budget": 5.0}, (0.9, 0.9)),
+        ({"accuracy": 0.0}, (0.3, 0.8)),  # of the cheapest the most accurate
+        ({"accuracy": 0.6}, (0.3, 0.8)),
+        ({"accuracy": 0.85}, (0.9, 0.9)),
+    ],
 )
-def test_the_most_accurate_within_a_budget_and_of_those_the_cheapest(budget, point):
-    assert tuple(best_within_budget(TABLE, budget=budget)) == point
-
-
-@pytest.mark.parametrize(
-    ("floor", "point"), [(0.0, (0.3, 0.8)), (0.6, (0.3, 0.8)), (0.85, (0.9, 0.9))]
-)
-def test_the_cheapest_that_is_accurate_enough_and_of_those_the_most_accurate(floor, point):
-    assert tuple(cheapest_with_accuracy(TABLE, accuracy=floor)) == point
+def test_one_operating_point(choose, point):
+    function = best_within_budget if "budget" in choose else cheapest_with_accuracy
+    assert tuple(function(TABLE, **choose)) == point
 
 
 def test_what_cannot_be_had_is_said():
@@ -268,6 +252,19 @@ def test_what_cannot_be_had_is_said():
         best_within_budget(TABLE, budget=0.2)
     with pytest.raises(ValueError, match=r"accuracy of 0.95; the best reaches 0.900"):
         cheapest_with_accuracy(TABLE, accuracy=0.95)
+
+
+def test_thresholds_for_budgets_are_the_best_of_the_draws():
+    logits, labels = random_logits(0)
+    given = (logits, labels, Confidence(0.0), COSTS)
+    found = thresholds_for_budgets(*given, draws=50, budgets=(0.01, 0.5, 0.9))
+    assert found.budget.tolist() == [0.5, 0.9]  # no vector costs a hundredth
+    drawn = draw_thresholds(logits, Confidence(0.0), count=50)
+    every = sweep(*given, thresholds=drawn)
+    for row in found.itertuples():
+        assert row.thresholds == best_within_budget(every, budget=row.budget).thresholds
+    with pytest.raises(ValueError, match=r"at most 0.02; the cheapest costs 0\.185"):
+        thresholds_for_budgets(*given, draws=50, budgets=(0.01, 0.02))
 
 
 @given(points, st.integers(0, 13))
