@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_eval
+from eenotes._checks import pair, require_eval
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Decision, Rule
 
@@ -80,6 +80,8 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
         raise ValueError(
             f"every exit must have logits for the same samples, got {[len(z) for z in logits]}"
         )
+    for j, exit_logits in enumerate(logits):
+        check_logits(j, exit_logits)
     rows = torch.arange(len(logits[0]), device=logits[0].device)
 
     def observe(j: int, keep: Tensor | None) -> Tensor:
@@ -92,7 +94,7 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
     return _cascade(observe, count=len(rows), num_exits=len(logits), rule=rule, device=rows.device)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     """The logits of every exit, ``(J, N, K)``, and the labels, ``(N,)``, on the network's device.
 
@@ -101,18 +103,24 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
         batches: of inputs and labels, ``(x, y)``, as a data loader gives them.
 
     Raises:
-        ValueError: a network in training mode, no batches, or labels that are not ``(B,)``.
+        ValueError: a network in training mode, no batches, labels that are not ``(B,)``, or logits
+            that are not ``(B, K)`` with two classes or more.
+        TypeError: batches that are no pairs of tensors.
     """
     require_eval(net.modules(), what="network", before="collect")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     logits, labels = [], []
-    for x, y in batches:
+    for batch in batches:
+        x, y = pair(batch)
         if y.shape != (len(x),):
             raise ValueError(
                 f"need one label per sample, (B,), got inputs {tuple(x.shape)} with labels "
                 f"{tuple(y.shape)}"
             )
-        logits.append(torch.stack([z.float() for z in net(x.to(device))]))
+        exits = net(x.to(device))
+        for j, exit_logits in enumerate(exits):
+            check_logits(j, exit_logits)
+        logits.append(torch.stack([z.float() for z in exits]))
         labels.append(y.to(device))
     if not logits:
         raise ValueError("the loader gave no batch: nothing to collect")
@@ -203,17 +211,37 @@ def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, 
     """
     expected = len(features)
     features, logits = net.step(j, features)
+    check_logits(j, logits)
     if len(features) != expected or len(logits) != expected:
         raise ValueError(
             f"stage {j} turned a batch of {expected} into {len(features)}: "
             "the batch must stay first"
+        )
+    return features, logits
+
+
+def check_logits(j: int, logits: Tensor) -> None:
+    """Check that exit ``j`` gave logits ``(B, K)`` of at least two classes.
+
+    Raises:
+        TypeError: something else than a tensor, such as a dictionary with the logits in it.
+        ValueError: another shape, or a single logit, from which no class can be chosen.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"exit {j} gave a {type(logits).__name__} instead of a tensor (B, K): let the last "
+            "stage and the exits return the logits alone"
         )
     if logits.ndim != 2:
         raise ValueError(
             f"exit {j} gave logits {tuple(logits.shape)}: one vector (B, K) per sample is needed; "
             "a segmentation network has segment()"
         )
-    return features, logits
+    if logits.shape[1] == 1:
+        raise ValueError(
+            f"exit {j} gave a single logit per sample, (B, 1): its softmax is always 1; give two "
+            "logits, for example torch.cat([-z, z], 1) / 2 for the logit z of a sigmoid"
+        )
 
 
 def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
@@ -221,7 +249,13 @@ def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
 
     Raises:
         ValueError: if it is not.
+        TypeError: if the input is no tensor.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"inputs must be one tensor (B, ...), got {type(x).__name__}: torch.as_tensor makes "
+            "one of an array, and of a dictionary take the tensor out"
+        )
     modules = list(net.modules())
     require_eval(modules, what="network", before="predict")
     # net.parameters() and net.buffers() would each walk through the modules again: a millisecond,

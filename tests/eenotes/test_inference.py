@@ -148,7 +148,7 @@ def cases(draw):
     num_exits, count, classes = (
         draw(st.integers(1, 4)),
         draw(st.integers(1, 7)),
-        draw(st.integers(1, 4)),
+        draw(st.integers(2, 4)),
     )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     logits = draw(st.sampled_from([0.5, 2.0, 8.0])) * torch.randn(
@@ -271,18 +271,6 @@ def test_a_network_without_early_exits(table_net, rows, rule):
     for outcome in (predict(table_net(logits), rows(4), rule), simulate(logits, rule)):
         assert outcome.exit_index.tolist() == [0, 0, 0, 0]
         assert outcome.prediction.tolist() == [0, 0, 0, 0]
-
-
-def test_one_class(table_net, rows):
-    logits = torch.zeros(2, 3, 1)
-    for rule, exit_index in [
-        (Confidence(0.99), 0),
-        (Confidence(1.0), 1),
-        (Entropy(0.1), 0),
-        (Entropy(0.0), 1),
-        (PerClass([0.5]), 0),
-    ]:
-        assert predict(table_net(logits), rows(3), rule).exit_index.tolist() == [exit_index] * 3
 
 
 def test_thresholds_of_the_wrong_length(table_net, rows):
@@ -482,13 +470,56 @@ def test_bad_streams(table_net, rows):
 @pytest.mark.parametrize(
     "other",
     [
-        torch.zeros(2, 1, 3, 3),
-        torch.zeros(2, 1, 2, 2, dtype=torch.float64),
-        torch.zeros(2, 1, 2, 2, device="meta"),
+        torch.zeros(2, 2, 3, 3),
+        torch.zeros(2, 2, 2, 2, dtype=torch.float64),
+        torch.zeros(2, 2, 2, 2, device="meta"),
     ],
 )
 def test_a_stream_of_different_samples(other, size):
     anything = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net = EarlyExitNetwork([nn.Identity(), anything], [anything]).eval()
     with pytest.raises(ValueError, match="one shape, type and device"):
-        predict_stream(net, [torch.zeros(2, 1, 2, 2), other], Confidence(1.0), batch_size=size)
+        predict_stream(net, [torch.zeros(2, 2, 2, 2), other], Confidence(1.0), batch_size=size)
+
+
+def test_what_is_no_tensor_of_logits_is_named(table_net, rows):
+    """One logit would be taken for class 0 with confidence 1."""
+    one = table_net([[[0.3]], [[0.2]]])
+    for run in (
+        lambda: predict(one, rows(1), Confidence(0.5)),
+        lambda: simulate(torch.zeros(2, 3, 1), Confidence(0.5)),
+        lambda: collect(one, [(rows(1), torch.zeros(1))]),
+    ):
+        with pytest.raises(ValueError, match=r"single logit .*torch\.cat"):
+            run()
+    net = table_net([[[0.3, 0.1]], [[0.2, 0.4]]])
+    for x in ({"x": rows(1)}, rows(1).numpy()):
+        with pytest.raises(TypeError, match="one tensor .* got (dict|ndarray)"):
+            predict(net, x, Confidence(0.5))
+
+    class Output(nn.Module):
+        def forward(self, x):
+            return {"logits": x}
+
+    with pytest.raises(TypeError, match="exit 0 gave a dict"):
+        predict(EarlyExitNetwork([Output()], []).eval(), rows(1), Confidence(0.5))
+
+
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        ({"image": 1, "label": 2}, "got dict"),
+        ((torch.zeros(1), torch.zeros(1), torch.zeros(1)), "got Tensor, Tensor, Tensor"),
+        ((torch.zeros(1, 1).numpy(), torch.zeros(1)), "got ndarray, Tensor"),
+    ],
+)
+def test_batches_are_pairs_of_tensors(table_net, batch, found):
+    with pytest.raises(TypeError, match=f"pair of tensors .*{found}"):
+        collect(table_net([[[0.3, 0.1]], [[0.2, 0.4]]]), [batch])
+
+
+def test_collected_logits_can_be_trained_on(table_net, rows):
+    logits, labels = collect(table_net([[[0.3, 0.1]], [[0.2, 0.4]]]), [(rows(1), torch.zeros(1))])
+    temperature = nn.Parameter(torch.ones(1))
+    nn.functional.cross_entropy(logits[-1] / temperature, labels.long()).backward()
+    assert temperature.grad.isfinite()
