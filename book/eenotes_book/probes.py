@@ -74,6 +74,27 @@ def moved(
     return sorted(sentences)
 
 
+def digest(values: torch.Tensor | Sequence) -> list[float]:
+    """Two numbers for many: root mean square, and the mean with growing weights.
+
+    The second one sees sign and order.
+    """
+    flat = torch.as_tensor(values).double().flatten()
+    ramp = torch.linspace(0.5, 1.5, len(flat), dtype=torch.float64)
+    return [flat.square().mean().sqrt().item(), (ramp * flat).mean().item()]
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors are of this type; afterwards of the type before."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _numbers(value) -> list[float]:
     values = torch.as_tensor(value, dtype=torch.float64).flatten().tolist()
     return [float(f"{number:.12g}") for number in values]

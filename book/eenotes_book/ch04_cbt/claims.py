@@ -63,7 +63,7 @@ def _claim_named(record: records.Record, conv: Sequence[dict], gate: statistics.
     )  # fmt: skip
     record.number(
         f"mean IoU of the single {SINGLE}, points",
-        thesis="81 (Cityscapes, W48)",
+        thesis="81 (Cityscapes, HRNet)",
         values=[100 * run["anytime"][single]["miou"][-1] for run in conv],
         where="named",
     )

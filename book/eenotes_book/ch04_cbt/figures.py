@@ -206,9 +206,10 @@ def skipping_time(
     ax.legend(loc="best")
     faster = table[table["sparse"] < 1]
     gain = f"up to {faster.share.max():.0%} of active places" if len(faster) else "nowhere"
+    masking = f"below {crossing:.0%}" if crossing < 1 else "at every share measured"
     return style.show(
         figure,
-        caption=f"Skipping beats the plain backbone {gain}, and masking below {crossing:.0%}. With "
+        caption=f"Skipping beats the plain backbone {gain}, and masking {masking}. With "
         f"its class thresholds the network is {speed['speed_up']:.2f} times as fast as its plain "
         f"backbone ({speed['macs']:.2f} in MACs). Batch of {speed['batch']}.",
         alt="Time relative to the plain backbone against the share of active places: a rising line "

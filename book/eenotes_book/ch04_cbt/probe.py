@@ -4,26 +4,33 @@ Then all that the chapter asks of them: statistics, thresholds, budgets, skippin
 A set of drawn logits stands for plain classification.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from eenotes.costs import Costs
-from eenotes.methods import cbt, cbt_budgets
-from eenotes.rules import Confidence, PerClass
-from eenotes_book.ch04_cbt import bench, clock, experiment, leads, one_image, tables
+from eenotes.rules import PerClass
+from eenotes_book import probes
+from eenotes_book.ch04_cbt import (
+    bench,
+    clock,
+    experiment,
+    leads,
+    one_image,
+    probe_of_samples,
+    tables,
+)
+from eenotes_book.ch04_cbt.settings import Convolutional, Settings, Transformer
 from eenotes_book.data import scenes
 from eenotes_book.models import segmentation, segmentation_training, token_vit
+from eenotes_book.probes import digest
 
 # A few steps leave the exits unsure: their logits are multiplied, or nothing would stop.
 SHARP = 10.0
-SETTINGS = SimpleNamespace(
+SETTINGS = Settings(
     data="drawn",
     train=8,
     val=3,
@@ -32,8 +39,8 @@ SETTINGS = SimpleNamespace(
     budgets=[0.6, 0.8],
     shares=[0.3, 0.8],
     timing_batch=2,
-    conv=SimpleNamespace(channels=8, blocks=[1, 2, 1], epochs=2, batch_size=2, learning_rate=0.02),
-    vit=SimpleNamespace(
+    conv=Convolutional(channels=8, blocks=[1, 2, 1], epochs=2, batch_size=2, learning_rate=0.02),
+    vit=Transformer(
         channels=12,
         layers=[1, 2, 1],
         heads=3,
@@ -62,12 +69,9 @@ def probe() -> dict[str, object]:
         **_of_tokens(v),
         **_of_pictures(b),
         **_of_variants(b),
-        **_of_plain_samples(),
-        **_of_ties(),
+        **probe_of_samples.plain_samples(),
+        **probe_of_samples.ties(),
     }
-
-
-# ------------------------------------------------------------------------------ parts of the probe
 
 
 def _of_data(data: scenes.Scenes) -> dict[str, object]:
@@ -75,11 +79,11 @@ def _of_data(data: scenes.Scenes) -> dict[str, object]:
     labels, K = data.train.tensors[1], len(data.classes)
     middle = scenes.at_places(labels, (16, 24))
     return {
-        "data.images": [_digest(split.tensors[0]) for split in (data.train, data.val, data.test)],
-        "data.scaling": _digest(100 * torch.cat([data.mean, data.std])),
-        "data.classes": _digest(_class_counts(labels, K)),
-        "data.places": _digest(_class_counts(middle, K)),
-        "data.weights": _digest(segmentation_training.class_weights(labels, num_classes=K)),
+        "data.images": [digest(split.tensors[0]) for split in (data.train, data.val, data.test)],
+        "data.scaling": digest(100 * torch.cat([data.mean, data.std])),
+        "data.classes": digest(_class_counts(labels, K)),
+        "data.places": digest(_class_counts(middle, K)),
+        "data.weights": digest(segmentation_training.class_weights(labels, num_classes=K)),
     }
 
 
@@ -88,7 +92,7 @@ def _of_training(b: bench.Bench, v: bench.Bench) -> dict[str, object]:
     x, y = b.data.train.tensors
     weights = segmentation_training.class_weights(y, num_classes=b.num_classes)
     with torch.no_grad():
-        logits = [_digest(torch.stack(b.net(x))), _digest(torch.stack(v.net(x)))]
+        logits = [digest(torch.stack(b.net(x))), digest(torch.stack(v.net(x)))]
         masked = b.net(x, stop=torch.full((len(x),), 0.9))
         torch.manual_seed(1)
         plain = [segmentation_training.exits_loss(one.net, (x, y)) for one in (b, v)]
@@ -96,7 +100,7 @@ def _of_training(b: bench.Bench, v: bench.Bench) -> dict[str, object]:
         loss = segmentation_training.masked_loss(b.net, (x, y), weights=weights)
     return {
         "training.logits": logits,
-        "training.masked_logits": _digest(torch.stack(masked)),
+        "training.masked_logits": digest(torch.stack(masked)),
         "training.exits_loss": plain,
         "training.masked_loss": loss,
     }
@@ -110,9 +114,9 @@ def _of_statistics(b: bench.Bench) -> dict[str, object]:
     columns = ("own margin", "threshold", "own threshold", "share")
     return {
         "statistics.margin": _percent(table["margin"]),
-        **{f"statistics.{name}": _digest(_percent(table[name])) for name in columns},
-        "statistics.threshold_ns": _digest(100 * apart),
-        "statistics.taken_for": _digest([b.data.classes.index(k) for k in table["taken for"]]),
+        **{f"statistics.{name}": digest(_percent(table[name])) for name in columns},
+        "statistics.threshold_ns": digest(100 * apart),
+        "statistics.taken_for": digest([b.data.classes.index(k) for k in table["taken for"]]),
         "statistics.confused": int(table["confused"].sum()),
     }
 
@@ -121,24 +125,22 @@ def _of_runs(b: bench.Bench, other: bench.Bench) -> dict[str, object]:
     """Two seeds of the convolutional network: rules, budgets, leads."""
     runs = [_conv_run(one) for one in (b, other)]
     first, second = (run["anytime"] for run in runs)
-    single, cbt_named = (
-        f"single {experiment.SINGLE}",
-        f"CBT [{experiment.PAIRS[0][0]}, {experiment.PAIRS[0][1]}]",
-    )
+    alpha, beta = experiment.PAIRS[0]
+    single, cbt_named = f"single {experiment.SINGLE}", f"CBT [{alpha}, {beta}]"
     named = first[cbt_named]
     found = {
         "run.rank": [run["rank"] for run in runs],
         **{f"run.{name}": _at_last(score) for name, score in first.items()},
-        "run.exits": _digest([_percent(s["miou"] + s["cost"]) for s in first.values()]),
+        "run.exits": digest([_percent(s["miou"] + s["cost"]) for s in first.values()]),
         "run.left": _percent(named["left"]),
-        "run.iou": _digest(_percent(named["iou"])),
-        "run.recall": _digest(_percent(named["recall"])),
-        "run.singles": _digest(_percent(runs[0]["singles"]["miou"] + runs[0]["singles"]["cost"])),
+        "run.iou": digest(_percent(named["iou"])),
+        "run.recall": digest(_percent(named["recall"])),
+        "run.singles": digest(_percent(runs[0]["singles"]["miou"] + runs[0]["singles"]["cost"])),
         "run.other": [_at_last(second[name]) for name in (single, cbt_named)],
     }
     for method, points in runs[0]["budgets"].items():
         rows = [_percent([p["budget"], p["val_miou"], p["miou"], p["cost"]]) for p in points]
-        found[f"run.budgets.{method}"] = _digest(rows)
+        found[f"run.budgets.{method}"] = digest(rows)
     for method in experiment.BUDGET_METHODS[1:]:
         found[f"run.lead.{method}"] = _lead(leads.leads(runs, method))
     over_exits = leads.leads(runs, "one per exit and class", "one per exit")
@@ -151,7 +153,7 @@ def _of_choices(b: bench.Bench) -> dict[str, object]:
     for name, choice in experiment.choices(b, 0.75).items():
         chosen = [choice.alpha, choice.beta, choice.price]
         found[f"choice.{name}"] = [
-            *_digest(100 * choice.thresholds),
+            *digest(100 * choice.thresholds),
             *[10 * value for value in chosen if value is not None],
         ]
     return found
@@ -165,12 +167,12 @@ def _of_skipping(b: bench.Bench) -> dict[str, object]:
     plans = [clock.share_plan(b, x, share) for share in (0.65, 0.75)]
     around = [b.net.segment(x, None, exit_index=plan) for plan in plans]  # either side of crossover
     return {
-        **{f"skip.{name}": _digest(torch.stack(out.logits)) for name, out in outs.items()},
-        "skip.defined": _digest(torch.stack(defined.logits)),
+        **{f"skip.{name}": digest(torch.stack(out.logits)) for name, out in outs.items()},
+        "skip.defined": digest(torch.stack(defined.logits)),
         "skip.macs": outs["sparse"].macs / 1e4,
         "skip.spent": [out.spent / 1e4 for out in outs.values()],
         "skip.crossover": [out.spent / 1e4 for out in around],
-        "skip.costs": _digest([macs / 1e4 for macs in (*b.costs.stages, *b.costs.exits)]),
+        "skip.costs": digest([macs / 1e4 for macs in (*b.costs.stages, *b.costs.exits)]),
     }
 
 
@@ -182,7 +184,7 @@ def _of_clock(b: bench.Bench) -> dict[str, object]:
         "clock.conv": _macs_saved(b, _named_rule(b)),
         "clock.shares": _percent(shares["MACs"]),
         "clock.crossing": clock.crossing(pd.DataFrame(times)),
-        "clock.backbone": _digest(clock.backbone(b.net, b.data.test.tensors[0])),
+        "clock.backbone": digest(clock.backbone(b.net, b.data.test.tensors[0])),
     }
 
 
@@ -193,13 +195,13 @@ def _of_tokens(v: bench.Bench) -> dict[str, object]:
     out, defined = v.net.segment(x, rule), token_vit.dense_then_mask(v.net, x, rule)
     return {
         **{f"vit.{name}": _at_last(score) for name, score in scores.items()},
-        "vit.exits": _digest([_percent(s["miou"] + s["cost"]) for s in scores.values()]),
-        "vit.left": _digest([_percent(s["left"]) for s in scores.values()]),
-        "vit.skip": _digest(torch.stack(out.logits)),
-        "vit.defined": _digest(torch.stack(defined.logits)),
-        "vit.margins": _digest(100 * v.statistics.margins()),
+        "vit.exits": digest([_percent(s["miou"] + s["cost"]) for s in scores.values()]),
+        "vit.left": digest([_percent(s["left"]) for s in scores.values()]),
+        "vit.skip": digest(torch.stack(out.logits)),
+        "vit.defined": digest(torch.stack(defined.logits)),
+        "vit.margins": digest(100 * v.statistics.margins()),
         "vit.macs": out.macs / 1e4,
-        "vit.costs": _digest([macs / 1e4 for macs in (*v.costs.stages, *v.costs.exits)]),
+        "vit.costs": digest([macs / 1e4 for macs in (*v.costs.stages, *v.costs.exits)]),
         "clock.vit": _macs_saved(v, rule),
     }
 
@@ -214,8 +216,8 @@ def _of_pictures(b: bench.Bench) -> dict[str, object]:
     return {
         "picture.richest": index,
         "picture.look": _percent([look["sure"].mean(), look["sure"][look["differ"]].mean()]),
-        "picture.active": _digest(_percent(active)),
-        "picture.pay": _digest(pay.fillna(0).iloc[:, 1:].to_numpy(dtype=float).tolist()),
+        "picture.active": digest(_percent(active)),
+        "picture.pay": digest(pay.fillna(0).iloc[:, 1:].to_numpy(dtype=float).tolist()),
     }
 
 
@@ -235,53 +237,6 @@ def _of_variants(b: bench.Bench) -> dict[str, object]:
     return found
 
 
-def _of_plain_samples() -> dict[str, object]:
-    """Thresholds for samples that are no pixels: drawn logits ``(J, N, K)`` of known difficulty."""
-    generator = torch.Generator().manual_seed(4)
-    J, N, K = 3, 240, 5
-    labels = torch.randint(K - 1, (N,), generator=generator)  # the last class never occurs
-    ease = torch.tensor([3.0, 2.0, 1.0, 1.5, 1.0])[labels]
-    signal = torch.nn.functional.one_hot(labels, K) * ease[:, None]
-    noise = [1.5 * torch.randn(N, K, generator=generator) for _ in range(J)]
-    logits = torch.stack([(1 + j) * signal + noise[j] for j in range(J)])
-    halves = [(list(logits[:, :100]), labels[:100]), (list(logits[:, 100:]), labels[100:])]
-    with _float32():
-        found = cbt.statistics(halves, num_classes=K, ignore_index=3)
-    v = cbt_budgets.validation(logits, labels, Costs((4, 3, 5), (1, 2)))
-    choices = {
-        "single": cbt_budgets.single_for_budget(v, budget=0.75),
-        "cbt": cbt_budgets.scale_for_budget(found, v, budget=0.75),
-        "cbt_ns": cbt_budgets.scale_for_budget(found, v, budget=0.75, shared=False),
-        "priced": cbt_budgets.priced_for_budget(v, budget=0.75),
-        "priced_exits": cbt_budgets.priced_for_budget(v, budget=0.75, per_class=False),
-    }
-    shown = {
-        f"plain.{name}": [*_digest(100 * c.thresholds), 100 * c.score]
-        for name, c in choices.items()
-    }
-    return shown | {
-        "plain.margins": _digest(100 * found.margins()),
-        "plain.price": choices["priced"].price,
-        "plain.priced_fixed": _digest(100 * cbt_budgets.priced(v, price=0.3)),
-        "plain.loss": _digest(1000 * cbt_budgets.iou_loss(v)),
-    }
-
-
-def _of_ties() -> dict[str, object]:
-    """Who leaves when a confidence is exactly the threshold: two equal logits, threshold 0.5."""
-    half, even = torch.full((2,), 0.5), torch.zeros(3, 1, 2)
-    v = cbt_budgets.validation(even, torch.zeros(1, dtype=torch.int64), Costs((1, 1, 1), (0, 0)))
-    asked = segmentation.still_active([torch.zeros(1, 2, 1, 1)], torch.full((1,), 0.5))
-    return {
-        "tie.validation": cbt_budgets.exit_index(v, half),
-        "tie.rules": [float(rule(0, even[0]).leave) for rule in (Confidence(0.5), PerClass(half))],
-        "tie.unfinished": float(asked[0]),
-    }
-
-
-# -------------------------------------------------------------------------------------------- help
-
-
 def _doubled(data: scenes.Scenes) -> scenes.Scenes:
     """The same scenes with images in float64."""
     splits = {}
@@ -298,7 +253,7 @@ def _sharpened(b: bench.Bench) -> bench.Bench:
             head = b.net.parts(j)[1]
             last = head if isinstance(head, torch.nn.Conv2d) else head[-1]
             last.weight.mul_(SHARP), last.bias.mul_(SHARP)
-    with _float32():
+    with probes.default_dtype(torch.float32):  # that of class means
         b.statistics  # noqa: B018
     return b
 
@@ -307,24 +262,6 @@ def _conv_run(b: bench.Bench) -> dict:
     """One seed of the convolutional network, as the chapter and the study have it."""
     curve = experiment.singles(b, SETTINGS.thresholds)
     return experiment.conv_run(b, SETTINGS.budgets, experiment.anytime(b), curve)
-
-
-@contextmanager
-def _float32() -> Iterator[None]:
-    """Class means are kept in float32: new tensors must be, too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _digest(values: Tensor | Sequence) -> list[float]:
-    """Root mean square, and the mean with growing weights, which sees sign and order."""
-    flat = torch.as_tensor(values).double().flatten()
-    ramp = torch.linspace(0.5, 1.5, len(flat), dtype=torch.float64)
-    return [flat.square().mean().sqrt().item(), (ramp * flat).mean().item()]
 
 
 def _class_counts(labels: Tensor, num_classes: int) -> Tensor:
