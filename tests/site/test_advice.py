@@ -11,11 +11,12 @@ import results
 import teaching
 from results import Chapter
 
+from eenotes import split
+from eenotes.language import initialisation
+from eenotes_book import settings
+from eenotes_book.ch04_cbt import experiment as ch04_cbt
+
 NAMES = chapters.chapters()
-
-
-def notebook(name: str) -> dict:
-    return chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")
 
 
 def page(name: str) -> str:
@@ -29,49 +30,43 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"(?ms)^```python\n(.*?)^```", page(name))
 
 
+def run(code: list[str]) -> dict:
+    """The names after blocks of code have run one after another."""
+    space: dict = {}
+    for number, block in enumerate(code):
+        exec(compile(block, f"block {number + 1}", "exec"), space)
+    return space
+
+
 def test_the_code_on_write_your_own_runs(capsys):
     """A rule, an exit and a verdict, as a reader would paste them."""
-    space: dict = {}
-    for number, block in enumerate(blocks("write-your-own")):
-        exec(compile(block, f"block {number + 1} of write-your-own.md", "exec"), space)
-    logits, truth = space["logits"], space["truth"]
-    top = logits[0].softmax(1).topk(2).values
+    space = run(blocks("write-your-own"))
+    top = space["logits"][0].softmax(1).topk(2).values
     leaves = space["outcome"].exit_index == 0
-    assert leaves.tolist() == ((top[:, 0] - top[:, 1]) > 0.1).tolist() and len(truth) == 60
+    assert leaves.tolist() == ((top[:, 0] - top[:, 1]) > 0.1).tolist() and len(space["truth"]) == 60
     with pytest.raises(ValueError, match=r"Margin: thresholds must be .* in \[0, 1\]"):
         space["Margin"](1.5)
     printed = capsys.readouterr().out
-    assert "holds" in printed and "not testable here" in printed and "one run" in printed
+    assert all(verdict in printed for verdict in ("holds", "not testable here", "one run"))
 
 
 @pytest.mark.slow
 def test_the_code_on_bring_your_own_model_runs(capsys):
-    """Every block, in order, as a reader would paste them."""
+    """Every block, in order, as a reader would paste them; and the ten lines are ten."""
     pytest.importorskip("transformers")
-    space: dict = {}
     code = blocks("bring-your-own-model")
-    assert len(code) >= 7
-    for number, block in enumerate(code):
-        exec(compile(block, f"block {number + 1} of bring-your-own-model.md", "exec"), space)
+    assert len(code) >= 7 and len(code[1].split("\n\n", 1)[1].strip().splitlines()) == 10
+    space = run(code)
     said = capsys.readouterr().out
-    assert 0 < float(space["cost"]) <= 1.1 and re.search(
-        r"accuracy \d\.\d{3} at \d\.\d\d of the computation", said
-    )
+    assert 0 < float(space["cost"]) <= 1.1
+    assert re.search(r"accuracy \d\.\d{3} at \d\.\d\d of the computation", said)
     assert "layer2" in said and "no cut is possible after 'layer1.0.conv1'" in said
     assert space["found"].counts.sum() == 320, "the last block's class statistics"
 
 
-def test_ten_lines_are_ten():
-    code = blocks("bring-your-own-model")[1].split("\n\n", 1)[1].strip().splitlines()
-    assert len(code) == 10, code
-
-
 def test_the_model_that_cannot_be_traced_really_cannot():
-    from eenotes import split
-
     block = next(b for b in blocks("bring-your-own-model") if "class Stubborn" in b)
-    space: dict = {}
-    exec(block.split("whole = ")[0], space)
+    space = run([block.split("whole = ")[0]])
     with pytest.raises(ValueError, match="write its stages by hand"):
         split(space["Stubborn"]().eval(), at=["stem"])
 
@@ -144,40 +139,23 @@ def test_advice_agrees_with_the_records(chapter, run, words, contradiction):
 
 
 def test_glossary_terms_are_the_chapters_terms():
-    """In alphabetical order, and each in the text of the chapter that it is said to be introduced
-    in.
-    """
-    entries = re.split(
-        r"\n\n", re.search(r"```\{glossary\}\n(.*?)```", page("glossary"), re.S)[1].strip()
-    )
+    """In alphabetical order, and each in the text of the chapters that its entry links to."""
+    body = re.search(r"```\{glossary\}\n(.*?)```", page("glossary"), re.S)[1]
+    entries = body.strip().split("\n\n")
     terms = [entry.split("\n")[0] for entry in entries]
     key = [term.lower().replace("²", "2") for term in terms]
-    assert key == sorted(key) and len(set(key)) == len(key) >= 70
+    assert key == sorted(set(key)) and len(key) >= 70
     text = {}
     for name in NAMES:
-        plain = " ".join(teaching.source(c) for c in notebook(name)["cells"]).replace("*", "")
+        cells = chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")["cells"]
+        plain = " ".join(map(teaching.source, cells)).replace("*", "")
         text[f"{name}.ipynb"] = re.sub(r"\s+", " ", plain).lower()
     for term, entry in zip(terms, entries, strict=True):
         links = re.findall(r"\]\(([^)]+)\)", entry)
         assert links, f"{term}: introduced nowhere"
-        for link in links:
-            if link in text:
-                missing = [word for word in term.split(", ") if word.lower() not in text[link]]
-                assert not missing, f"{missing} is not in {link}"
-
-
-def test_how_we_read_the_thesis_names_what_exists():
-    """Every name in code, with a dot in it, is a module, a function, a class or one of its members."""
-    names = set(re.findall(r"`((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)`", page("reading-the-thesis")))
-    assert len(names) > 50
-    missing = [name for name in sorted(names - {"settings.toml"}) if not exists(name)]
-    assert not missing, f"in no module: {missing}"
-
-
-def exists(name: str) -> bool:
-    """Whether ``e2cm.fit`` or ``ch02_e2cm.claims.judge`` is in one of the packages."""
-    packages = ("eenotes", "eenotes.methods", "eenotes.baselines", "eenotes_book")
-    return any(resolves(f"{package}.{name}") for package in packages)
+        for link in set(links) & set(text):
+            missing = [word for word in term.split(", ") if word.lower() not in text[link]]
+            assert not missing, f"{missing} is not in {link}"
 
 
 def resolves(full: str) -> bool:
@@ -188,30 +166,29 @@ def resolves(full: str) -> bool:
     return True
 
 
-def test_how_we_read_the_thesis_agrees_with_the_settings():
-    from eenotes.language import initialisation
-    from eenotes_book import settings
-    from eenotes_book.ch04_cbt import experiment
+def test_how_we_read_the_thesis_names_what_exists():
+    """Every name in code with a dot is a module, a function, a class or one of its members."""
+    names = set(re.findall(r"`((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)`", page("reading-the-thesis")))
+    packages = ("eenotes", "eenotes.methods", "eenotes.baselines", "eenotes_book")
+    assert len(names) > 50
+    for name in names - {"settings.toml"}:
+        assert any(resolves(f"{package}.{name}") for package in packages), name
 
+
+def test_how_we_read_the_thesis_agrees_with_the_settings():
     text = page("reading-the-thesis")
     full, reduced = (settings.load("03-pruning", scale) for scale in ("full", "reduced"))
-    assert (
-        f"`full`: {full.rate} × {full.rounds} rounds" in text
-        and f"`reduced`: {reduced.rate} × {reduced.rounds} rounds" in text
-    )
-    ends = {round(1 - (1 - s.rate) ** s.rounds, 2) for s in (full, reduced)}
-    assert ends == {0.88} and "88 %" in text
+    for scale, s in (("full", full), ("reduced", reduced)):
+        assert f"`{scale}`: {s.rate} × {s.rounds} rounds" in text
+        assert round(1 - (1 - s.rate) ** s.rounds, 2) == 0.88 and "88 %" in text
     per_group = (full.depth - 2) // 6
-    after = [
-        (int(group[-1]) - 1) * per_group + int(block) + 1
-        for group, block in (name.split(".") for name in full.exits)
-    ]
+    places = [name.split(".") for name in full.exits]
+    after = [(int(group[-1]) - 1) * per_group + int(block) + 1 for group, block in places]
     assert after == [4, 8, 12, 16, 20, 24] and 3 * per_group == 27
     at = [settings.load("06-class-aware-init", scale) for scale in ("tiny", "reduced", "full")]
     assert ", ".join(f"{s.at} of {s.layers}" for s in at) in text
-    assert experiment.SINGLE == 0.998 and initialisation.ALPHAS == (0.2, 0.4, 0.6, 0.8)
+    assert ch04_cbt.SINGLE == 0.998 and initialisation.ALPHAS == (0.2, 0.4, 0.6, 0.8)
     tiny, study, big = (settings.load("05-eeprune", scale) for scale in ("tiny", "reduced", "full"))
-    assert {tiny.digits.score_epochs, study.CIFAR10.score_epochs} == {
-        3
-    } and big.CIFAR10.score_epochs == 10
+    assert tiny.digits.score_epochs == study.CIFAR10.score_epochs == 3
+    assert big.CIFAR10.score_epochs == 10
     assert (study.CIFAR10.el2n_networks, study.CIFAR10.forgetting_epochs) == (3, 40)

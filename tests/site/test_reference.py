@@ -10,6 +10,8 @@ import pages
 import pytest
 import reference
 
+import eenotes
+
 PAGES = sorted((chapters.BOOK / "api").glob("*.md"))
 NAMES = reference.names()
 # The chapters' own code is listed with the docstrings that it has, and not held to this.
@@ -34,8 +36,6 @@ def test_every_public_name_says_what_it_is():
 
 
 def test_names_that_the_package_exports_are_in_the_short_list():
-    import eenotes
-
     text = (chapters.BOOK / "api" / "index.md").read_text(encoding="utf-8")
     listed = re.findall(r"(?m)^   (eenotes\.\w+\.\w+)$", text)
     assert sorted(full.rpartition(".")[2] for full in listed) == eenotes.__all__
@@ -43,24 +43,15 @@ def test_names_that_the_package_exports_are_in_the_short_list():
 
 
 @pytest.mark.browser
-def test_every_public_name_is_on_a_built_page():
+def test_every_public_name_is_on_a_built_page_and_nothing_that_torch_documents():
     built = list((chapters.HTML / "api").glob("*.html"))
     if not built:
         pytest.skip("there are no built pages: make book")
-    ids = set(
-        re.findall(
-            r'\bid="(eenotes(?:_book)?\.[^"]+)"',
-            "\n".join(page.read_text(encoding="utf-8") for page in built),
-        )
-    )
-    documented = {full for full, name in NAMES.items() if name.docstring}
-    assert not documented - ids
-    # ... and nothing that torch or torchmetrics documents
-    assert not [
-        full
-        for full in ids
-        if full.endswith((".register_buffer", ".state_dict", ".full_state_update"))
-    ]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in built)
+    ids = set(re.findall(r'\bid="(eenotes(?:_book)?\.[^"]+)"', text))
+    assert not {full for full, name in NAMES.items() if name.docstring} - ids
+    foreign = (".register_buffer", ".state_dict", ".full_state_update")
+    assert not [full for full in ids if full.endswith(foreign)]
 
 
 # --- shapes and errors
@@ -68,68 +59,52 @@ def test_every_public_name_is_on_a_built_page():
 
 def takes_or_gives_tensors(function: ast.FunctionDef) -> bool:
     every = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    annotations = [*(argument.annotation for argument in every), function.returns]
-    return any(
-        annotation is not None and re.search(r"\bTensor\b", ast.unparse(annotation))
-        for annotation in annotations
-    )
+    annotations = [function.returns, *(argument.annotation for argument in every)]
+    return any(re.search(r"\bTensor\b", ast.unparse(found)) for found in annotations if found)
 
 
 def test_functions_of_tensors_say_shapes():
-    functions = [name for name in TOP if isinstance(name.node, ast.FunctionDef)]
-    silent = [
-        name.full
-        for name in functions
-        if takes_or_gives_tensors(name.node)
-        and not re.search(r"``[^`\n]*\([^`\n]*\)``", name.docstring)
-    ]
+    functions = [n for n in TOP if isinstance(n.node, ast.FunctionDef)]
+    of_tensors = [n for n in functions if takes_or_gives_tensors(n.node)]
+    shape = r"``[^`\n]*\([^`\n]*\)``"
+    silent = [name.full for name in of_tensors if not re.search(shape, name.docstring)]
     assert not silent, "these take or give tensors: say their shapes, ``(N, K)``"
 
 
-def raised(function: ast.AST) -> set[str]:
-    """The errors that a function raises itself and does not catch."""
-    found, waiting = set(), [(function, frozenset())]
-    while waiting:
-        node, caught = waiting.pop()
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            found |= {ast.unparse(node.exc.func)} - caught
-        if isinstance(node, ast.Try):
-            handled = {
-                n.id
-                for handler in node.handlers
-                if handler.type
-                for n in ast.walk(handler.type)
-                if isinstance(n, ast.Name)
-            }
-            waiting += [(child, caught | handled) for child in node.body]
-            waiting += [
-                (child, caught) for child in (*node.handlers, *node.orelse, *node.finalbody)
-            ]
-        else:
-            waiting += [(child, caught) for child in ast.iter_child_nodes(node)]
-    return found & {"ValueError", "TypeError"}
+def raised(node: ast.AST, caught: frozenset[str] = frozenset()) -> set[str]:
+    """The errors that code raises itself and does not catch."""
+    found = set()
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        found = ({ast.unparse(node.exc.func)} & {"ValueError", "TypeError"}) - caught
+    handled = caught
+    if isinstance(node, ast.Try):
+        types = [n for h in node.handlers if h.type for n in ast.walk(h.type)]
+        handled |= {n.id for n in types if isinstance(n, ast.Name)}
+    for child in ast.iter_child_nodes(node):
+        tried = child in getattr(node, "body", []) if handled != caught else False
+        found |= raised(child, handled if tried else caught)
+    return found
 
 
 def raisers(name: reference.Name) -> list[tuple[ast.FunctionDef, str]]:
     """The functions behind a name, each with the docstrings in which its errors can be said."""
-    text = name.docstring
     if isinstance(name.node, ast.FunctionDef):
-        return [(name.node, text)]
+        return [(name.node, name.docstring)]
     methods = [m for m in name.node.body if isinstance(m, ast.FunctionDef)]
     # a private one answers to its callers
-    asked = [m for m in methods if not m.name.startswith("_") or m.name.startswith("__")]
-    return [(m, text + (ast.get_docstring(m) or "")) for m in asked]
+    public = [m for m in methods if not re.match(r"_[^_]", m.name)]
+    return [(m, name.docstring + (ast.get_docstring(m) or "")) for m in public]
 
 
 def test_errors_are_said():
-    silent = [
+    said = r"Raises:\n(?:.*\n)*? +{}:"
+    assert not [
         f"{name.full} ({function.name}): {error}"
         for name in TOP
         for function, text in raisers(name)
         for error in sorted(raised(function))
-        if not re.search(rf"Raises:\n(?:.*\n)*? +{error}:", text)
+        if not re.search(said.format(error), text)
     ]
-    assert not silent
 
 
 def test_the_search_for_errors_finds_them():
@@ -145,10 +120,8 @@ def f(x):
     raise RuntimeError("not asked for")
 """
     assert raised(ast.parse(code).body[0]) == {"TypeError"}
-    assert raised(ast.parse(code.replace("(ValueError, OSError)", "OSError")).body[0]) == {
-        "TypeError",
-        "ValueError",
-    }
+    uncaught = code.replace("(ValueError, OSError)", "OSError")
+    assert raised(ast.parse(uncaught).body[0]) == {"TypeError", "ValueError"}
 
 
 # --- equations
@@ -159,31 +132,21 @@ def tagged() -> dict[str, str]:
     found = {}
     for chapter in chapters.chapters():
         cells = chapters.read_notebook(chapters.BOOK / f"{chapter}.ipynb")["cells"]
-        for number in reference.tags(
-            "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        ):
+        prose = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+        for number in reference.tags("\n".join(prose)):
             assert number not in found, f"({number}) twice"
             found[number] = chapter
     return found
 
 
-def test_every_equation_is_named_where_it_is_computed():
-    # which asks more than it computes
-    computed = {number for number, chapter in tagged().items() if chapter != "07-open-problems"}
+def test_equations_and_docstrings_name_each_other():
+    there = tagged()
+    # chapter 7 poses more than it computes
+    computed = [number for number, chapter in there.items() if chapter != "07-open-problems"]
     nobody = [number for number in computed if not reference.computed_by(number)]
     assert len(computed) >= 43 and not nobody, f"no docstring names {nobody}"
-
-
-def test_every_equation_that_a_docstring_names_exists():
-    there = tagged()
-    named = {
-        name.full: set(reference.numbers(name.docstring)) for name in reference.names().values()
-    }
-    unknown = {
-        full: sorted(numbers - set(there))
-        for full, numbers in named.items()
-        if numbers - set(there)
-    }
+    named = {n.full: set(reference.numbers(n.docstring)) for n in reference.names().values()}
+    unknown = {full: found - set(there) for full, found in named.items() if found - set(there)}
     assert not unknown, f"equations that no chapter has: {unknown}"
 
 
@@ -194,26 +157,22 @@ def test_the_table_has_every_equation_with_its_place_and_its_code():
     for number, chapter in tagged().items():
         (row,) = [line for line in table.splitlines() if f">({number})<" in line]
         assert f'href="{chapter}.html#{pages.equation_id(number)}"' in row
-        for name in reference.computed_by(number):
-            assert reference.short(name.full) in row
+        assert all(reference.short(name.full) in row for name in reference.computed_by(number))
     assert reference.fill(f"a\n{reference.MARKER}\nb", equations) == f"a\n{table}\nb"
     with pytest.raises(ValueError, match="exactly one line"):
         reference.fill("a", equations)
-    assert (
-        reference.MARKER in (chapters.BOOK / "notation.md").read_text(encoding="utf-8").splitlines()
-    )
+    notation = (chapters.BOOK / "notation.md").read_text(encoding="utf-8")
+    assert reference.MARKER in notation.splitlines()
 
 
 def test_an_equation_gets_a_place_to_link_to():
-    page = pages.for_the_page("Then\n\n$$ a = b $$\n\nand\n\n$$ c\n= d . \\tag{4.2} $$\n\nend")
-    assert (
-        page
-        == 'Then\n\n$$ a = b $$\n\nand\n\n<div class="place" id="equation-4.2"></div>\n\n$$ c\n= d . \\tag{4.2} $$\n\nend'
-    )
+    equation = "$$ c\n= d . \\tag{4.2} $$\n\nend"
+    page = pages.for_the_page(f"Then\n\n$$ a = b $$\n\nand\n\n{equation}")
+    place = '<div class="place" id="equation-4.2"></div>'
+    assert page == f"Then\n\n$$ a = b $$\n\nand\n\n{place}\n\n{equation}"
 
 
 # --- docstrings
-
 
 KNOWN = dict.fromkeys(
     ("eenotes.a.fit", "eenotes.b.fit", "eenotes.b.Net", "eenotes.b.Net.step", "eenotes.a.only")
@@ -236,17 +195,20 @@ def test_names_are_found(text, module, target):
     assert reference.resolve(text, module, KNOWN) == target
 
 
-def test_docstrings_become_restructured_text():
-    docstring = "Of `split` and `nothing`, $x_1$s and ``(N, K)``.\n\n$$ a\n= b $$\n\nArgs:\n    num_classes: K.\n    x: an image."
-    wanted = (
-        "Of :py:obj:`split <eenotes.cutting.split>` and ``nothing``, :math:`x_1`\\ s and ``(N, K)``.\n\n.. math:: a = b\n\n"
-        "Args:\n    num_classes: \\K.\n    x: an image."
-    )
+@pytest.mark.parametrize(
+    "docstring, wanted",
+    [
+        ("`split` and `nothing`", ":py:obj:`split <eenotes.cutting.split>` and ``nothing``"),
+        ("$x_1$s and ``(N, K)``.", ":math:`x_1`\\ s and ``(N, K)``."),
+        ("A.\n\n$$ a\n= b $$\n\nB.", "A.\n\n.. math:: a = b\n\nB."),
+        ("Args:\n    number: K.\n    x: an image.", "Args:\n    number: \\K.\n    x: an image."),
+    ],
+)
+def test_docstrings_become_restructured_text(docstring, wanted):
     assert reference.restructured(docstring, "eenotes.exits") == wanted
 
 
 def test_markup_of_docstrings_is_closed():
     left = {name.full: reference.MARKUP.sub("", name.docstring) for name in NAMES.values()}
-    assert not [full for full, text in left.items() if "`" in text or "$" in text], (
-        "an odd number of backticks or dollars"
-    )
+    odd = [full for full, text in left.items() if "`" in text or "$" in text]
+    assert not odd, "an odd number of backticks or dollars"

@@ -1,4 +1,4 @@
-"""The results page: what it makes of hand-made records, and where the claims of the real ones lead."""
+"""The results page: what it makes of hand-made records, and where real claims lead."""
 
 import json
 import re
@@ -14,11 +14,17 @@ import results
 from eenotes_book import records
 
 
+def row_of(kind: str, statement: str, thesis: str, ours, **more) -> dict:
+    """What `Record` writes of a claim, a check or a number."""
+    row = {"kind": kind, "statement": statement, "thesis": thesis, "ours": ours, "spread": None}
+    return row | {"n": 1, "where": "curve"} | more
+
+
 def claim(statement="early is cheap", *, thesis="not stated", ours=0.5, **more) -> dict:
-    """A claim of five runs, as `Record.claim` writes it."""
-    row = {"kind": "claim", "statement": statement, "thesis": thesis, "ours": ours, "spread": 0.1}
-    row |= {"n": 5, "verdict": "holds", "difference": ours, "low": 0.4, "high": 0.6, "reason": "r"}
-    return row | {"at_thesis_setting": False, "ratio": None, "where": "curve"} | more
+    """A claim of five runs."""
+    found = {"spread": 0.1, "n": 5, "verdict": "holds", "reason": "r", "ratio": None}
+    found |= {"difference": ours, "low": 0.4, "high": 0.6, "at_thesis_setting": False}
+    return row_of("claim", statement, thesis, ours, **found | more)
 
 
 def old_claim(statement: str, holds: bool | None, *, ours=0.5, spread=None) -> dict:
@@ -27,27 +33,18 @@ def old_claim(statement: str, holds: bool | None, *, ours=0.5, spread=None) -> d
     return row | {"holds": holds, "where": "curve"}
 
 
-def check(holds=True) -> dict:
-    row = {"kind": "check", "statement": "parts add up", "thesis": "by construction", "ours": 0.0}
-    row |= {"spread": None, "n": 1, "verdict": "holds" if holds else "fails"}
-    return row | {"where": "curve"}
+def check(verdict="holds") -> dict:
+    return row_of("check", "parts add up", "by construction", 0.0, verdict=verdict)
 
 
-NUMBER = {"kind": "number", "statement": "networks", "thesis": "9", "ours": 3.0, "spread": None}
-NUMBER |= {"n": 1, "where": "curve"}
+NUMBER = row_of("number", "networks", "9", 3.0)
 
 
 def record(*claims, current=True, seeds=(0,), **more) -> dict:
-    return {
-        "data": {"digits": {"train": 1100, "val": 3, "test": 2}},
-        "seeds": list(seeds),
-        "claims": list(claims) or [claim()],
-        "device": "CPU (two threads)",
-        "seconds": 61.4,
-        "recorded": "2026-01-02",
-        "current": current,
-        "outdated": [] if current else ["it was made with other settings"],
-    } | more
+    made = {"data": {"digits": {"train": 1100, "val": 3, "test": 2}}, "seeds": list(seeds)}
+    made |= {"claims": list(claims) or [claim()], "device": "CPU (two threads)"}
+    made |= {"seconds": 61.4, "recorded": "2026-01-02", "current": current}
+    return made | {"outdated": [] if current else ["it was made with other settings"]} | more
 
 
 def chapter(**what) -> results.Chapter:
@@ -106,19 +103,13 @@ HEADS = ["claim", "thesis", "ours", "verdict", "at the thesis's setting?", "ours
 def test_one_row_per_claim_from_the_best_run_and_the_others_folded():
     statement = "E²CM keeps up; ours: difference, at budget 0.{}"
     once = {"n": 1, "low": None, "high": None, "verdict": "one run"}
+    best = {"ours": 0.87654, "difference": 0.1, "low": 0.05, "high": 0.15, "ratio": 0.996}
     fresh = record(claim(statement.format(2), thesis="≈.88", ours=0.91, **once))
-    study = record(
-        claim(
-            statement.format(4), thesis="≈.88", ours=0.87654, difference=0.1, low=0.05, high=0.15,
-            at_thesis_setting=True, ratio=0.996,
-        )
-    )  # fmt: skip
+    study = record(claim(statement.format(4), thesis="≈.88", at_thesis_setting=True, **best))
     found = read(chapter(fresh=fresh, committed={"study": study}))
     ours = "0.8765 / difference 0.1 [0.05, 0.15], n = 5; difference, at budget 0.4; study"
-    assert found.tables["results-claims"] == [
-        HEADS,
-        ["E²CM keeps up", "≈.88", ours, "✓ holds", "yes", "0.996"],
-    ]
+    row = ["E²CM keeps up", "≈.88", ours, "✓ holds", "yes", "0.996"]
+    assert found.tables["results-claims"] == [HEADS, row]
     ours = "0.91 / n = 1; difference, at budget 0.2; tiny, this build"
     (_, other) = found.tables["results-others"]
     assert other == ["E²CM keeps up", "≈.88", ours, "• one run", "no", "–"]
@@ -141,19 +132,16 @@ def test_claims_with_other_words_or_another_number_of_the_thesis_stay_apart():
     fresh = record(claim("MNIST: early is cheap"), claim("late is dear", thesis=".3"))
     study = record(claim("CIFAR: early is cheap"), claim("late is dear", thesis=".4"))
     rows = read(chapter(fresh=fresh, committed={"study": study})).tables["results-claims"][1:]
-    assert [row[:2] for row in rows] == [
-        ["CIFAR: early is cheap", "not stated"],
-        ["late is dear", ".4"],
-        ["MNIST: early is cheap", "not stated"],
-        ["late is dear", ".3"],
-    ]
+    assert [" ".join(row[:2]) for row in rows] == [
+        "CIFAR: early is cheap not stated", "late is dear .4",
+        "MNIST: early is cheap not stated", "late is dear .3",
+    ]  # fmt: skip
 
 
 def test_every_verdict_has_its_sign_and_only_open_ones_their_reason():
     words = ["holds", "fails", "undecided", "one run", "not testable here"]
-    found = read(
-        chapter(fresh=record(*(claim(word, verdict=word, reason="why") for word in words)))
-    )
+    claims = [claim(word, verdict=word, reason="why") for word in words]
+    found = read(chapter(fresh=record(*claims)))
     assert [row[3] for row in found.tables["results-claims"][1:]] == [
         "✓ holds", "✗ fails", "≈ undecided / why", "• one run", "– not testable here / why",
     ]  # fmt: skip
@@ -173,23 +161,19 @@ def test_checks_and_numbers_are_listed_apart_and_a_broken_check_is_in_sight():
     assert found.tables["results-checks"][1][::2] == ["parts add up", "✓ holds"]
     assert found.tables["results-numbers"][1] == ["networks", "3 / n = 1; tiny, this build", "9"]
     assert {"results-checks", "results-numbers"} <= found.folded
-    broken = read(chapter(fresh=record(claim(), check(holds=False))))
+    broken = read(chapter(fresh=record(claim(), check("fails"))))
     assert "results-checks" not in broken.folded
 
 
-def test_where_the_numbers_come_from_and_how_long_it_took():
+def test_where_the_numbers_come_from_how_long_it_took_and_what_is_out_of_date():
     study = record(seeds=(0, 1, 2), seconds=1234.5, current=False)
-    rows = read(chapter(fresh=record(), committed={"study": study}, seconds=29.6)).tables
+    found = read(chapter(fresh=record(), committed={"study": study}, seconds=29.6))
     data, device = "digits: 1,100 train, 3 val, 2 test", "CPU (two threads)"
     old = "an earlier state: out of date / it was made with other settings"
-    assert rows["results-runs"][1:] == [
+    assert found.tables["results-runs"][1:] == [
         ["study", data, "3 (0, 1, 2)", device, "1,234", "2026-01-02", old],
         ["tiny, this build", data, "1 (0)", device, "30", "2026-01-02", "the present code"],
     ]
-
-
-def test_a_record_out_of_date_is_marked_wherever_it_is_shown():
-    found = read(chapter(fresh=record(), committed={"study": record(current=False)}))
     assert found.tables["results-claims"][1][2].endswith("study out of date")
     assert sum(found.outdated) == 2  # its claim, and its row among the runs
     assert "out of date" not in str(read(chapter(fresh=record())).tables)
@@ -253,18 +237,14 @@ def test_each_value_has_its_column_for_a_narrow_screen():
     assert page_html.table("x", [{"a": "1"}], outdated=[True]).count("results-outdated") == 1
 
 
-def test_only_the_marker_is_replaced():
+def test_only_the_marker_is_replaced_and_the_page_in_git_has_one():
     page = f"# Results\n\n{results.MARKER}\n\nend\n"
     page = results.fill(page, "tiny", [chapter(fresh=record())])
     assert page.startswith("# Results\n\n## At a glance\n") and page.endswith("\n\nend\n")
     with pytest.raises(ValueError, match="exactly one line"):
         results.fill("# Results\n", "tiny", [])
-
-
-def test_the_page_in_git_has_one_marker_and_no_result():
     page = (chapters.BOOK / "results.md").read_text(encoding="utf-8")
-    assert page.splitlines().count(results.MARKER) == 1
-    assert "<table" not in page
+    assert page.splitlines().count(results.MARKER) == 1 and "<table" not in page
     assert "results" in chapters.toc_files()
     assert all(f"{mark} {word}" in page for word, mark in results.MARKS.items())
 
@@ -275,117 +255,82 @@ def test_the_page_in_git_has_one_marker_and_no_result():
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """A book of one chapter, whose execution writes what `bench.makes` says."""
+    lying = tmp_path / "results" / "tiny" / "02-e2cm.json"
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
     monkeypatch.setattr(chapters, "BUILD", tmp_path / "build")
     monkeypatch.setattr(chapters, "BOOK", tmp_path / "book")
     monkeypatch.setattr(chapters, "chapter_key", lambda chapter, scale: "key")
     monkeypatch.setenv("EENOTES_RESULTS", str(tmp_path / "results"))
-    for name, content in {"study": {"a": 1}, "tiny": {"old": True}}.items():
-        chapters.write_json(tmp_path / "results" / name / "02-e2cm.json", content)
+    chapters.write_json(tmp_path / "results" / "study" / "02-e2cm.json", {"a": 1})
+    chapters.write_json(lying, {"old": True})
     chapters.write_json(tmp_path / "book" / "02-e2cm.ipynb", {"cells": [], "metadata": {}})
 
     class Bench:
-        makes, succeeds, seen = None, True, None
+        seen = None
 
-        def execute(self):
+        def execute(self, makes, succeeds=True):
+            self.makes, self.succeeds = makes, succeeds
             return chapters.execute("02-e2cm", "tiny")
 
         def nbmake(self, notebook, scale, where):
             self.seen = sorted(str(p.relative_to(where)) for p in where.rglob("*.json"))
             if self.makes is not None:
-                chapters.write_json(
-                    Path(chapters.environment(scale, where)["EENOTES_RESULTS"])
-                    / scale
-                    / "02-e2cm.json",
-                    self.makes,
-                )
+                folder = Path(chapters.environment(scale, where)["EENOTES_RESULTS"])
+                chapters.write_json(folder / scale / "02-e2cm.json", self.makes)
             return self.succeeds
 
-        def kept(self):
-            path = chapters.record_of("02-e2cm", "tiny")
-            return json.loads(path.read_text()) if path.exists() else None
-
-        def lying(self):
-            return json.loads((tmp_path / "results" / "tiny" / "02-e2cm.json").read_text())
+        def records(self):
+            """The record that is kept beside the executed copy, and the one that lies around."""
+            kept = chapters.record_of("02-e2cm", "tiny")
+            return [json.loads(p.read_text()) if p.exists() else None for p in (kept, lying)]
 
     bench = Bench()
     monkeypatch.setattr(chapters, "nbmake", bench.nbmake)
-    monkeypatch.setattr(chapters, "ROOT", tmp_path)
     return bench
 
 
-def test_an_execution_keeps_its_record_beside_its_copy(bench):
-    bench.makes = {"new": 1}
-    assert bench.execute() and chapters.is_current("02-e2cm", "tiny")
-    assert bench.kept() == bench.lying() == {"new": 1}
-    assert bench.seen == ["study/02-e2cm.json"], (
-        "a chapter sees the other scales' records, not one that it has not made"
-    )
-
-
-def test_an_execution_without_a_record_has_none_whatever_lies_around(bench):
-    bench.makes = {"new": 1}
-    bench.execute()
-    bench.makes = None
-    assert bench.execute() and bench.kept() is None
-    assert bench.lying() == {"new": 1}
-
-
-def test_a_failed_execution_changes_no_record(bench):
-    bench.makes = {"new": 1}
-    bench.execute()
-    bench.makes, bench.succeeds = {"half": 1}, False
-    assert not bench.execute()
-    assert bench.kept() == bench.lying() == {"new": 1}
+def test_an_execution_keeps_its_record_and_sees_no_earlier_one(bench):
+    new = {"new": 1}
+    assert bench.execute(makes=new) and chapters.is_current("02-e2cm", "tiny")
+    assert bench.records() == [new, new]
+    assert bench.seen == ["study/02-e2cm.json"], "only the other scales' records"
+    assert not bench.execute(makes={"half": 1}, succeeds=False)
+    assert bench.records() == [new, new], "a failed execution changes no record"
+    assert bench.execute(makes=None)
+    assert bench.records() == [None, new], "without a record, whatever lies around"
 
 
 # --- where the real claims lead
 
 
-def labels(name: str, notebook: Path) -> list[str]:
-    return [
-        label
-        for cell in chapters.read_notebook(notebook)["cells"]
-        for label in pages.claims_of(cell)
-    ]
+def labels(name: str) -> list[str]:
+    cells = chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")["cells"]
+    return [label for cell in cells for label in pages.claims_of(cell)]
 
 
 @pytest.mark.parametrize("name", chapters.chapters())
 def test_a_label_belongs_to_one_cell(name):
-    found = labels(name, chapters.BOOK / f"{name}.ipynb")
+    found = labels(name)
     assert len({pages.anchor(label) for label in found}) == len(found)
 
 
 def test_every_claim_of_every_record_leads_to_a_cell():
-    """The committed records, and those of the chapters that have been executed here, by this code."""
+    """In the committed records, and in those of the chapters executed here by the present code."""
     folder = records.results_folder()
-    known = [path for at in results.RECORDED for path in sorted((folder / at).glob("*.json"))]
-    assert known
-    fresh = [
-        chapters.record_of(name, "tiny")
-        for name in chapters.chapters()
-        if chapters.is_current(name, "tiny")
-    ]
-    for path in [*known, *filter(Path.exists, fresh)]:
+    paths = [path for at in results.RECORDED for path in sorted((folder / at).glob("*.json"))]
+    assert paths
+    current = [name for name in chapters.chapters() if chapters.is_current(name, "tiny")]
+    paths += filter(Path.exists, (chapters.record_of(name, "tiny") for name in current))
+    for path in paths:
         found = json.loads(path.read_text(encoding="utf-8"))
-        there = labels(found["chapter"], chapters.BOOK / f"{found['chapter']}.ipynb")
-        missing = {c["where"] for c in found["claims"]} - set(there)
-        assert not missing, (
-            f"{path.name}: claims that come from {missing}; the cells of the chapter make {there}"
-        )
+        missing = {c["where"] for c in found["claims"]} - set(labels(found["chapter"]))
+        assert not missing, f"{path.name}: claims that come from {missing}, which no cell makes"
 
 
 def test_a_cell_that_makes_a_claim_gets_a_place_to_link_to():
-    code = {
-        "cell_type": "code",
-        "id": "a",
-        "metadata": {"claims": ["Order, loss or sparsity?", "x"]},
-        "source": "1",
-        "outputs": [],
-    }
     plain = {"cell_type": "code", "id": "b", "metadata": {}, "source": "2", "outputs": []}
+    code = plain | {"id": "a", "metadata": {"claims": ["Order, loss or sparsity?", "x"]}}
     cells = pages.page_source({"cells": [plain, code], "metadata": {}})["cells"]
-    assert [c["id"] for c in cells] == ["b", "claim-order-loss-or-sparsity", "a"]
-    assert re.findall(r'id="([^"]+)"', cells[1]["source"]) == [
-        "claim-order-loss-or-sparsity",
-        "claim-x",
-    ]
+    place = "claim-order-loss-or-sparsity"
+    assert [c["id"] for c in cells] == ["b", place, "a"]
+    assert re.findall(r'id="([^"]+)"', cells[1]["source"]) == [place, "claim-x"]
