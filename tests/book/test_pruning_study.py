@@ -1,111 +1,38 @@
-"""Chapter 3's experiment: its tables by hand, its budgets really equal, its verdicts undecided
-where they must be.
-"""
-
-from types import SimpleNamespace
+"""Chapter 3: its tables by hand, its budgets really equal, its claims turn with the numbers."""
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 from eenotes.methods import pruned_costs, pruning
-from eenotes_book import networks
-from eenotes_book.ch03_pruning import claims, experiment, figures
+from eenotes_book import networks, records, style
+from eenotes_book.ch03_pruning import claims, deployment, experiment, figures, layer_figures, tables
+from eenotes_book.ch03_pruning.settings import Settings, Sweep
 from eenotes_book.data import vision
 
-
-def run_of(together, separately, *, accuracy=None, test=100):
-    """A run over four layers: convolution, exit 1, convolution, classifier."""
-    accuracy = accuracy or {
-        "unpruned": [0.5, 0.9],
-        "together": [0.5, 0.7],
-        "separately": [0.4, 0.8],
-    }
-    return {
-        "counts": {"test": test},
-        "layers": {"kind": ["convolution", "linear", "convolution", "linear"]},
-        "sparsity": {"together": together, "separately": separately},
-        "accuracy": accuracy,
-        "points": {},
-    }
-
-
-RUN = run_of(
-    [[0.2, 0.0, 0.2, 0.1], [0.5, 0.1, 0.6, 0.2]], [[0.1, 0.2, 0.2, 0.1], [0.4, 0.6, 0.6, 0.2]]
-)
-OTHER = run_of(
-    [[0.2, 0.0, 0.2, 0.1], [0.5, 0.3, 0.6, 0.2]],
-    [[0.1, 0.2, 0.2, 0.1], [0.4, 0.6, 0.6, 0.2]],
-    accuracy={"unpruned": [0.5, 0.9], "together": [0.7, 0.9], "separately": [0.4, 0.9]},
-)
-
-
-def test_tables_by_hand():
-    assert claims.names(RUN) == ["1", "E1", "3", "E2"]
-    one, two = claims.layer_table([RUN]), claims.layer_table([RUN, OTHER])
-    assert one.difference.tolist() == pytest.approx([0.1, -0.5, 0, 0]) and one.spread.isna().all()
-    assert two.difference.tolist() == pytest.approx([0.1, -0.4, 0, 0])
-    assert two.spread.iloc[1] == pytest.approx(0.02**0.5)  # of -.5 and -.3
-    by_round = claims.difference_by_round([RUN])
-    assert by_round.loc[1].tolist() == pytest.approx([0.1, -0.2, 0, 0]) and list(
-        by_round.columns
-    ) == ["1", "E1", "3", "E2"]
-    table = claims.accuracy_table([RUN, OTHER]).set_index(["approach", "exit"])
-    assert table.accuracy["together", 1] == pytest.approx(0.6) and table.spread["unpruned", 2] == 0
-
-
-def test_gains_and_their_verdicts():
-    gains = claims.gains([RUN, OTHER])
-    assert gains["early"] == pytest.approx([0.1, 0.3]) and gains["last"] == pytest.approx([-0.1, 0])
-    assert gains["all"] == pytest.approx([0, 0.15])
-
-
-@pytest.mark.parametrize(
-    ("differences", "noise", "verdict"),
-    [
-        ([0.1], 0.05, True),
-        ([-0.1], 0.05, False),
-        ([0.04], 0.05, None),
-        ([0.1, 0.1, 0.1], 0.5, True),  # several runs judge by their own spread
-        ([0.1, 0.2, 0.3], 0.0, True),  # mean .2, two standard errors .115
-        ([-0.1, 0.2, 0.3], 0.0, None),
-        ([-0.1, -0.2, -0.3], 0.0, False),
-    ],
-)
-def test_a_difference_is_decided_or_not(differences, noise, verdict):
-    assert claims.decide(differences, noise=noise) is verdict
-    words = claims.lead(differences, "A", "B", noise=noise)
-    assert ("within the noise" in words) == (verdict is None)
-    assert words.startswith("A" if sum(differences) > 0 else "B")
-
-
-def test_noise_of_a_test_split():
-    """Two standard deviations of the difference of two accuracies near .9 on 100 images: 2 sqrt(2 *
-    .09 / 100).
-    """
-    assert claims.test_noise(RUN) == pytest.approx(2 * 0.0018**0.5)
-
-
-def test_cuts_by_hand():
-    """One to eight in the backbone, ten and twenty in the exits; half of each pool."""
-    table = pd.DataFrame(
-        {"magnitude": [1.0, 2, 3, 4, 5, 6, 7, 8, 10, 20], "part": ["backbone"] * 8 + ["exits"] * 2}
-    )
-    assert experiment.cuts(table, 0.5) == {
-        "all": 5.5,
-        "backbone": 4.5,
-        "exits": 15.0,
-        "exits in all": 0.0,
-    }
-    assert experiment.cuts(table, 0.95)["exits in all"] == 0.5
-
-
+SPARSITY = {
+    "together": [[0.2, 0.0, 0.2, 0.1], [0.5, 0.1, 0.6, 0.2]],
+    "separately": [[0.1, 0.2, 0.2, 0.1], [0.4, 0.6, 0.6, 0.2]],
+}
+ACCURACY = {"unpruned": [0.5, 0.9], "together": [0.5, 0.7], "separately": [0.4, 0.8]}
+RUN = {  # over four layers: convolution, exit 1, convolution, classifier
+    "counts": {"test": 100},
+    "layers": {"kind": ["convolution", "linear", "convolution", "linear"]},
+    "sparsity": SPARSITY,
+    "accuracy": ACCURACY,
+    "pools": {name: {"all": 0.5} for name in SPARSITY},
+    "points": {},
+}
+OTHER = RUN | {
+    "sparsity": SPARSITY | {"together": [[0.2, 0.0, 0.2, 0.1], [0.5, 0.3, 0.6, 0.2]]},
+    "accuracy": ACCURACY | {"together": [0.7, 0.9], "separately": [0.4, 0.9]},
+}
 SWEEP = [
     {"sparsity": 0.5, "exits": 0.2, "early": 0.01, "last": -0.02},
     {"sparsity": 0.5, "exits": 0.5, "early": 0.05, "last": -0.02},
@@ -114,123 +41,229 @@ SWEEP = [
 ]
 
 
+def test_layers_by_hand():
+    assert tables.names(RUN) == ["1", "E1", "3", "E2"]
+    one, two = tables.layer_table([RUN]), tables.layer_table([RUN, OTHER])
+    assert one.difference.tolist() == pytest.approx([0.1, -0.5, 0, 0]) and one.spread.isna().all()
+    assert two.difference.tolist() == pytest.approx([0.1, -0.4, 0, 0])
+    assert two.spread.iloc[1] == pytest.approx(0.02**0.5)  # of -.5 and -.3
+    assert tables.early_exits(one).layer.tolist() == ["E1"]
+    by_round = tables.difference_by_round([RUN])
+    assert by_round.loc[1].tolist() == pytest.approx([0.1, -0.2, 0, 0])
+    assert list(by_round.columns) == ["1", "E1", "3", "E2"]
+
+
+def test_accuracies_by_hand():
+    table = tables.accuracy_table([RUN, OTHER]).set_index(["approach", "exit"])
+    assert table.accuracy["together", 1] == pytest.approx(0.6)
+    assert table.spread["unpruned", 2] == 0
+    gains = tables.gains([RUN, OTHER])
+    assert gains["early"] == pytest.approx([0.1, 0.3])
+    assert gains["last"] == pytest.approx([-0.1, 0])
+    assert gains["all"] == pytest.approx([0, 0.15])
+    # two standard deviations of the difference of two accuracies near .9 on 100 images
+    assert tables.split_noise(RUN) == pytest.approx(2 * (2 * 0.09 / 100) ** 0.5)
+
+
+def test_cuts_by_hand():
+    """One to eight in the backbone, ten and twenty in the exits; half of each pool."""
+    table = pd.DataFrame(
+        {"magnitude": [1.0, 2, 3, 4, 5, 6, 7, 8, 10, 20], "part": ["backbone"] * 8 + ["exits"] * 2}
+    )
+    cuts = {"all": 5.5, "backbone": 4.5, "exits": 15.0, "exits in all": 0.0}
+    assert experiment.cuts(table, 0.5) == cuts
+    assert experiment.cuts(table, 0.95)["exits in all"] == 0.5
+
+
 def test_sweep_tables_and_words():
-    table = claims.sweep_table([SWEEP, SWEEP], "early")
+    table = tables.sweep_table([SWEEP, SWEEP], "early")
     assert list(table.columns) == ["0.20", "as all"] and list(table.index) == ["0.50", "0.90"]
     assert table["as all"].tolist() == pytest.approx([0.05, 0.15])
-    early, last = claims.sweep_verdict([SWEEP]).split(" At the last exit")
-    assert (
-        "at 2 of 2 rates" in early
-        and "+10.0 points" in early
-        and "1 of 2 when" in early
-        and "80%" in early
-        and "(-1.0 points)" in early
-    )
+    early, last = claims.sweep_in_words([SWEEP]).split(" At the last exit")
+    for words in ("at 2 of 2 rates", "+10.0 points", "1 of 2 when", "80%", "(-1.0 points)"):
+        assert words in early
     assert "at 0 of 2 rates" in last
 
 
-@pytest.mark.parametrize(("early", "holds"), [((0.01, -0.03), True), ((0.04, 0.12), False)])
-def test_the_claim_about_sparsity_follows_the_numbers(early, holds):
-    rows = [
-        row | {"early": value}
-        for row, value in zip(SWEEP, (early[0], 0.05, early[1], 0.15), strict=True)
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ([0.02], "A is ahead by 2.0 points (one run)"),
+        ([-0.02], "B is ahead by 2.0 points (one run)"),
+        ([0.01, 0.02, 0.03], "A is ahead by 2.0 points (95 % interval -0.5 to 4.5)"),
+        ([-0.01, -0.02, -0.03], "B is ahead by 2.0 points (95 % interval -0.5 to 4.5)"),
+    ],
+)
+def test_a_lead_in_words(differences, words):
+    assert claims.lead(differences, "A", "B") == words
+
+
+# --- claims
+
+
+def claimed(runs, *, data="CIFAR10", **numbers):
+    """The claims of some runs, by the first words of their statements."""
+    record = records.Record("03-pruning", data={data: {}}, seeds=range(len(runs)), at="study")
+    claims.claim_all(record, {"runs": runs, **numbers})
+    return {row["statement"].split(";")[0].split(":")[0]: row for row in record.claims}
+
+
+def seeds(run):
+    """Six runs that differ a little."""
+    return [
+        run | {"accuracy": {n: [a + i / 1000 for a in v] for n, v in run["accuracy"].items()}}
+        for i in range(6)
     ]
-    record = SimpleNamespace(claim=lambda statement, **facts: found.append(facts))
-    found = []
-    claims.claim_sweep(record, [rows])
-    assert found[0]["holds"] is holds and found[0]["ours"] == pytest.approx(1 - sum(early) / 0.2)
-    no_gap = [row | {"early": -0.1} for row in SWEEP]
-    claims.claim_sweep(record, [no_gap])
-    assert found[1]["holds"] is None
+
+
+def swapped(run):
+    """The same run with both approaches exchanged."""
+    names = {"together": "separately", "separately": "together", "unpruned": "unpruned"}
+    return run | {
+        key: {names[name]: values for name, values in run[key].items()}
+        for key in ("sparsity", "accuracy")
+    }
 
 
 def test_claims_turn_with_the_numbers():
-    found = {}
-    record = SimpleNamespace(
-        claim=lambda statement, **facts: found.setdefault(statement.split(";")[0], facts),
-        numbers={},
-    )
-    run = RUN | {"pools": {}, "macs": {}}
-    claims.claim_all(record, [run])
-    swapped = run | {
-        "sparsity": {
-            "together": run["sparsity"]["separately"],
-            "separately": run["sparsity"]["together"],
-        },
-        "accuracy": run["accuracy"]
-        | {"together": run["accuracy"]["separately"], "separately": run["accuracy"]["together"]},
-    }
-    first, found = found, {}
-    claims.claim_all(record, [swapped])
+    found, turned = claimed(seeds(RUN)), claimed(seeds(swapped(RUN)))
     for statement in (
-        "separate pruning leaves every linear exit sparser",
+        "separate pruning leaves the linear exits sparser",
+        "together is better at the intermediate exits",
         "at the final exit separate pruning is ahead",
     ):
-        assert first[statement]["ours"] == pytest.approx(-found[statement]["ours"], abs=1e-3)
-    sparser = "separate pruning leaves every linear exit sparser"
-    assert first[sparser]["holds"] is True and found[sparser]["holds"] is False
+        assert found[statement]["verdict"] == "holds" and turned[statement]["verdict"] == "fails"
+        assert found[statement]["ours"] == pytest.approx(-turned[statement]["ours"], abs=1e-3)
+    assert found["both procedures end with equally many zeros"]["kind"] == "check"
+
+
+@pytest.mark.parametrize(
+    ("data", "accuracy", "depth", "verdict"),
+    [
+        ("CIFAR10", 0.893, 20, "holds"),
+        ("CIFAR10", 0.88, 20, "not testable here"),
+        ("CIFAR10", 0.893, 56, "not testable here"),
+        ("digits", 0.99, 20, "not testable here"),
+    ],
+)
+def test_networks_that_are_not_fully_trained_decide_nothing(data, accuracy, depth, verdict):
+    run = RUN | {"depth": depth, "accuracy": ACCURACY | {"unpruned": [0.5, accuracy]}}
+    found = claimed(seeds(run), data=data)["together is better at the intermediate exits"]
+    assert found["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("early", "closed", "verdict"),
+    [
+        ((0.01, -0.03), 1.1, "holds"),
+        ((0.04, 0.12), 0.2, "fails"),
+        ((0.01, 0.01, -0.1), 0.0, "not testable here"),  # there is no gap
+    ],
+)
+def test_the_claim_about_sparsity_follows_the_numbers(early, closed, verdict):
+    plain = early[2:] * 2 or (0.05, 0.15)
+    values = (early[0], plain[0], early[1], plain[1])
+    sweeps = [
+        [row | {"early": value + i / 1e5} for row, value in zip(SWEEP, values, strict=True)]
+        for i in range(6)
+    ]
+    found = claimed(seeds(RUN), sweeps=sweeps)["it is the exits' sparsity"]
+    assert found["ours"] == pytest.approx(closed, abs=0.01) and found["verdict"] == verdict
+
+
+@pytest.mark.parametrize("at", ["reduced", "study"])
+def test_claims_are_made_anew_from_a_committed_record(at):
+    old = records.load("03-pruning", at)
+    record = records.Record("03-pruning", data=old["data"], seeds=old["seeds"], at=at)
+    claims.claim_all(record, old["numbers"])
+    ours = {row["statement"].split(";")[0]: row["ours"] for row in record.claims}
+    for row in old["claims"]:
+        same = ours.get(row["statement"].split(";")[0])
+        assert same is None or same == pytest.approx(row["ours"], abs=1e-3)
+    assert len(record.claims) >= 7
 
 
 # --- the real thing
+
+SETTINGS = Settings(
+    data="digits",
+    train=20,
+    val=20,
+    test=20,
+    depth=8,
+    width=4,
+    exits=["group1", "group2"],
+    epochs=1,
+    batch_size=10,
+    learning_rate=0.05,
+    rate=0.4,
+    rounds=2,
+    samples=10,
+    tune_batch=10,
+    tune_learning_rate=0.02,
+    watched=10,
+    draws=20,
+    sweep=Sweep(rates=[0.4], exit_sparsity=[0.2], rounds=2, samples=10),
+    timing_batch=4,
+)
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """A real but very small experiment."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("EENOTES_CACHE", str(tmp_path_factory.mktemp("cache")))
     torch.manual_seed(0)
     images, labels = torch.randn(60, 1, 8, 8), torch.arange(60) % 3
     parts = [TensorDataset(images[i : i + 20], labels[i : i + 20]) for i in (0, 20, 40)]
     data = vision.Vision("digits", *parts, ("a", "b", "c"), torch.zeros(1), torch.ones(1))
-    s = SimpleNamespace(data="digits", train=20, val=20, test=20, depth=8, width=4, exits=["group1", "group2"], epochs=1, batch_size=10,
-                        learning_rate=0.05, rate=0.4, rounds=2, samples=10, tune_batch=10, tune_learning_rate=0.02, watched=10,
-                        draws=20, sweep=SimpleNamespace(rates=[0.4], exit_sparsity=[0.2], rounds=2, samples=10))  # fmt: skip
-    _, net = networks.resnet_with_exits(data, s)
-    yield experiment.Bench(data, net.eval(), s, 0)
-    patch.undo()
+    _, net = networks.resnet_with_exits(data, SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EENOTES_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield experiment.Bench(data, net.eval(), SETTINGS, 0)
 
 
-def test_a_run_and_the_figures_it_feeds(bench):
+@pytest.fixture
+def drawn(monkeypatch):
+    """What `style.show` is given, instead of HTML: axes and caption."""
+
+    def show(figure, *, caption, alt, provenance):
+        assert alt and provenance == "here" and len(caption.split()) <= 40
+        return figure.figure.axes
+
+    monkeypatch.setattr(style, "show", show)
+
+
+def test_a_run_and_the_figures_it_feeds(bench, drawn):
     before = pruning.fingerprint(bench.net)
-    nets = {
-        name: experiment.both(bench, name) for name in (experiment.TOGETHER, experiment.SEPARATELY)
-    }
-    run = experiment.run(bench, nets)
+    names = (experiment.TOGETHER, experiment.SEPARATELY)
+    run = experiment.run(bench, {name: experiment.by_approach(bench, name) for name in names})
     assert pruning.fingerprint(bench.net) == before
     assert run["macs"]["unpruned"] == 1 and run["macs"]["together"] < 1
     assert len(run["accuracy"]["together"]) == 3 and len(run["sparsity"]["together"]) == 2
     assert run["pools"]["separately"]["exits"] == pytest.approx(0.64, abs=0.02)
     costs = [row["relative_cost"] for row in run["points"]["together"]]
     assert max(costs) <= run["macs"]["together"] * 1.05  # in units of the unpruned backbone
-    table = claims.layer_table([run])
+    layers = tables.layer_table([run])
     weights = experiment.magnitudes(bench.net)
     assert len(weights) == pruned_costs.sparsity_table(bench.net).weights.sum()
-    for figure in (
-        figures.magnitude_pools(weights, experiment.cuts(weights, 0.6), sparsity=0.6),
-        figures.layer_sparsity(table),
-        figures.layer_difference(table),
-        figures.difference_map(claims.difference_by_round([run])),
-        figures.accuracy_of_exits(
-            claims.accuracy_table([run]), title="this run", thesis=claims.THESIS
-        ),
-        figures.pruned_trade(claims.curves([run], list(run["accuracy"]))),
-        figures.sweep_maps(
-            {
-                "early": claims.sweep_table([SWEEP], "early"),
-                "last": claims.sweep_table([SWEEP], "last"),
-            }
-        ),
+    panels = {value: tables.sweep_table([SWEEP], value) for value in ("early", "last")}
+    accuracy = tables.accuracy_table([run])
+    here = {"provenance": "here"}
+    for axes in (
+        layer_figures.magnitude_pools(weights, experiment.cuts(weights, 0.6), sparsity=0.6, **here),
+        layer_figures.layer_sparsity(layers, **here),
+        layer_figures.layer_difference(layers, thesis=claims.THESIS_LINEAR[:3], **here),
+        layer_figures.difference_map(tables.difference_by_round([run]), **here),
+        figures.accuracy_of_exits(accuracy, title="this run", thesis=claims.THESIS, **here),
+        figures.pruned_trade(tables.curves([run], list(run["accuracy"])), **here),
+        figures.sweep_maps(panels, **here),
     ):
-        assert all(ax.has_data() for ax in figure.figure.axes)
-        plt.close(figure.figure)
+        assert axes and all(ax.has_data() for ax in axes)
 
 
-def test_the_heat_map_is_centred_at_zero():
-    table = pd.DataFrame([[0.1, -0.5], [0.2, -0.3]], index=[1, 2], columns=["1", "E1"])
-    low, high = figures.difference_map(table).collections[0].get_clim()
-    assert (low, high) == (-0.5, 0.5)
-    plt.close("all")
+def test_the_heat_map_is_centred_at_zero(drawn):
+    table = pd.DataFrame([[0.1, -0.5, 0.0], [0.2, -0.3, 0.0]], columns=["1", "E1", "E2"])
+    axes = layer_figures.difference_map(table, provenance="here")
+    assert axes[0].collections[0].get_clim() == (-0.5, 0.5)
 
 
 def test_everything_in_the_sweep_keeps_equally_many_weights(bench):
@@ -241,22 +274,21 @@ def test_everything_in_the_sweep_keeps_equally_many_weights(bench):
     assert rows[0]["share"] > rows[1]["share"]
 
 
-def test_deployment_measures_what_is_there(bench):
+def test_deployment_measures_what_is_there(bench, drawn):
     pytest.importorskip("torch_pruning")
-    net, _ = experiment.both(bench, experiment.TOGETHER)
     nets = {
         experiment.UNPRUNED: bench.net,
-        experiment.TOGETHER: net,
-        "channels": experiment.without_channels(bench),
+        experiment.TOGETHER: experiment.by_approach(bench, experiment.TOGETHER)[0],
+        "channels": deployment.without_channels(bench),
     }
-    table = experiment.deployment(bench, nets, batch_size=4, rounds=1)
-    part = experiment.relative(table)
-    assert (part.loc[experiment.UNPRUNED] == 1).all() and (table.seconds > 0).all()
-    assert part.MACs[experiment.TOGETHER] == part.file[experiment.TOGETHER] == 1
-    assert (
-        part.weights[experiment.TOGETHER] == pytest.approx(0.36, abs=0.01)
-        and part.gzip[experiment.TOGETHER] < 0.9
-    )
-    assert part.MACs["channels"] < 0.6 and table.parameters["channels"] == table.weights["channels"]
-    assert figures.what_is_saved(part).has_data()
-    plt.close("all")
+    table = deployment.measured(bench, nets, batch_size=4, rounds=1)
+    part = deployment.relative(table)
+    zeros, channels = part.loc[experiment.TOGETHER], part.loc["channels"]
+    assert (part.loc[experiment.UNPRUNED] == 1).all() and np.isfinite(part.to_numpy()).all()
+    assert (table.seconds > 0).all()
+    assert zeros.MACs == zeros.file == 1 and zeros.gzip < 0.9
+    assert zeros.weights == pytest.approx(0.36, abs=0.01)
+    assert channels.MACs < 0.6 and table.parameters["channels"] == table.weights["channels"]
+    assert figures.what_is_saved(part, batch=4, provenance="here")[0].has_data()
+    found = claimed([RUN], deployment=table.to_dict("index"))
+    assert found["removing channels saves time"]["verdict"] == "one run"

@@ -1,16 +1,16 @@
-"""Chapter 3: exits pruned together with the backbone, or separately after it; what zeros save, and
-what they do not.
+"""The experiment of chapter 3: exits are pruned together with the backbone, or separately after it.
+
+Everything is measured on one trained network per seed: where the zeros are, how accurate each exit
+still is, and, in the sweep, what the exits' own sparsity has to do with it.
 """
 
 import gc
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import torch
@@ -21,16 +21,15 @@ from eenotes import training
 from eenotes.costs import count_macs
 from eenotes.inference import collect
 from eenotes.methods import pruned_costs, pruning, pruning_schedule
-from eenotes.methods.pruning_schedule import separately, together
+from eenotes.methods.pruning_schedule import Iteration, Phase, separately, together
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
-from eenotes_book import cache, networks, scale, timing
+from eenotes_book import cache, networks, scale, statistics
+from eenotes_book.ch03_pruning.settings import Settings, StudySettings
 from eenotes_book.data import vision
 
 UNPRUNED, TOGETHER, SEPARATELY = "unpruned", "together", "separately"
-
-
 # approach 2, but the backbone is tuned for every exit, not for its own classifier only
 CONTROL = "separately, all exits' loss"
 
@@ -41,7 +40,7 @@ class Bench:
 
     data: vision.Vision
     net: EarlyExitNetwork
-    s: SimpleNamespace
+    s: Settings | StudySettings
     seed: int
 
     @cached_property
@@ -50,7 +49,7 @@ class Bench:
         return self.data.test.tensors[0][:1].to(next(self.net.parameters()).device)
 
 
-def bench(s: SimpleNamespace, *, seed: int = 0) -> Bench:
+def bench(s: Settings | StudySettings, *, seed: int = 0) -> Bench:
     """Load the data and train the network that will be pruned, or take it from the cache."""
     data = vision.load(s.data, train=s.train, val=s.val, test=s.test)
     _, net = networks.resnet_with_exits(data, s, seed=seed)
@@ -61,117 +60,68 @@ def bench(s: SimpleNamespace, *, seed: int = 0) -> Bench:
 def pruned(
     b: Bench,
     name: str,
-    plan: Sequence[pruning_schedule.Phase],
+    plan: Sequence[Phase],
     *,
     samples: int,
-    start: EarlyExitNetwork | None = None,
-    **options,
-) -> tuple[EarlyExitNetwork, list[pruning_schedule.Iteration]]:
-    """A copy of the network, pruned and fine-tuned by a plan, with the record of each iteration
-    (accuracies on validation images).
+    backbone_loss: training.Loss | None = None,
+) -> tuple[EarlyExitNetwork, list[Iteration]]:
+    """A copy of the network, pruned and fine-tuned by a plan, and what each iteration left.
 
     Args:
         b: left as it is.
         name: of its file in the cache, and on the progress bar.
         plan: see `pruning_schedule.run`.
         samples: training images seen per iteration.
-        start: what to copy, if not the trained network.
-        options: more for `pruning_schedule.fine_tune`.
+        backbone_loss: see `pruning_schedule.fine_tune`.
     """
     from tqdm.auto import tqdm
 
-    net, s = deepcopy(b.net if start is None else start), b.s
+    net, s = deepcopy(b.net), b.s
     tune = partial(
         pruning_schedule.fine_tune,
         dataset=b.data.train,
         samples=samples,
         batch_size=s.tune_batch,
+        backbone_loss=backbone_loss,
         seed=b.seed,
         optimizer=partial(training.sgd, lr=s.tune_learning_rate),
         augment=networks.augmentation(b.data),
-        **options,
     )
     watched = TensorDataset(*(tensor[: s.watched] for tensor in b.data.val.tensors))
+    facts = {"plan": plan, "samples": samples, "start": pruning.fingerprint(net)}
     iterations = pruning_schedule.run(
         net,
         plan,
         tune=tune,
         evaluate=partial(pruning_schedule.accuracies, batches=vision.batches(watched)),
-        checkpoint=_cached(
-            b,
-            f"pruned-{name.replace(' ', '-')}",
-            plan=plan,
-            samples=samples,
-            start=pruning.fingerprint(net),
-        ),
+        checkpoint=checkpoint(b, f"pruned-{name.replace(' ', '-')}", **facts),
     )
-    total = sum(rounds for _, _, rounds in plan)
+    total = sum(phase.rounds for phase in plan)
     with _little_garbage():
         done = list(tqdm(iterations, desc=name, total=total, leave=False, disable=None))
     return net.to(scale.device()), done
 
 
-def both(b: Bench, approach: str) -> tuple[EarlyExitNetwork, list[pruning_schedule.Iteration]]:
+def by_approach(b: Bench, approach: str) -> tuple[EarlyExitNetwork, list[Iteration]]:
     """The main comparison's network of one approach, by the settings of the scale."""
-    options = {"backbone_loss": training.joint_loss} if approach == CONTROL else {}
     order = together if approach == TOGETHER else separately
     plan = order(rate=b.s.rate, rounds=b.s.rounds)
-    return pruned(b, approach, plan, samples=b.s.samples, **options)
+    loss = training.joint_loss if approach == CONTROL else None
+    return pruned(b, approach, plan, samples=b.s.samples, backbone_loss=loss)
 
 
-def without_channels(b: Bench) -> EarlyExitNetwork:
-    """The network with whole channels removed, as many as leave about the weights that the
-    schedules leave, then fine-tuned.
-
-    Removed at once instead of in rounds, it has more to relearn: it sees as many images as in
-    approach 1, in whole epochs, at the learning rate of the first training.
-    """
-    s = b.s
-    thin = pruned_costs.prune_channels(
-        b.net, b.sample, ratio=1 - math.sqrt((1 - s.rate) ** s.rounds)
-    )
-    epochs = math.ceil(s.rounds * s.samples / len(b.data.train))
-    training.fit(
-        thin,
-        b.data.train,
-        loss=training.joint_loss,
-        epochs=epochs,
-        batch_size=s.tune_batch,
-        optimizer=partial(training.sgd, lr=s.learning_rate),
-        augment=networks.augmentation(b.data),
-        seed=b.seed,
-        checkpoint=_cached(b, "channels", rate=s.rate, rounds=s.rounds, passes=epochs),
-        title="fewer channels",
-    )
-    return thin
+def checkpoint(b: Bench, name: str, **facts) -> Path:
+    """The file in the cache for a network that is made from the trained one."""
+    tuning = {key: getattr(b.s, key) for key in ("watched", "tune_batch", "tune_learning_rate")}
+    return cache.network(name, seed=b.seed, **networks.facts(b.s), **tuning, **facts)
 
 
-@contextmanager
-def _little_garbage() -> Iterator[None]:
-    """After every round accelerate collects garbage, for a third of a second if it looks through all objects of a notebook: let it look
-    through those made here only."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def _cached(b: Bench, name: str, **facts) -> Path:
-    tuning = {name: getattr(b.s, name) for name in ("watched", "tune_batch", "tune_learning_rate")}
-    made_by = networks.facts(b.s) | tuning
-    return cache.network(name, seed=b.seed, **made_by, **facts)
-
-
-def run(
-    b: Bench, nets: dict[str, tuple[EarlyExitNetwork, list[pruning_schedule.Iteration]]]
-) -> dict:
-    """One seed's numbers, plain: what the chapter draws and the study repeats.
+def run(b: Bench, nets: dict[str, tuple[EarlyExitNetwork, list[Iteration]]]) -> dict:
+    """One seed's numbers, plain: the chapter draws them, and the study repeats them.
 
     Args:
         b: with the network before pruning.
-        nets: approach → network and iterations, from `both`.
+        nets: approach → network and iterations, from `by_approach`.
     """
     everything = {UNPRUNED: b.net} | {name: net for name, (net, _) in nets.items()}
     dense = count_macs(b.net, b.sample)
@@ -184,6 +134,7 @@ def run(
         "data": b.data.name,
         "counts": b.data.counts,
         "seed": b.seed,
+        "depth": b.s.depth,
         "layers": {
             "name": list(table.index),
             "part": table.part.tolist(),
@@ -205,11 +156,12 @@ def run(
 
 
 def operating_points(b: Bench, net: EarlyExitNetwork) -> tuple[list[dict], list[float]]:
-    """Confidence thresholds chosen on validation, judged on test: one row per budget; and every
-    exit's accuracy on all test images.
+    """Confidence thresholds chosen on validation and judged on test, and each exit's accuracy.
 
-    ``relative_cost`` counts multiplications by weights that are not zero, in units of the unpruned
-    backbone without exits.
+    Returns:
+        One row per ``budget``: ``accuracy`` and ``relative_cost``, which counts multiplications by
+        weights that are not zero, in units of the unpruned backbone without exits; and every exit's
+        accuracy on all test images.
     """
     costs, unit = pruned_costs.effective_costs(net, b.sample), count_macs(b.net, b.sample).backbone
     chosen = thresholds_for_budgets(
@@ -230,128 +182,102 @@ def operating_points(b: Bench, net: EarlyExitNetwork) -> tuple[list[dict], list[
 
 def magnitudes(net: EarlyExitNetwork) -> pd.DataFrame:
     """The magnitude of every weight: ``magnitude``, ``part`` (backbone, exits)."""
-    parts = {part: torch.cat([m.weight.detach().abs().flatten().cpu() for m in pruning.layers(net, part=part).values()])
-             for part in ("backbone", "exits")}  # fmt: skip
-    return pd.concat(
-        [
-            pd.DataFrame({"magnitude": values.numpy(), "part": part})
-            for part, values in parts.items()
-        ],
-        ignore_index=True,
-    )
+    tables = []
+    for part in ("backbone", "exits"):
+        modules = pruning.layers(net, part=part).values()
+        values = torch.cat([module.weight.detach().abs().flatten() for module in modules])
+        tables.append(pd.DataFrame({"magnitude": values.cpu().numpy(), "part": part}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def cuts(table: pd.DataFrame, sparsity: float) -> dict[str, float]:
-    """The magnitude below which a share of each pool lies: ``"all"``, ``"backbone"``, ``"exits"``; and, under ``"exits in all"``, the
-    share of the exits' weights below the common cut."""
-    found = {
-        part: float(group.magnitude.quantile(sparsity)) for part, group in table.groupby("part")
-    }
+    """The magnitude below which a share ``sparsity`` of each pool lies.
+
+    Returns:
+        Cuts of the pools ``"all"``, ``"backbone"`` and ``"exits"``; and, under ``"exits in all"``,
+        the share of the exits' weights below the common cut.
+    """
+    parts = table.groupby("part").magnitude
+    found = {part: float(magnitude.quantile(sparsity)) for part, magnitude in parts}
     common = float(table.magnitude.quantile(sparsity))
     exits = table.magnitude[table.part == "exits"]
     return found | {"all": common, "exits in all": float((exits < common).mean())}
 
 
-@torch.inference_mode()
-def deployment(
-    b: Bench, nets: dict[str, EarlyExitNetwork], *, batch_size: int, rounds: int = 5
-) -> pd.DataFrame:
-    """Weights, MACs, bytes and seconds of several networks, measured alternately, all exits
-    computed, plain copies without masks.
-
-    Returns:
-        One row per network: ``weights`` (not zero), ``parameters`` (stored), ``effective MACs``,
-        ``MACs`` (done), ``file`` and ``gzip`` (bytes), ``seconds`` (per batch), ``early`` and
-        ``last`` (test accuracy).
-    """
-    x = b.data.test.tensors[0][:batch_size].to(b.sample.device)
-    plain = {name: pruning.permanent(net) for name, net in nets.items()}
-    seconds = timing.median_seconds(
-        {name: partial(net, x) for name, net in plain.items()}, rounds=rounds
-    )
-    rows = {}
-    for name, net in plain.items():
-        table = pruned_costs.sparsity_table(net)
-        accuracy = pruning_schedule.accuracies(net, vision.batches(b.data.test))
-        rows[name] = {
-            "weights": int(table.weights.sum() - table.zeros.sum()),
-            "parameters": int(table.weights.sum()),
-            "effective MACs": pruned_costs.effective_costs(net, b.sample).backbone,
-            "MACs": count_macs(net, b.sample).backbone,
-            "file": pruned_costs.checkpoint_bytes(net, compress=False),
-            "gzip": pruned_costs.checkpoint_bytes(net),
-            "seconds": seconds[name],
-            "early": mean_of(accuracy[:-1]),
-            "last": accuracy[-1],
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def relative(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `deployment` that can be saved, as parts of the first row."""
-    columns = ["weights", "effective MACs", "MACs", "file", "gzip", "seconds"]
-    return table[columns] / table[columns].iloc[0]
-
-
 def sweep(b: Bench) -> list[dict]:
-    """Both approaches over pruning rates; the separate one also over the share of the weight budget
-    that its exits may keep.
+    """Both approaches over pruning rates, and over what the exits may keep of the weight budget.
 
     At each rate all networks keep equally many weights.  The separate ones give their exits more or
     fewer of them, and the backbone the rest; ``s.sweep.exit_sparsity`` says how sparse the exits
-    become, and once they become as sparse as the backbone: the plain approach 2. Rounds per weight
+    become, and once they become as sparse as the backbone: the plain approach 2.  Rounds per weight
     and samples per round are equal throughout.
 
     Returns:
-        A row per rate and sparsity of the exits: ``sparsity`` (of all weights), ``exits`` (of the
-        exits, asked for), ``share`` (of the weights kept, those in exits), on test together -
-        separately: ``early`` (mean of the early exits) and ``last``; ``pool_exits`` and
-        ``pool_share`` say what pruning together left in the exits; ``kept`` and ``pool_kept`` count
-        all weights kept.
+        A row per rate and sparsity of the exits, with ``sparsity`` (of all weights), ``exits`` (the
+        sparsity wanted of the exits), ``share`` (of the kept weights, those in exits) and ``kept``
+        (all weights kept); ``pool_exits``, ``pool_share`` and ``pool_kept`` are those of pruning
+        together; ``early`` (mean of the early exits) and ``last`` are test accuracies, together -
+        separately.
     """
-    s, rows, test = b.s.sweep, [], vision.batches(b.data.test)
-    sizes = pruned_costs.sparsity_table(b.net).groupby("part").weights.sum()
+    s, rows = b.s.sweep, []
     for rate in s.rates:
-        pool, _ = pruned(
-            b, "sweep together", together(rate=rate, rounds=s.rounds), samples=s.samples
-        )
-        of_pool, left, sparsity = (
-            pruning_schedule.accuracies(pool, test),
-            _kept(pool),
-            1 - (1 - rate) ** s.rounds,
-        )
+        pool = _judged(b, "sweep together", together(rate=rate, rounds=s.rounds))
+        sparsity = 1 - (1 - rate) ** s.rounds
         for exits in [*(x for x in s.exit_sparsity if x < sparsity), sparsity]:
-            keep_exits = 1 - exits
-            keep_backbone = ((1 - sparsity) * sizes.sum() - keep_exits * sizes["exits"]) / sizes[
-                "backbone"
-            ]
-            rate_of_backbone, rate_of_exits = (
-                1 - keep ** (1 / s.rounds) for keep in (keep_backbone, keep_exits)
+            plan = _plan_with_exits(b, sparsity=sparsity, exits=exits)
+            apart = _judged(b, "sweep separately", plan)
+            rows.append(
+                {
+                    "sparsity": sparsity,
+                    "exits": exits,
+                    "share": apart["share"],
+                    "early": pool["early"] - apart["early"],
+                    "last": pool["last"] - apart["last"],
+                    "pool_exits": pool["sparsity"],
+                    "pool_share": pool["share"],
+                    "kept": apart["kept"],
+                    "pool_kept": pool["kept"],
+                }
             )
-            plan = separately(rate=rate_of_backbone, rounds=s.rounds, exits_rate=rate_of_exits)
-            apart, _ = pruned(b, "sweep separately", plan, samples=s.samples)
-            difference = [
-                x - y
-                for x, y in zip(of_pool, pruning_schedule.accuracies(apart, test), strict=True)
-            ]
-            rows.append({
-                "sparsity": sparsity, "exits": exits, "share": _kept(apart)["share"], "early": mean_of(difference[:-1]),
-                "last": difference[-1], "pool_exits": left["sparsity"], "pool_share": left["share"],
-                "kept": _kept(apart)["kept"], "pool_kept": left["kept"],
-            })  # fmt: skip
     return rows
 
 
-def _kept(net: EarlyExitNetwork) -> dict[str, float | int]:
-    """Of the exits: their sparsity, and their share of all weights ``kept``."""
+def _plan_with_exits(b: Bench, *, sparsity: float, exits: float) -> list[Phase]:
+    """Approach 2 with so many zeros in all, and another share of zeros in the exits."""
+    rounds = b.s.sweep.rounds
+    sizes = pruned_costs.sparsity_table(b.net).groupby("part").weights.sum()
+    kept = {"exits": 1 - exits}
+    kept["backbone"] = (1 - sparsity) * sizes.sum() - kept["exits"] * sizes["exits"]
+    kept["backbone"] /= sizes["backbone"]
+    rates = {part: 1 - share ** (1 / rounds) for part, share in kept.items()}
+    return separately(rate=rates["backbone"], rounds=rounds, exits_rate=rates["exits"])
+
+
+def _judged(b: Bench, name: str, plan: Sequence[Phase]) -> dict[str, float | int]:
+    """The weights ``kept`` after a plan, the exits' ``share`` and ``sparsity``, and accuracies."""
+    net, _ = pruned(b, name, plan, samples=b.s.sweep.samples)
     table = pruned_costs.sparsity_table(net)
     kept = (table.weights - table.zeros).groupby(table.part).sum()
+    *early, last = pruning_schedule.accuracies(net, vision.batches(b.data.test))
     return {
         "sparsity": float(pruned_costs.pool_sparsity(table)["exits"]),
         "share": float(kept["exits"] / kept.sum()),
         "kept": int(kept.sum()),
+        "early": statistics.mean(early),
+        "last": last,
     }
 
 
-def mean_of(values: Sequence[float]) -> float:
-    return float(sum(values) / len(values))
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Spare the garbage collector the objects that are there already.
+
+    After every round accelerate collects garbage, and looking through all objects of a notebook
+    takes a third of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,220 +1,64 @@
-"""Every figure of the book: data in, Axes out.  Only notebooks import this module."""
+"""Figures of chapter 3: what pruning costs in accuracy, and what it saves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from IPython.display import HTML
 
-from eenotes_book.style import GREY, METHODS, ORANGE, RED, SKY
-
-LAYERS = {"convolution": SKY, "linear": ORANGE}
-
-
-def magnitude_pools(weights: pd.DataFrame, cuts: dict[str, float], *, sparsity: float) -> Figure:
-    """How large the weights of backbone and exits are, with the cut of one common pool and that of
-    each pool for itself.
-
-    Args:
-        weights: ``magnitude`` and ``part`` (backbone, exits), as `studies.pruning.magnitudes`
-            returns them.
-        cuts: pool (``"all"``, ``"backbone"``, ``"exits"``) → magnitude below which the weights go.
-        sparsity: share of each pool that goes.
-    """
-    figure, axes = plt.subplots(2, 1, figsize=(7.6, 4.4), sharex=True)
-    edges = np.geomspace(1e-3, weights.magnitude.max() * 1.05, 60)
-    for ax, part, color in (
-        (axes[0], "backbone", LAYERS["convolution"]),
-        (axes[1], "exits", LAYERS["linear"]),
-    ):
-        values = weights.magnitude[weights.part == part]
-        ax.hist(
-            np.clip(values, edges[0], None),
-            edges,
-            weights=np.full(len(values), 1 / len(values)),
-            color=color,
-        )
-        ax.axvline(
-            cuts["all"],
-            color=METHODS["together"][0],
-            linewidth=2,
-            label=f"one pool: {(values < cuts['all']).mean():.0%} go",
-        )
-        ax.axvline(
-            cuts[part],
-            color=METHODS["separately"][0],
-            linewidth=2,
-            linestyle="--",
-            label=f"own pool: {sparsity:.0%} go",
-        )
-        ax.set(
-            xscale="log", ylabel="share of the weights", title=f"{part}: {len(values):,} weights"
-        )
-        ax.legend(loc="upper left")
-    axes[1].set(xlabel="magnitude of a weight (first bar: all below 0.001)")
-    return figure
-
-
-def layer_sparsity(table: pd.DataFrame) -> Figure:
-    """Final sparsity of every layer, one panel per approach; convolutions and linear layers in two
-    colours.
-
-    Args:
-        table: ``layer``, ``kind`` and one column per approach, as `studies.pruning.layer_table`
-            returns it.
-    """
-    approaches = [name for name in METHODS if name in table]
-    wide = min(3 + 0.24 * len(table), 12.5)
-    figure, axes = plt.subplots(
-        len(approaches),
-        1,
-        figsize=(wide, 2.2 * len(approaches)),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
-    for ax, name in zip(axes[:, 0], approaches, strict=True):
-        _layer_bars(ax, table, table[name])
-        ax.set(ylabel="sparsity", title=name, ylim=(0, 1.05))
-    axes[0, 0].legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.1))
-    axes[-1, 0].set(xlabel="layer in the order of execution (E: linear exit)")
-    return figure
-
-
-def layer_difference(table: pd.DataFrame, *, thesis: Sequence[float] = ()) -> Axes:
-    """Sparsity together - separately, a bar per layer, with the spread over runs; the thesis's
-    linear layers as open diamonds.
-
-    Args:
-        table: ``layer``, ``kind``, ``difference`` and ``spread`` (NaN for a single run).
-        thesis: its differences at the linear layers.
-    """
-    _, ax = plt.subplots(figsize=(min(3 + 0.24 * len(table), 12.5), 3.2))
-    _layer_bars(ax, table, table.difference)
-    at = np.arange(len(table))
-    if table.spread.notna().all():
-        ax.errorbar(
-            at, table.difference, table.spread, fmt="none", ecolor="black", elinewidth=1, capsize=2
-        )
-    linear = at[(table.kind == "linear").to_numpy()]
-    if len(thesis) == len(linear):
-        ax.plot(
-            linear,
-            thesis,
-            "D",
-            color="black",
-            markerfacecolor="white",
-            markersize=6,
-            label="thesis (figure), linear",
-        )
-    ax.axhline(0, color="black", linewidth=1)
-    ax.set(
-        ylabel="sparsity: together - separately",
-        xlabel="layer in the order of execution (E: linear exit)",
-    )
-    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return ax
-
-
-def _layer_bars(ax: Axes, table: pd.DataFrame, heights: pd.Series) -> None:
-    at = np.arange(len(table))
-    for kind, color in LAYERS.items():
-        rows = (table.kind == kind).to_numpy()
-        ax.bar(
-            at[rows],
-            heights[rows],
-            color=color,
-            label=kind,
-            hatch="//" if kind == "linear" else None,
-            edgecolor="white",
-            linewidth=0,
-        )
-    every = max(1, len(table) // 32)
-    shown = [i for i, name in enumerate(table.layer) if name.startswith("E") or (every == 1)]
-    ax.set_xticks(at[shown], table.layer.iloc[shown], fontsize=8)
-    ax.set_xlim(-0.8, len(table) - 0.2)
-    ax.grid(axis="x", visible=False)
-
-
-def difference_map(table: pd.DataFrame, *, label: str = "sparsity: together - separately") -> Axes:
-    """A heat map of differences, diverging and centred at zero: rows are rounds, columns layers.
-
-    Args:
-        table: indexed by round, one column per layer.
-        label: of the colour bar.
-    """
-    _, ax = plt.subplots(
-        figsize=(min(3.6 + 0.26 * table.shape[1], 13), max(2.9, 1.3 + 0.26 * len(table)))
-    )
-    limit = max(float(table.abs().to_numpy().max()), 1e-6)
-    bar = {"label": label, "pad": 0.02}
-    sns.heatmap(
-        table,
-        ax=ax,
-        cmap="RdBu",
-        center=0,
-        vmin=-limit,
-        vmax=limit,
-        cbar_kws=bar,
-        xticklabels=1,
-        linewidths=0.3,
-    )
-    step = max(1, len(table) // 10)
-    ax.set_yticks(np.arange(0, len(table), step) + 0.5, table.index[::step], rotation=0)
-    if table.shape[1] > 40:
-        marks = [i for i, name in enumerate(table.columns) if str(name).startswith("E")]
-        ax.set_xticks(np.array(marks) + 0.5, [table.columns[i] for i in marks])
-    ax.tick_params(axis="x", rotation=0, labelsize=8)
-    ax.set(xlabel="layer in the order of execution (E: linear exit)", ylabel="round")
-    return ax
+from eenotes_book import style
 
 
 def accuracy_of_exits(
-    table: pd.DataFrame, *, title: str, thesis: dict[str, Sequence[float]] | None = None
-) -> Figure:
-    """Accuracy of every exit, one line per approach, with the spread over runs; the thesis's
-    numbers in a second panel.
+    table: pd.DataFrame, *, title: str, thesis: Mapping[str, Sequence[float]], provenance: str
+) -> HTML:
+    """The accuracy of every exit, one line per approach; the thesis's in a second panel.
 
     Args:
-        table: ``exit`` (from 1), ``approach``, ``accuracy`` and ``spread`` (NaN for a single run).
+        table: from `tables.accuracy_table`; the spread is NaN for a single run.
         title: what the first panel shows.
         thesis: approach → accuracy of each exit.
+        provenance: of the numbers.
     """
-    figure, axes = plt.subplots(
-        1, 2 if thesis else 1, figsize=(10.6 if thesis else 6.4, 3.8), squeeze=False
-    )
+    figure, axes = plt.subplots(1, 2, figsize=(10.6, 3.8))
     for name, group in table.groupby("approach", sort=False):
-        color, marker = METHODS[name]
+        color, marker = style.METHODS[name]
         spread = group.spread if group.spread.notna().all() else None
-        axes[0, 0].errorbar(
+        axes[0].errorbar(
             group.exit, group.accuracy, spread, color=color, marker=marker, capsize=3, label=name
         )
-    axes[0, 0].set(title=title)
-    for name, values in (thesis or {}).items():
-        color, marker = METHODS[name]
-        axes[0, 1].plot(range(1, len(values) + 1), values, color=color, marker=marker, label=name)
-        axes[0, 1].set(title="thesis (ResNet-56, CIFAR-10; read off its figure)")
-    for ax in axes[0]:
+    axes[0].set(title=title)
+    for name, values in thesis.items():
+        color, marker = style.METHODS[name]
+        axes[1].plot(range(1, len(values) + 1), values, color=color, marker=marker, label=name)
+        axes[1].set(title="thesis (ResNet-56, CIFAR-10; read off its figure)")
+    for ax in axes:
         ax.set(xlabel="exit", ylabel="test accuracy of the exit, all images")
         ax.set_xticks(sorted(table.exit.unique()))
         ax.legend(loc="best")
-    return figure
+    bars = " Bars: ± one standard deviation over seeds." if table.spread.notna().all() else ""
+    return style.show(
+        figure,
+        caption=f"Accuracy of every exit on all test images: {title} on the left, the thesis's "
+        f"ResNet-56 on the right.{bars}",
+        alt="Accuracy over exit number for the unpruned network and for both procedures; left "
+        f"{title}, right the thesis's numbers.",
+        provenance=provenance,
+    )
 
 
-def pruned_trade(curves: dict[str, pd.DataFrame]) -> Axes:
-    """Accuracy against relative cost of thresholded inference, one line per approach, a band where
-    a table has a spread.
+def pruned_trade(curves: dict[str, pd.DataFrame], *, provenance: str) -> HTML:
+    """Accuracy against relative cost of thresholded inference, one line per approach.
 
     Args:
-        curves: approach → ``relative_cost`` (multiplications by weights that are not zero),
-            ``accuracy``, ``spread``.
+        curves: from `tables.curves`; the spread, NaN for a single run, is drawn as a band.
+        provenance: of the numbers.
     """
     _, ax = plt.subplots(figsize=(6.6, 4))
     for name, table in curves.items():
-        color, marker = METHODS[name]
+        color, marker = style.METHODS[name]
         table = table.sort_values("relative_cost")
         ax.plot(
             table.relative_cost,
@@ -238,42 +82,23 @@ def pruned_trade(curves: dict[str, pd.DataFrame]) -> Axes:
         xlim=(0, None),
     )
     ax.legend(loc="lower right")
-    return ax
+    return style.show(
+        ax,
+        caption="Zeros move the whole curve to the left; leaving early goes on from there, and "
+        "costs accuracy. Which pruned network is better depends on the budget: look where the "
+        "curves cross. Thresholds chosen on validation.",
+        alt="Accuracy against relative cost for the unpruned network and both pruned ones; the "
+        "pruned curves lie to the left.",
+        provenance=provenance,
+    )
 
 
-def what_is_saved(table: pd.DataFrame) -> Axes:
-    """Weights, MACs, bytes and seconds of several networks as parts of the first one's, on one
-    axis.
-
-    Args:
-        table: one row per network, one column per quantity; the first row is 1 everywhere.
-    """
-    _, ax = plt.subplots(figsize=(8.4, 3.4))
-    at, width = np.arange(table.shape[1]), 0.8 / len(table)
-    for i, (name, row) in enumerate(table.iterrows()):
-        color, hatch = METHODS[name][0], ("", "//", "..")[i % 3]
-        bars = ax.bar(
-            at + (i - (len(table) - 1) / 2) * width,
-            row,
-            width,
-            color=color,
-            label=name,
-            hatch=hatch,
-        )
-        ax.bar_label(bars, [f"{value:.2f}" for value in row], fontsize=7, padding=1)
-    ax.set_xticks(at, table.columns)
-    ax.set(ylabel="part of the unpruned network", ylim=(0, 1.2 * table.to_numpy().max()))
-    ax.legend(ncols=len(table), loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return ax
-
-
-def sweep_maps(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy together - separately in points over two settings, one panel each, diverging around
-    zero on one colour scale.
+def sweep_maps(tables: dict[str, pd.DataFrame], *, provenance: str) -> HTML:
+    """Accuracy together - separately in points over two sparsities, one panel each.
 
     Args:
-        tables: title → table in [-1, 1], indexed by the sparsity of the network, columns the
-            sparsity of the exits.
+        tables: title → table from `tables.sweep_table`; all share one colour scale.
+        provenance: of the numbers.
     """
     figure, axes = plt.subplots(
         1,
@@ -301,21 +126,78 @@ def sweep_maps(tables: dict[str, pd.DataFrame]) -> Figure:
             ylabel="sparsity of the network" if i == 0 else "",
         )
         ax.tick_params(axis="y", rotation=0)
-    return figure
+    return style.show(
+        figure,
+        caption="Accuracy, together - separately, over the sparsity of the network and that of the "
+        "separately pruned exits. Blue: together is ahead; red: separate pruning is.",
+        alt="Two heat maps of accuracy differences, early exits and last exit, over the sparsity "
+        "of the network and of the separately pruned exits.",
+        provenance=provenance,
+    )
 
 
-def sparse_matmul(table: pd.DataFrame) -> Axes:
-    """Time of a product with a sparsely stored matrix, relative to the dense product, over
-    sparsity.
+def what_is_saved(table: pd.DataFrame, *, batch: int, provenance: str) -> HTML:
+    """Weights, MACs, bytes and seconds of several networks as parts of the first one's.
+
+    Args:
+        table: from `deployment.relative`: one row per network.
+        batch: images per batch of the timing.
+        provenance: of the numbers.
+    """
+    _, ax = plt.subplots(figsize=(8.4, 3.4))
+    at, width = np.arange(table.shape[1]), 0.8 / len(table)
+    for i, (name, row) in enumerate(table.iterrows()):
+        color, hatch = style.METHODS[name][0], ("", "//", "..")[i % 3]
+        bars = ax.bar(
+            at + (i - (len(table) - 1) / 2) * width,
+            row,
+            width,
+            color=color,
+            label=name,
+            hatch=hatch,
+        )
+        ax.bar_label(bars, [f"{value:.2f}" for value in row], fontsize=7, padding=1)
+    ax.set_xticks(at, table.columns)
+    ax.set(ylabel="part of the unpruned network", ylim=(0, 1.2 * table.to_numpy().max()))
+    ax.legend(ncols=len(table), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    zeros, channels = table.loc["together"], table.loc["channels"]
+    return style.show(
+        ax,
+        caption=f"All exits computed, batch {batch}. Zeros: time ×{zeros.seconds:.2f}, compressed "
+        f"file ×{zeros.gzip:.2f}. Fewer channels: MACs ×{channels.MACs:.2f}, time "
+        f"×{channels.seconds:.2f}.",
+        alt="Grouped bars for weights, effective MACs, MACs done, file size, compressed size and "
+        "seconds, for the unpruned network, the one with zeros and the one with fewer channels.",
+        provenance=provenance,
+    )
+
+
+def sparse_matmul(table: pd.DataFrame, *, size: int, provenance: str) -> HTML:
+    """Time of a product with a sparsely stored matrix, relative to the dense product.
 
     Args:
         table: ``sparsity``, ``relative_time``.
+        size: rows and columns of the matrix.
+        provenance: where the times come from.
     """
     _, ax = plt.subplots(figsize=(6, 3.2))
     ax.plot(
-        table.sparsity, table.relative_time, color=RED, marker="o", label="stored sparsely (CSR)"
+        table.sparsity,
+        table.relative_time,
+        color=style.RED,
+        marker="o",
+        label="stored sparsely (CSR)",
     )
-    ax.axhline(1, color=GREY, linestyle="--", label="dense, zeros multiplied")
+    ax.axhline(1, color=style.GREY, linestyle="--", label="dense, zeros multiplied")
     ax.set(xlabel="sparsity", ylabel="time / time of the dense product", yscale="log")
     ax.legend()
-    return ax
+    faster = table.sparsity[table.relative_time < 1]
+    verdict = f"faster from sparsity {faster.min():.2f} on" if len(faster) else "never faster"
+    return style.show(
+        ax,
+        caption=f"A {size} × {size} matrix in sparse row format, times 64 columns: {verdict} than "
+        "the dense product, of the levels tried.",
+        alt="Relative time of the sparse product over sparsity, falling, with a dashed line at one "
+        "for the dense product.",
+        provenance=provenance,
+    )

@@ -18,7 +18,7 @@ from eenotes import training
 from eenotes.methods import pruned_costs, pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import networks, timing
-from eenotes_book.ch03_pruning import claims, experiment
+from eenotes_book.ch03_pruning import deployment, experiment, tables
 from eenotes_book.data import vision
 
 SEED = 4  # not 0: the experiment multiplies seeds
@@ -50,8 +50,8 @@ def probe() -> dict[str, object]:
     """The numbers of the experiment by name."""
     b, history = trained()
     shifted = experiment.Bench(replace(b.data, name="CIFAR10"), b.net, b.s, b.seed)
-    nets = {name: experiment.both(b, name) for name in APPROACHES}
-    thin = experiment.without_channels(shifted)
+    nets = {name: experiment.by_approach(b, name) for name in APPROACHES}
+    thin = deployment.without_channels(shifted)
     final = {experiment.UNPRUNED: b.net} | {name: net for name, (net, _) in nets.items()}
     return (
         {"loss of each epoch": history, "loss of one epoch, shifted": one_epoch(shifted)}
@@ -62,7 +62,6 @@ def probe() -> dict[str, object]:
         | sweeping(shifted)
         | worth(b, final, thin)
         | by_scope(b)
-        | verdicts()
     )
 
 
@@ -146,39 +145,39 @@ def comparison(
 
 def of_one_run(run: dict) -> dict[str, object]:
     """Sparsity, accuracy and cost of every approach in one run."""
-    layers, names = claims.layer_table([run]), (experiment.UNPRUNED, *APPROACHES)
+    layers, names = tables.layer_table([run]), (experiment.UNPRUNED, *APPROACHES)
     found = {
         "sparsity of each layer, together": layers[experiment.TOGETHER].tolist(),
         "sparsity of each layer, difference": layers.difference.tolist(),
-        "accuracy of each exit": claims.accuracy_table([run]).accuracy.tolist(),
-        "noise of the test split": claims.test_noise(run),
+        "accuracy of each exit": tables.accuracy_table([run]).accuracy.tolist(),
+        "noise of the test split": tables.split_noise(run),
         "cost, all exits": [run["macs"][name] for name in names],
     }
-    for name, table in claims.curves([run], names).items():
+    for name, table in tables.curves([run], names).items():
         columns = table[["budget", "relative_cost", "accuracy"]]
         found[f"operating points, {name}"] = columns.mean().tolist()
     for name in APPROACHES:
         pools = run["pools"][name]
         found[f"sparsity of the pools, {name}"] = [pools[p] for p in ("backbone", "exits", "all")]
     for of in (experiment.TOGETHER, experiment.CONTROL):
-        gain = claims.gains([run], of=of)
+        gain = tables.gains([run], of=of)
         found[f"gain, {of}"] = [gain[key][0] for key in ("early", "all", "last")]
     return found
 
 
 def of_runs(runs: list[dict]) -> dict[str, object]:
     """Means and spreads over runs."""
-    layers, accuracy = claims.layer_table(runs), claims.accuracy_table(runs)
-    points = claims.curves(runs, [experiment.TOGETHER])[experiment.TOGETHER]
+    layers, accuracy = tables.layer_table(runs), tables.accuracy_table(runs)
+    points = tables.curves(runs, [experiment.TOGETHER])[experiment.TOGETHER]
     early = layers[layers.kind == "linear"].iloc[:-1]  # the last one is the backbone's classifier
-    by_round = claims.difference_by_round(runs)
+    by_round = tables.difference_by_round(runs)
     return {
         "two runs, difference in sparsity of the early exits": early.difference.tolist(),
         "two runs, spread of the sparsity": layers.spread.mean(),
         "two runs, difference in sparsity by round": by_round.mean(axis=1).tolist(),
         "two runs, accuracy": [accuracy.accuracy.mean(), accuracy.spread.mean()],
         "two runs, operating points": points[["accuracy", "spread"]].mean().tolist(),
-        "two runs, gain": claims.gains(runs)["early"],
+        "two runs, gain": tables.gains(runs)["early"],
     }
 
 
@@ -188,7 +187,7 @@ def sweeping(b: experiment.Bench) -> dict[str, object]:
     columns = ("exits", "share", "kept", "pool_exits", "pool_share", "pool_kept")
     found = {f"sweep, {name}": [row[name] for row in rows] for name in columns}
     for value in ("early", "last"):
-        table = claims.sweep_table([rows], value)
+        table = tables.sweep_table([rows], value)
         spared = table.drop(columns="as all").iloc[:, 0]
         found[f"sweep, {value}"] = [*table["as all"], *spared]
     return found
@@ -201,8 +200,8 @@ def worth(
     variants = {name: nets[name] for name in (experiment.UNPRUNED, experiment.TOGETHER)} | {
         "channels": thin
     }
-    table = experiment.deployment(b, variants, batch_size=b.s.timing_batch, rounds=1)
-    part = experiment.relative(table)
+    table = deployment.measured(b, variants, batch_size=b.s.timing_batch, rounds=1)
+    part = deployment.relative(table)
     columns = ("weights", "parameters", "effective MACs", "MACs", "early", "last")
     found = {f"deployment, {name}": table[name].tolist() for name in columns}
     calls: list[int] = []
@@ -226,11 +225,3 @@ def by_scope(b: experiment.Bench) -> dict[str, object]:
         loss = training.joint_loss(net, b.data.test.tensors).item()
         found[f"half at once, {scope}"] = [stem, loss]
     return found
-
-
-def verdicts() -> dict[str, list[int]]:
-    """When a difference counts: around two standard errors, and around the noise."""
-    code = {None: 0, True: 1, False: -1}
-    several = [claims.decide([m - 1, m + 1]) for m in (-2.1, -1.9, 1.9, 2.1)]
-    single = [claims.decide([m], noise=1.0) for m in (-1.1, 0.9, 1.1)]
-    return {"verdicts": [code[verdict] for verdict in (*several, *single)]}

@@ -1,50 +1,43 @@
-"""Chapter 3: exits pruned together with the backbone, or separately after it; what zeros save, and
-what they do not.
-"""
+"""Chapter 3's study: the comparison with its control, and the sweep, with several seeds."""
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 from eenotes_book import cache, records, settings
 from eenotes_book.ch03_pruning import CHAPTER, REVISION
-from eenotes_book.ch03_pruning.claims import claim_all, claim_sweep
+from eenotes_book.ch03_pruning.claims import claim_all
 from eenotes_book.ch03_pruning.experiment import (
     CONTROL,
     SEPARATELY,
     TOGETHER,
     bench,
-    both,
+    by_approach,
     run,
     sweep,
 )
+from eenotes_book.ch03_pruning.settings import StudySettings
 
 
 def study() -> Path:
-    """The main comparison with its control, and the sweep, with several seeds; every step is kept
-    as it finishes.
-    """
+    """Run it, or go on where an earlier run was cut off: every step is kept as it finishes."""
     s = settings.load(CHAPTER, "study")
     runs, sweeps = [], []
     for seed in range(s.seeds):
         facts = {"revision": REVISION, "seed": seed, "recipe": s}
         runs.append(cache.step(f"pruning-{seed}", partial(_main, s, seed), **facts))
-        sweeps.append(
-            cache.step(f"pruning-sweep-{seed}", partial(_sweep, s, seed), **facts)["rows"]
-        )
-    record = records.Record(
-        CHAPTER, at="study", data={runs[0]["data"]: runs[0]["counts"]}, seeds=list(range(s.seeds))
-    )
-    claim_all(record, runs)
-    claim_sweep(record, sweeps)
-    record.numbers |= {"runs": runs, "sweeps": sweeps}
+        swept = cache.step(f"pruning-sweep-{seed}", partial(_sweep, s, seed), **facts)
+        sweeps.append(swept["rows"])
+    data = {runs[0]["data"]: runs[0]["counts"]}
+    record = records.Record(CHAPTER, at="study", data=data, seeds=list(range(s.seeds)))
+    record.numbers = {"runs": runs, "sweeps": sweeps}
+    claim_all(record, record.numbers)
     return record.save()
 
 
-def _main(s: SimpleNamespace, seed: int) -> dict:
+def _main(s: StudySettings, seed: int) -> dict:
     b = bench(s, seed=seed)
-    return run(b, {name: both(b, name) for name in (TOGETHER, SEPARATELY, CONTROL)})
+    return run(b, {name: by_approach(b, name) for name in (TOGETHER, SEPARATELY, CONTROL)})
 
 
-def _sweep(s: SimpleNamespace, seed: int) -> dict:
+def _sweep(s: StudySettings, seed: int) -> dict:
     return {"rows": sweep(bench(s, seed=seed))}

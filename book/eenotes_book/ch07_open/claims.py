@@ -1,12 +1,12 @@
 """Chapter 7: what the thesis leaves for later, and a first experiment on each of its six questions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from eenotes_book import records
-from eenotes_book.ch03_pruning import claims
+from eenotes_book import records, statistics
 from eenotes_book.ch07_open.compression import ORDERS
 from eenotes_book.ch07_open.stale import FRESH
 
@@ -225,7 +225,9 @@ def decide(differences: Sequence[float], *, least: float = 0.005) -> bool | None
     """
     if not len(differences):
         raise ValueError("no run, no difference: nothing can be decided")
-    return None if abs(sum(differences)) <= least * len(differences) else claims.decide(differences)
+    mean, spread = statistics.mean(differences), statistics.spread(differences) or 0.0
+    errors = 2 * spread / math.sqrt(len(differences))
+    return None if abs(mean) <= max(least, errors) else mean > 0
 
 
 def everywhere(verdicts: Sequence[bool | None]) -> bool | None:

@@ -1,0 +1,132 @@
+"""Tables of chapter 3: what the numbers of one run, or of several seeds, say layer by layer.
+
+A run is what `experiment.run` returns; a sweep, what `experiment.sweep` returns.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from eenotes_book.ch03_pruning.experiment import SEPARATELY, TOGETHER, UNPRUNED
+
+
+def names(run: dict) -> list[str]:
+    """Short names of the layers, in the order of execution.
+
+    They are 1, 2, ... for convolutions and E1, E2, ... for the linear exits.
+    """
+    kinds = run["layers"]["kind"]
+    return [
+        f"E{kinds[: i + 1].count('linear')}" if kind == "linear" else f"{i + 1}"
+        for i, kind in enumerate(kinds)
+    ]
+
+
+def layer_table(runs: Sequence[dict]) -> pd.DataFrame:
+    """Each layer's final sparsity, averaged over the runs.
+
+    Returns:
+        One row per layer: ``layer``, ``kind``, a column per approach, ``difference`` (together -
+        separately) and ``spread``, its standard deviation over the runs.
+    """
+    final = {
+        name: pd.DataFrame([run["sparsity"][name][-1] for run in runs])
+        for name in (TOGETHER, SEPARATELY)
+    }
+    difference = final[TOGETHER] - final[SEPARATELY]
+    table = pd.DataFrame({name: values.mean() for name, values in final.items()})
+    table = table.assign(difference=difference.mean(), spread=difference.std())
+    return table.assign(kind=runs[0]["layers"]["kind"], layer=names(runs[0]))
+
+
+def early_exits(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a `layer_table` that are early exits: linear, but not the classifier."""
+    return table[table.kind == "linear"].iloc[:-1]
+
+
+def difference_by_round(runs: Sequence[dict]) -> pd.DataFrame:
+    """Together - separately in sparsity, averaged over the runs.
+
+    Returns:
+        One row per round (from 1), one column per layer.
+    """
+    differences = [
+        np.subtract(run["sparsity"][TOGETHER], run["sparsity"][SEPARATELY]) for run in runs
+    ]
+    mean = np.mean(differences, axis=0)
+    rounds = pd.RangeIndex(1, len(mean) + 1, name="round")
+    return pd.DataFrame(mean, index=rounds, columns=names(runs[0]))
+
+
+def accuracy_table(runs: Sequence[dict]) -> pd.DataFrame:
+    """The accuracy of every exit on all test images, averaged over the runs.
+
+    Returns:
+        One row per approach and exit: ``exit`` (from 1), ``approach``, ``accuracy``, ``spread``.
+    """
+    tables = []
+    for name in runs[0]["accuracy"]:
+        values = pd.DataFrame([run["accuracy"][name] for run in runs])
+        facts = {"exit": values.columns + 1, "approach": name}
+        tables.append(pd.DataFrame(facts | {"accuracy": values.mean(), "spread": values.std()}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def curves(runs: Sequence[dict], approaches: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The operating points of each approach, averaged over the runs.
+
+    Returns:
+        approach → one row per budget that every run keeps: ``budget``, ``relative_cost``,
+        ``accuracy``, ``spread``.
+    """
+    tables = {}
+    for name in approaches:
+        rows = pd.concat(pd.DataFrame(run["points"][name]) for run in runs).groupby("budget")
+        table = rows[["accuracy", "relative_cost"]].mean()
+        table = table.join(rows.accuracy.std().rename("spread"))
+        tables[name] = table[rows.size() == len(runs)].reset_index()
+    return tables
+
+
+def gains(
+    runs: Sequence[dict], *, of: str = TOGETHER, over: str = SEPARATELY
+) -> dict[str, list[float]]:
+    """The accuracy of one approach minus that of another, a number per run.
+
+    Returns:
+        ``early`` (mean of the early exits), ``all`` (mean of all exits), ``last``.
+    """
+    table = pd.DataFrame([np.subtract(run["accuracy"][of], run["accuracy"][over]) for run in runs])
+    return {
+        "early": table.iloc[:, :-1].mean(axis=1).tolist(),
+        "all": table.mean(axis=1).tolist(),
+        "last": table.iloc[:, -1].tolist(),
+    }
+
+
+def sweep_table(sweeps: Sequence[list[dict]], value: str) -> pd.DataFrame:
+    """One value of the sweep, ``"early"`` or ``"last"``, averaged over the runs.
+
+    Returns:
+        A row per sparsity of the network, a column per sparsity of the exits; the last column,
+        ``"as all"``, is the plain approach 2.
+    """
+    rows = pd.concat(pd.DataFrame(sweep) for sweep in sweeps)
+    labels = [
+        f"{exits:.2f}" if exits < sparsity else "as all"
+        for exits, sparsity in zip(rows.exits, rows.sparsity, strict=True)
+    ]
+    table = rows.assign(exits=labels).groupby(["sparsity", "exits"])[value].mean().unstack()
+    return table.rename(index=lambda sparsity: f"{sparsity:.2f}")
+
+
+def split_noise(run: dict) -> float:
+    """What the test split alone can make of a difference of two accuracies.
+
+    Returns:
+        Two standard deviations, for accuracies near that of the unpruned last exit.
+    """
+    p = run["accuracy"][UNPRUNED][-1]
+    return 2 * math.sqrt(2 * max(p * (1 - p), 0.01) / run["counts"]["test"])
