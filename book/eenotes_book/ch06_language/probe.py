@@ -5,36 +5,29 @@ The text is drawn here, and lies where WikiText-2 would: the manual of Python ch
 What depends on the covariance within the classes has "whitened" in its name.
 """
 
-import gc
-import hashlib
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from pydoc_data.topics import topics
-
 import torch
-from torch import Tensor
 
-from eenotes import gaussian
 from eenotes.costs import Costs
 from eenotes.exits import ClassMeanExit
 from eenotes.language import decoding, evaluation, initialisation
 from eenotes.language import exits as language_exits
 from eenotes.rules import Confidence
-from eenotes_book import language_models, slider
-from eenotes_book.ch06_language import before_training, channel, experiment, writing
+from eenotes_book import language_models, probes, slider
+from eenotes_book.ch06_language import before_training, experiment, writing
 from eenotes_book.ch06_language.before_training import MeasuredExit
+from eenotes_book.ch06_language.probe_of_text import (
+    SEED,
+    Numbers,
+    drawn_text,
+    of_channel,
+    of_manual,
+    of_texts,
+    quick_collections,
+)
 from eenotes_book.ch06_language.settings import Settings
 from eenotes_book.data import text as data_text
 from eenotes_book.language_models import LanguageModel
 
-SEED = 13  # not 0, so that a seed that gets lost on the way is seen
-WORDS = [
-    *("exit", "token", "layer", "model", "word", "head", "mean", "noise"),
-    *("early", "text", "sure", "prior", "cost", "mask", "norm", "row"),
-]
 SETTINGS = {
     "data": "WikiText-2", "hub": "", "vocabulary": 300, "length": 16,
     "train": 2048, "val": 336, "test": 640,
@@ -43,21 +36,19 @@ SETTINGS = {
     "tune": 24, "epochs": 2, "head_rate": 0.01, "tune_rate": 0.001, "prompts": 2, "prompt": 6,
 }  # fmt: skip
 
-Numbers = dict[str, float | list[float] | Tensor]
-
 
 def probe() -> Numbers:
     """The numbers of the chapter by name."""
     s = Settings(**SETTINGS)
-    with _quick_collections(), _drawn_text():
+    with quick_collections(), drawn_text():
         data = language_models.load_text(s)
         benches = _benches(s, data)
         b = benches["tied"]
         p = _exit(b)
         return (
-            _channel()
-            | _manual()
-            | _texts(data)
+            of_channel()
+            | of_manual()
+            | of_texts(data)
             | _models(benches)
             | _statistics(b, p)
             | _heads(b, p)
@@ -68,122 +59,6 @@ def probe() -> Numbers:
             | _leaving(b)
             | _comparison()
         )
-
-
-# -------------------------------------------------------------------------- surroundings
-
-
-@contextmanager
-def _quick_collections() -> Iterator[None]:
-    """Accelerate collects garbage after each training: leave out what is there already."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def _single_precision() -> Iterator[None]:
-    """For `ClassMeans` and `simulate`, which write float32 into tensors of default precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def _drawn_text() -> Iterator[None]:
-    """A text that is the same on every machine, in the files of WikiText-2."""
-    before = os.environ.get("EENOTES_DATA")
-    with tempfile.TemporaryDirectory() as folder:
-        parts = {"train": (1600, 0), "valid": (300, 1), "test": (520, 5)}
-        for name, (words, seed) in parts.items():
-            path = Path(folder) / "wikitext-2" / f"wiki.{name}.tokens"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(_passage(words, seed=seed), encoding="utf-8")
-        os.environ["EENOTES_DATA"] = folder
-        try:
-            yield
-        finally:
-            os.environ.pop("EENOTES_DATA")
-            if before is not None:
-                os.environ["EENOTES_DATA"] = before
-
-
-def _passage(words: int, *, seed: int) -> str:
-    """Words of which each leads to one of three others, to the first of them mostly."""
-    generator, at, written = torch.Generator().manual_seed(seed), 0, []
-    for step in torch.randint(6, (words,), generator=generator).tolist():
-        at = (3 * at + (1, 1, 1, 1, 2, 3)[step]) % len(WORDS)
-        written.append(WORDS[at])
-    return " ".join(written)
-
-
-# ------------------------------------------------------------------------ channel and text
-
-
-def _channel() -> Numbers:
-    """The AWGN channel, its detectors, and their error rates."""
-    prior = torch.tensor([0.7, 0.15, 0.1, 0.05])
-    sent = channel.transmissions(channel.constellation(), prior, n0=0.5, count=200, seed=SEED)
-    signals, received = sent["signals"], sent["received"]
-    covariance = torch.tensor([[0.4, 0.1], [0.1, 0.3]])
-    coloured = gaussian.linear_discriminant(signals, covariance, prior=prior)
-    curves = channel.error_curves(decibels=[-3, 3], count=500, seed=SEED)
-    decided = gaussian.detect(received, sent["weight"], sent["bias"])
-    density = torch.distributions.Normal(signals, 0.5)  # N₀ = 0.5: a variance of 0.25
-    return {
-        "channel_sent": sent["messages"].double().mean(),
-        "channel_received": received.abs().mean(0),
-        "channel_bias": sent["bias"],
-        "channel_decided": (decided == sent["messages"]).double().mean(),
-        "channel_density": density.log_prob(received[:, None]).sum(-1).mean(),
-        "channel_nearest_bias": gaussian.minimum_distance(signals)[1].mean(),
-        "channel_coloured": torch.cat([coloured[0][:2].flatten(), coloured[1]]),
-        "channel_simulated": curves["simulated"].tolist(),
-        "channel_theory": curves["theory"].tolist(),
-        "channel_wrong": curves["wrong"].tolist(),
-    }
-
-
-class _Bytes:
-    """A tokenizer whose tokens are bytes."""
-
-    def encode(self, text: str, **_) -> list[int]:
-        return list(text.encode())
-
-    def decode(self, ids: list[int]) -> str:
-        return bytes(ids).decode()
-
-
-def _manual() -> Numbers:
-    """The manual of Python: what every version of it has in common."""
-    manual = data_text.load("python-manual", tokenizer=_Bytes())
-    first = min(topics, key=lambda topic: hashlib.sha256(topic.encode()).digest())
-    begun = manual.decode(manual.train[0])
-    total = sum(manual.counts.values())
-    return {
-        "manual_shares": [round(count / total, 2) for count in manual.counts.values()],
-        "manual_row": manual.train.shape[1],
-        "manual_order": float(topics[first].startswith(begun)),
-    }
-
-
-def _texts(data: data_text.Text) -> Numbers:
-    """Tokens per split, and which."""
-    places = torch.arange(1, data.train.shape[1] + 1).double()
-    splits = (data.train, data.val, data.test)
-    return {
-        "text_tokens": list(data.counts.values()),
-        "text_vocabulary": data.vocabulary,
-        "text_ids": [(ids.double() @ places).mean() for ids in splits],
-        "text_first_ids": data.train[0].double() @ places,
-        "text_encoded": data.encode("early exit").double().mean(),
-    }
 
 
 # -------------------------------------------------------------------------------- the model
@@ -201,7 +76,7 @@ def _benches(s: Settings, data: data_text.Text) -> dict[str, LanguageModel]:
 
 def _exit(b: LanguageModel, **options) -> MeasuredExit:
     """Class statistics and features of an exit."""
-    with _single_precision():
+    with probes.default_dtype(torch.float32):
         return before_training.measured_exit(b, **options)
 
 
@@ -373,7 +248,7 @@ def _left(b: LanguageModel, heads: dict[int, language_exits.Linear], name: str) 
     passages = b.text.test[3:13]
     logits, labels = writing.exit_logits(b, heads, passages)
     costs = Costs(stages=(1,) * len(logits), exits=(0,) * len(heads))
-    with _single_precision():
+    with probes.default_dtype(torch.float32):
         outcome, truth, threshold = writing.leaving(b, heads, passages)
         rule, tried = Confidence(threshold), [threshold, 0.2, 0.4]
         rows = slider.rows(logits, labels, rule, costs, thresholds=tried)
@@ -394,7 +269,7 @@ def _left(b: LanguageModel, heads: dict[int, language_exits.Linear], name: str) 
 def _comparison() -> Numbers:
     """One run of the study as a whole; the training is `_histories`' part, and left out here."""
     s = Settings(**SETTINGS | {"epochs": 0})
-    with _single_precision():
+    with probes.default_dtype(torch.float32):
         run = experiment.comparison(s, seed=SEED)
     why = run["why"]
     models = [[row["epochs"] * row["width"], row["final"]] for row in why[::2]]
