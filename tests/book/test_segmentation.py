@@ -1,6 +1,4 @@
-"""Skipping finished places gives what computing everything and masking gives, and costs what it
-says.
-"""
+"""Skipping finished places gives the logits of the definition, and costs what it says."""
 
 import pytest
 import torch
@@ -42,22 +40,24 @@ def images(count=2, height=30, width=42, seed=1):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def same(a, b):
-    assert torch.equal(a.exit_index, b.exit_index)
-    for one, other in zip(a.logits, b.logits, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+def close(one, other, tolerance=1e-4):
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-def plan(share, *, count, size, exits, seed=0):
+def same(one, other):
+    assert torch.equal(one.exit_index, other.exit_index)
+    close(one.logits, other.logits)
+
+
+def plan(share, *, count=2, size=(8, 11), seed=0):
     """Where each place finishes; ``share[j]`` of those left finish at exit j, in patches."""
     generator = torch.Generator().manual_seed(seed)
     rough = torch.rand(count, 1, 3, 4, generator=generator)
-    smooth = torch.nn.functional.interpolate(rough, size=size, mode="bilinear")[
-        :, 0
-    ] + 0.2 * torch.rand(count, *size, generator=generator)
-    index = torch.full((count, *size), exits - 1)
+    smooth = torch.nn.functional.interpolate(rough, size=size, mode="bilinear")[:, 0]
+    smooth = smooth + 0.2 * torch.rand(count, *size, generator=generator)
+    index = torch.full((count, *size), len(share))
     for j, part in enumerate(share):
-        left = index == exits - 1
+        left = index == len(share)
         if left.any():
             limit = smooth[left].quantile(part)
             index[left & (smooth <= limit if part >= 1 else smooth < limit)] = j
@@ -72,7 +72,7 @@ shares = st.lists(st.floats(0, 1), min_size=3, max_size=3)
 
 @given(shares, st.integers(0, 10), st.sampled_from(["sparse", "dense", "auto"]))
 def test_skipping_equals_computing_everything_and_masking(conv, share, seed, mode):
-    x, index = images(), plan(share, count=2, size=(8, 11), exits=4, seed=seed)
+    x, index = images(), plan(share, seed=seed)
     same(
         conv.segment(x, None, exit_index=index, mode=mode),
         segmentation.dense_then_mask(conv, x, None, exit_index=index),
@@ -89,27 +89,30 @@ def test_a_rule_decides_place_by_place(conv, mode):
     same(out, segmentation.dense_then_mask(conv, x, rule))
 
 
-def test_without_early_finishers_it_is_the_plain_network(conv):
-    x = images()
-    for mode in ("sparse", "dense"):
-        out = conv.segment(x, Confidence(1.0), mode=mode)
-        for ours, plain in zip(out.logits, conv(x), strict=True):
-            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
-    assert (out.exit_index == 3).all()
+@pytest.mark.parametrize("name", ["conv", "vit"])
+def test_without_early_finishers_it_is_the_plain_network(name, request):
+    """Also at another size than the transformer's."""
+    net, x = request.getfixturevalue(name), images()
+    modes = [{"mode": "sparse"}, {"mode": "dense"}] if name == "conv" else [{}]
+    for mode in modes:
+        out = net.segment(x, Confidence(1.0), **mode)
+        close(out.logits, net(x))
+        assert (out.exit_index == net.num_exits - 1).all()
+        assert out.macs[-1] == count_macs(net, x).cumulative[-1]
 
 
 def test_a_finished_place_keeps_its_logits(conv):
-    x, index = images(), plan([0.3, 0.3, 0.3], count=2, size=(8, 11), exits=4)
+    x, index = images(), plan([0.3, 0.3, 0.3])
     out = conv.segment(x, None, exit_index=index)
     for j in range(4):
         done = (out.exit_index == j)[:, None].expand_as(out.logits[0])
         for later in range(j + 1, 4):
             assert torch.equal(out.logits[later][done], out.logits[j][done])
     first = (out.exit_index == 0)[:, None].expand_as(out.logits[0])
-    torch.testing.assert_close(out.logits[-1][first], conv(x)[0][first], rtol=1e-4, atol=1e-4)
+    close(out.logits[-1][first], conv(x)[0][first])
 
 
-def test_everybody_finished_at_once_costs_one_stage(conv):
+def test_all_finished_at_once_cost_one_stage(conv):
     x = images()
     costs, out = count_macs(conv, x), conv.segment(x, Confidence(0.0))
     assert (out.exit_index == 0).all()
@@ -139,13 +142,11 @@ def test_filling_weighs_by_distance():
 
 
 def test_images_of_a_batch_do_not_touch(conv):
-    x, index = images(3), plan([0.5, 0.5, 0.5], count=3, size=(8, 11), exits=4)
+    x, index = images(3), plan([0.5, 0.5, 0.5], count=3)
     together = conv.segment(x, None, exit_index=index, mode="sparse")
     for b in range(3):
         alone = conv.segment(x[b : b + 1], None, exit_index=index[b : b + 1], mode="sparse")
-        torch.testing.assert_close(
-            together.logits[-1][b], alone.logits[-1][0], rtol=1e-4, atol=1e-4
-        )
+        close(together.logits[-1][b], alone.logits[-1][0])
 
 
 def test_a_rule_with_memory_follows_its_places(conv):
@@ -156,42 +157,34 @@ def test_a_rule_with_memory_follows_its_places(conv):
 
 
 def test_macs_are_those_of_the_counter(conv):
-    x, index = images(), plan([0.4, 0.4, 0.4], count=2, size=(8, 11), exits=4)
+    x, index = images(), plan([0.4, 0.4, 0.4])
     with FlopCounterMode(display=False) as counter:
         out = conv.segment(x, None, exit_index=index, mode="sparse")
     counted = counter.get_total_flops() / (2 * len(x))  # the counter does not see the filling
     assert counted < out.macs[-1] < 1.1 * counted
-    halo, filled = [], 0
+    filled = 0
     for j, blocks in ((1, 2), (2, 1), (3, 1)):
-        halo.append(
-            len(Neighbours((index.flatten() >= j).nonzero().squeeze(1), (2, 8, 11), 1.0).halo)
-        )
-        filled += 2 * blocks * 9 * 8 * halo[-1] / 2
+        places = Neighbours((index.flatten() >= j).nonzero().squeeze(1), (2, 8, 11), 1.0)
+        filled += 2 * blocks * 9 * 8 * len(places.halo) / 2
     assert counted + filled == pytest.approx(out.macs[-1].item())
     assert out.spent == out.macs[-1]
     dense = conv.segment(x, None, exit_index=index, mode="dense")
     assert dense.spent > dense.macs[-1] == out.macs[-1]
 
 
-def test_nobody_leaving_costs_the_plain_network_and_its_tests(conv):
-    x = images()
-    out, costs = conv.segment(x, Confidence(1.0), mode="sparse"), count_macs(conv, x)
-    assert out.macs[-1] == costs.cumulative[-1]
-
-
 def test_places_are_not_computed_when_they_are_finished(conv, monkeypatch):
-    """Rows that go into the matrix products: the active places, and none else."""
-    seen = []
-    plain = sparse_convolution.affine
-    monkeypatch.setattr(
-        sparse_convolution,
-        "affine",
-        lambda rows, *args: seen.append(tuple(rows.shape)) or plain(rows, *args),
-    )
-    index = plan([0.5, 0.5, 0.5], count=2, size=(8, 11), exits=4)
+    """Rows that go into the matrix products: the active places, and no other."""
+    counted, plain = [], sparse_convolution.affine
+
+    def affine(rows, *args):
+        counted.append(len(rows))
+        return plain(rows, *args)
+
+    monkeypatch.setattr(sparse_convolution, "affine", affine)
+    index = plan([0.5, 0.5, 0.5])
     conv.segment(images(), None, exit_index=index, mode="sparse")
     left = [int((index > j).sum()) for j in range(3)]
-    assert [rows for rows, _ in seen] == [left[0]] * 4 + [left[1]] * 2 + [left[2]] * 2
+    assert counted == [left[0]] * 4 + [left[1]] * 2 + [left[2]] * 2
 
 
 def test_full_resolution_labels(conv):
@@ -205,7 +198,7 @@ def test_full_resolution_labels(conv):
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(0, 10))
 def test_a_shorter_sequence_equals_a_hidden_one(vit, share, seed):
-    x, index = images(2, 40, 48), plan(share, count=2, size=(5, 6), exits=3, seed=seed)
+    x, index = images(2, 40, 48), plan(share, size=(5, 6), seed=seed)
     same(
         vit.segment(x, None, exit_index=index),
         token_vit.dense_then_mask(vit, x, None, exit_index=index),
@@ -214,44 +207,37 @@ def test_a_shorter_sequence_equals_a_hidden_one(vit, share, seed):
 
 def test_tokens_leave_by_a_rule(vit):
     x = images(2, 40, 48)
-    rule = PerClass(
-        torch.stack(vit(x))[:2]
-        .softmax(2)
-        .amax(2)
-        .flatten(1)
-        .quantile(0.5, dim=1)[:, None]
-        .expand(2, 3)
-        .clamp_min(0.34)
-    )
+    confidence = torch.stack(vit(x))[:2].softmax(2).amax(2).flatten(1)
+    median = confidence.quantile(0.5, dim=1).clamp_min(0.34)
+    rule = PerClass(median[:, None].expand(2, 3))
     out = vit.segment(x, rule)
     assert len(out.exit_index.unique()) == 3
     same(out, token_vit.dense_then_mask(vit, x, rule))
 
 
-def test_another_size_than_trained_and_nobody_leaving(vit):
-    x = images(2, 30, 42)
-    for ours, plain in zip(vit.segment(x, Confidence(1.0)).logits, vit(x), strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
-
-
 def test_macs_of_the_transformer_are_those_of_the_counter(vit):
-    x, index = images(2, 40, 48), plan([0.4, 0.4], count=2, size=(5, 6), exits=3)
+    x, index = images(2, 40, 48), plan([0.4, 0.4], size=(5, 6))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         out = vit.segment(x, None, exit_index=index)
     assert out.macs[-1] == counter.get_total_flops() / (2 * len(x))
     assert out.macs[-1] < count_macs(vit, x).cumulative[-1]
-    assert vit.segment(x, Confidence(1.0)).macs[-1] == count_macs(vit, x).cumulative[-1]
 
 
 # --- training
 
 
-def test_the_loss_of_a_cell_is_the_average_over_its_pixels():
+@pytest.mark.parametrize(
+    ("weights", "first", "second"),
+    [(None, 2 / 3, 1 / 3), ([1.0, 1.0, 1.0], 2 / 3, 1 / 3), ([1.0, 4.0, 9.0], 2 / 6, 4 / 6)],
+)
+def test_the_loss_of_a_cell_is_the_weighted_average_over_its_pixels(weights, first, second):
     """One place of four pixels: two of class 0, one of class 1, one ignored."""
     logits = torch.tensor([0.2, 0.5, 0.3]).log().view(1, 3, 1, 1)
     labels = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
-    loss = exits_loss(lambda x: [logits, logits], (torch.zeros(1, 3, 2, 2), labels))
-    expected = -(2 * torch.tensor(0.2).log() + torch.tensor(0.5).log()) / 3
+    weights = None if weights is None else torch.tensor(weights)
+    batch = torch.zeros(1, 3, 2, 2), labels
+    loss = exits_loss(lambda x: [logits, logits], batch, weights=weights)
+    expected = -(first * torch.tensor(0.2).log() + second * torch.tensor(0.5).log())
     torch.testing.assert_close(loss, expected)
 
 
@@ -267,38 +253,19 @@ def test_the_loss_mirrors_image_and_labels_together():
     assert exits_loss(sure, (x, labels)) < 1e-6
 
 
-def test_weights_of_classes_in_the_loss():
-    """As above: class 0 has two pixels of weight 1, class 1 one of weight 4."""
-    logits = torch.tensor([0.2, 0.5, 0.3]).log().view(1, 3, 1, 1)
-    labels = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
-    batch = torch.zeros(1, 3, 2, 2), labels
-    loss = exits_loss(lambda x: [logits], batch, weights=torch.tensor([1.0, 4.0, 9.0]))
-    torch.testing.assert_close(
-        loss, -(2 * torch.tensor(0.2).log() + 4 * torch.tensor(0.5).log()) / 6
-    )
-    torch.testing.assert_close(
-        exits_loss(lambda x: [logits], batch, weights=torch.ones(3)),
-        exits_loss(lambda x: [logits], batch),
-    )
-
-
 @given(st.lists(st.floats(0.2, 1), min_size=2, max_size=2))
 def test_training_sees_what_masked_inference_sees(conv, stop):
-    """Each image with a threshold of its own; what later exits say of a finished place is nobody's
-    business.
-    """
+    """Each image has its threshold; later exits' logits of finished places do not count."""
     x, stop = images(), torch.tensor(stop)
     with torch.no_grad():
         logits = conv(x, stop=stop)
     for i, threshold in enumerate(stop.tolist()):
         out = segmentation.dense_then_mask(conv, x[i : i + 1], Confidence(threshold))
         for j, active in enumerate(still_active([z[i : i + 1] for z in logits], stop[i : i + 1])):
-            # at the last exit everybody leaves
+            # at the last exit all places leave
             assert torch.equal(active, out.exit_index > j) or j == 3
             asked = (out.exit_index >= j)[:, None].expand_as(out.logits[j])
-            torch.testing.assert_close(
-                logits[j][i : i + 1][asked], out.logits[j][asked], rtol=1e-4, atol=1e-4
-            )
+            close(logits[j][i : i + 1][asked], out.logits[j][asked])
 
 
 def test_a_network_in_which_nothing_stops_is_the_plain_one(conv):
@@ -323,13 +290,8 @@ def test_masked_training_in_half_precision_stays_finite(dtype):
 
 
 def test_a_finished_place_counts_in_no_later_loss():
-    """64 images of one place each: exit 1 is as sure as can be, exit 2 gives the right class one
-    half.
-    """
-    first, second = (
-        torch.tensor([20.0, 0.0]).view(1, 2, 1, 1),
-        torch.tensor([0.0, 0.0]).view(1, 2, 1, 1),
-    )
+    """64 images of one place: exit 1 is certain, exit 2 gives the right class one half."""
+    first, second = (torch.tensor([z, 0.0]).view(1, 2, 1, 1) for z in (20.0, 0.0))
     stops = []
 
     def model(images, *, stop):
@@ -355,9 +317,7 @@ def test_without_a_sure_exit_masked_training_is_plain_training():
 
 
 def test_class_weights_are_inverse_fourth_roots_of_shares():
-    """Shares 16/17 and 1/17: weights as 1 to 2, scaled so that the average pixel counts 1; class 2
-    never occurs.
-    """
+    """Shares 16/17 and 1/17: weights as 1 to 2, on average 1 per pixel; class 2 never occurs."""
     labels = torch.tensor([0] * 16 + [1] + [255] * 4 + [-1] * 3)
     expected = torch.tensor([1.0, 2.0, 2.0]) / (16 / 17 * 1 + 1 / 17 * 2)
     torch.testing.assert_close(class_weights([labels], num_classes=3), expected)
@@ -372,50 +332,47 @@ def test_class_weights_are_inverse_fourth_roots_of_shares():
 @pytest.mark.parametrize("name", ["conv", "vit"])
 def test_bad_input(name, request):
     net, x = request.getfixturevalue(name), images(1, 40, 48)
-    with pytest.raises(ValueError, match="empty"):
-        net.segment(x[:0], Confidence(0.5))
-    with pytest.raises(ValueError, match="either a rule or"):
-        net.segment(x, None)
-    with pytest.raises(ValueError, match="one number per place"):
-        net.segment(x, None, exit_index=torch.zeros(1, 2, 2))
-    places = net(x)[0].shape[2:]
-    for bad in (torch.full((1, *places), 4), torch.full((1, *places), -1), torch.zeros(1, *places)):
-        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.[23]"):
-            net.segment(x, None, exit_index=bad)
-    with pytest.raises(ValueError, match="NaN"):
-        net.segment(x * torch.nan, None, exit_index=torch.zeros(1, *places, dtype=torch.int64))
-    for other in (x[0], x[:, :1]):
-        with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
-            net.segment(other, Confidence(0.5))
-    with pytest.raises(ValueError, match="7 classes"):
-        net.segment(x, PerClass(torch.full((7,), 0.6)))
-    with pytest.raises(ValueError, match="5 thresholds"):
-        net.segment(x, Confidence([0.5] * 5))
-    with pytest.raises(ValueError, match="NaN"):
-        net.segment(x * torch.nan, Confidence(0.5))
+    sure, places = Confidence(0.5), net(x)[0].shape[2:]
+    plans = [torch.full((1, *places), number) for number in (4, -1)] + [torch.zeros(1, *places)]
+    nan, first = x * torch.nan, torch.zeros(1, *places, dtype=torch.int64)
+    for wrong, rule, exit_index, message in [
+        (x[:0], sure, None, "empty"),
+        (x, None, None, "either a rule or"),
+        (x, sure, first, "either a rule or"),
+        (x, None, torch.zeros(1, 2, 2), "one number per place"),
+        *((x, None, bad, r"whole numbers in 0\.\.[23]") for bad in plans),
+        (nan, None, first, "NaN"),
+        (nan, sure, None, "NaN"),
+        (x[0], sure, None, r"\(B, 3, H, W\)"),
+        (x[:, :1], sure, None, r"\(B, 3, H, W\)"),
+        (x, PerClass(torch.full((7,), 0.6)), None, "7 classes"),
+        (x, Confidence([0.5] * 5), None, "5 thresholds"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            net.segment(wrong, rule, exit_index=exit_index)
     net.train()
     with pytest.raises(ValueError, match="training mode"):
-        net.segment(x, Confidence(0.5))
+        net.segment(x, sure)
     net.eval()
 
 
-def test_bad_networks():
-    for options in ({"blocks": (2,)}, {"blocks": (1, 0)}, {"channels": 7}):
-        with pytest.raises(ValueError, match="two stages"):
-            SegmentationNetwork(3, **options)
-    for options in (
-        {"layers": (2,)},
-        {"layers": (1, 0)},
-        {"channels": 10},
-        {"context": -1},
-        {"heads": 0},
-    ):
-        with pytest.raises(ValueError, match="two stages"):
-            TokenViT(3, size=(16, 16), **options)
-    for sharpness in (-1.0, 20.0, torch.nan):
-        with pytest.raises(ValueError, match="sharpness"):
-            SegmentationNetwork(3, sharpness=sharpness)
+CONV = ({"blocks": (2,)}, {"blocks": (1, 0)}, {"channels": 7})
+VIT = ({"layers": (2,)}, {"layers": (1, 0)}, {"channels": 10}, {"context": -1}, {"heads": 0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        *((SegmentationNetwork, options, "two stages") for options in CONV),
+        *((SegmentationNetwork, {"sharpness": k}, "sharpness") for k in (-1.0, 20.0, torch.nan)),
+        *((TokenViT, options | {"size": (16, 16)}, "two stages") for options in VIT),
+    ],
+)
+def test_bad_networks(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        kind(3, **options)
+
+
+def test_an_unknown_mode(conv):
     with pytest.raises(ValueError, match="mode="):
-        SegmentationNetwork(3, channels=4, blocks=(1, 1)).eval().segment(
-            images(), Confidence(0.5), mode="fast"
-        )
+        conv.segment(images(), Confidence(0.5), mode="fast")
