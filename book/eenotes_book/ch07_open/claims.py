@@ -1,360 +1,22 @@
-"""Chapter 7: what the thesis leaves for later, and a first experiment on each of its six questions."""
+"""The hypotheses of chapter 7, judged, and what a run says in words.
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+They are ours: the thesis has no numbers here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from eenotes_book import records, statistics
-from eenotes_book.ch07_open.compression import ORDERS
+from eenotes_book import statistics
+from eenotes_book.ch07_open import tables
 from eenotes_book.ch07_open.stale import FRESH
+from eenotes_book.records import Record
+from eenotes_book.statistics import Gate
 
-FUTURE = "future work"  # there are no numbers of the thesis to stand beside
-
-
-@dataclass
-class Found:
-    """The numbers of one run of the chapter."""
-
-    novelty: list[dict]
-    compact: pd.DataFrame  # with ``seed``
-    order: pd.DataFrame
-    streets: pd.DataFrame  # of `modality_table`
-    whole: float  # mean IoU of the whole image network
-    clusters: pd.DataFrame
-    reading: pd.DataFrame
-    tuning: pd.DataFrame
-    reward: pd.DataFrame
-
-    @property
-    def plain(self) -> dict:
-        """The same as plain numbers, for a record."""
-        tables = {name: value.astype(object).where(value.notna(), None).to_dict("records") for name, value in vars(self).items()
-                  if isinstance(value, pd.DataFrame)}  # fmt: skip
-        return {"novelty": self.novelty, "whole": self.whole, **tables}
-
-
-def novelty_table(runs: Sequence[dict]) -> pd.DataFrame:
-    """One row per split, measure and exit: ``split``, ``measure``, ``exit`` (from 1), ``auroc``."""
-    return pd.DataFrame(
-        [
-            {"split": run["seed"], "measure": name, "exit": j, "auroc": value}
-            for run in runs
-            for name, values in run["auroc"].items()
-            for j, value in enumerate(values, 1)
-        ]
-    )
-
-
-def novelty_leads(runs: Sequence[dict]) -> pd.DataFrame:
-    """AUROC of the distance minus that of the softmax: one row per split, one column per exit (from
-    1).
-    """
-    table = novelty_table(runs).pivot(index=["split", "exit"], columns="measure", values="auroc")
-    return (table["distance"] - table["softmax"]).unstack("exit")
-
-
-def gate_costs(runs: Sequence[dict]) -> pd.DataFrame:
-    """Mean relative cost of images of seen and of unseen classes: without a gate, and with one on
-    each of two scores.
-    """
-    first = pd.DataFrame([run["gate"]["distance"] for run in runs]).mean()
-    rows = {"no gate": [first.known_open, first.unknown_open]}
-    for name in runs[0]["gate"]:
-        mean = pd.DataFrame([run["gate"][name] for run in runs]).mean()
-        rows[f"gate: {name}"] = [mean.known, mean.unknown]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["seen classes", "unseen classes"])
-
-
-def order_groups(table: pd.DataFrame, bits: int) -> pd.DataFrame:
-    """Per seed: ``before``, ``after``, the mean accuracy of the orders that prune before and after rounding; ``PQD`` and ``PQC``; ``range``
-    between the best and the worst of the six orders."""
-    wide = table[table.bits == bits].pivot(index="seed", columns="order", values="mean")
-    six = [order for order in ORDERS if "C" not in order]
-    before = [order for order in six if order.index("P") < order.index("Q")]
-    after = [order for order in six if order not in before]
-    columns = {
-        "before": wide[before].mean(axis=1),
-        "after": wide[after].mean(axis=1),
-        "PQD": wide["PQD"],
-        "PQC": wide["PQC"],
-    }
-    return pd.DataFrame(columns).assign(range=wide[six].mean().max() - wide[six].mean().min())
-
-
-def class_leads(streets: pd.DataFrame, plan: str = "depth first") -> pd.Series:
-    """Mean IoU with thresholds per step and class minus that with thresholds per step, by budget."""
-    table = streets[streets.plan == plan].pivot(index="budget", columns="thresholds", values="miou")
-    return table["per step and class"] - table["per step"]
-
-
-def cheapest_as_good(
-    streets: pd.DataFrame, whole: float, plan: str = "depth first"
-) -> float | None:
-    """The lowest cost at which a plan has at least the mean IoU of the whole image network."""
-    good = streets[(streets.plan == plan) & (streets.miou >= whole)]
-    return float(good.cost.min()) if len(good) else None
-
-
-def kept_leads(table: pd.DataFrame, column: str, how: str = "drop agreeing") -> list[float]:
-    """What dropping in one way has over dropping at random, seed by seed, in units of the column."""
-    wide = table.pivot(index="seed", columns="kept", values=column)
-    return (wide[how] - wide["random"]).tolist()
-
-
-def last_look(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """The last row of each seed, one column per way of setting the exit."""
-    return table[table[x] == table[x].max()].pivot(index="seed", columns="head", values=y)
-
-
-def novelty_sentence(runs: Sequence[dict]) -> str:
-    leads, gates = (
-        novelty_leads(runs),
-        pd.DataFrame([run["gate"]["distance"] for run in runs]).mean(),
-    )
-    told = ", ".join(f"{plus_minus(leads[j])} at exit {j}" for j in leads)
-    return (
-        f"The distance is ahead of the trained exit's softmax by {told} (points of AUROC, mean and deviation over "
-        f"{len(runs)} splits). Without "
-        f"a gate an unseen class costs {gates.unknown_open / gates.known_open:.1f} times as much as a seen one; a gate "
-        "on the distance rejects "
-        f"{gates.rejected:.0%} of the unseen images, refuses {gates.refused:.0%} of the seen, and takes the accuracy on seen classes "
-        f"from {gates.accuracy_open:.3f} to {gates.accuracy:.3f}."
-    )
-
-
-def compact_sentence(table: pd.DataFrame) -> str:
-    mean = table.groupby(["grid", "bits"]).mean(numeric_only=True)
-    full, small, one = mean.loc[(table.grid.max(), 32)], mean.loc[(2, 4)], mean.loc[(1, 4)]
-    return (
-        f"4 bits on 2 × 2 averages take {small.bytes:,.0f} instead of {full.bytes:,.0f} bytes "
-        f"({full.bytes / small.bytes:.0f} times less) and "
-        f"{full.macs / small.macs:.1f} times fewer MACs, and change the accuracy by "
-        f"{100 * (small.accuracy - full.accuracy):+.1f} points; a single "
-        f"average per map changes it by {100 * (one.accuracy - full.accuracy):+.1f}."
-    )
-
-
-def order_sentence(table: pd.DataFrame) -> str:
-    parts = []
-    for bits in sorted(set(table[table.order != "dense"].bits), reverse=True):
-        g = order_groups(table, bits)
-        parts.append(
-            f"with {bits} bits the six orders differ by {100 * g.range.iloc[0]:.1f} points, pruning before rounding is ahead by "
-            f"{plus_minus(g.before - g.after)} and distillation worth {plus_minus(g.PQD - g.PQC)}"
-        )
-    size = table.groupby(["bits", "order"]).bytes.mean()
-    first = size[(32, "dense")]
-    told = ", ".join(
-        f"{bits} bits: {first / size[(bits, 'PQD')]:.0f} times"
-        for bits in sorted(set(table.bits) - {32}, reverse=True)
-    )
-    return (
-        f"{'; '.join(parts)[0].upper()}{'; '.join(parts)[1:]}. Compressed weights shrink ({told})."
-    )
-
-
-def street_sentence(streets: pd.DataFrame, whole: float, enough: pd.Series) -> str:
-    cost, lead = cheapest_as_good(streets, whole), class_leads(streets)
-    reached = "does not reach it" if cost is None else f"reaches it at {cost:.2f} of its cost"
-    by_source = {
-        source: [name for name in enough.index if enough[name] == source]
-        for source in dict.fromkeys(enough)
-    }
-    told = "; ".join(f"{source}: {', '.join(names)}" for source, names in by_source.items())
-    return (
-        f"Sufficient for each class is {told}. The whole image network has a mean IoU of {whole:.3f}; asking the depth "
-        f"map first {reached}. "
-        f"Thresholds per class change the mean IoU by {100 * lead.mean():+.1f} points on average over the budgets."
-    )
-
-
-def dropping_sentence(clusters: pd.DataFrame, reading: pd.DataFrame) -> str:
-    points, rows = kept_leads(clusters, "accuracy"), kept_leads(reading, "perplexity")
-    other = kept_leads(reading, "perplexity", "drop disagreeing")
-    return (
-        "Against dropping at random, dropping what the exits agree on changes the clustering accuracy by "
-        f"{plus_minus(points)} points, and the "
-        f"language model's perplexity by {plus_minus(rows, unit=1)} (lower is better); dropping what they disagree on "
-        "changes the latter by "
-        f"{plus_minus(other, unit=1)}."
-    )
-
-
-def stale_sentence(tuning: pd.DataFrame, reward: pd.DataFrame) -> str:
-    end, rounds = last_look(tuning, "samples", "accuracy"), last_look(reward, "round", "agreement")
-    first, last = (reward[reward["round"] == r].reward.mean() for r in (0, reward["round"].max()))
-    moved = [
-        table[table[x] == table[x].max()].moved.mean()
-        for table, x in ((tuning, "samples"), (reward, "round"))
-    ]
-    return (
-        f"Left: at the end the means of the new text from before are {plus_minus(end['new text, before'] - end[FRESH])} points from "
-        "estimating anew, those "
-        f"carried along {plus_minus(end['carried along'] - end[FRESH])}, the copied head "
-        f"{plus_minus(end['copied head'] - end[FRESH])}; the means "
-        f"have moved by {moved[0]:.2f} of the spread within a class. Right: the reward rises from {first:.2f} to "
-        f"{last:.2f}, the means move by "
-        f"{moved[1]:.2f}, and those from before are {plus_minus(rounds['before'] - rounds[FRESH])} points of agreement "
-        "from estimating anew."
-    )
-
-
-def plus_minus(values: Sequence[float], *, unit: float = 100, digits: int = 1) -> str:
-    """``"+1.2 ± 0.3"``: mean and standard deviation, times ``unit``; one number without a spread."""
-    values = pd.Series(list(values)) * unit
-    return f"{values.mean():+.{digits}f}" + (
-        f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
-    )
-
-
-def decide(differences: Sequence[float], *, least: float = 0.005) -> bool | None:
-    """Whether a difference is positive; ``None`` within two standard errors of its mean, or within
-    ``least``.
-
-    Two or three seeds can agree by chance, hence the second condition; a single run is as good as
-    its ``least``.
-
-    Args:
-        differences: one per seed.
-        least: by default half a point of accuracy.
-
-    Raises:
-        ValueError: no difference.
-    """
-    if not len(differences):
-        raise ValueError("no run, no difference: nothing can be decided")
-    mean, spread = statistics.mean(differences), statistics.spread(differences) or 0.0
-    errors = 2 * spread / math.sqrt(len(differences))
-    return None if abs(mean) <= max(least, errors) else mean > 0
-
-
-def everywhere(verdicts: Sequence[bool | None]) -> bool | None:
-    """One "no" refutes what is claimed of every exit; without it, one undecided exit leaves the
-    claim undecided.
-    """
-    return False if False in verdicts else None if None in verdicts else True
-
-
-def claim_all(record: records.Record, f: Found) -> None:
-    """Our hypotheses, one by one, beside what this run found.  The thesis has no numbers here.
-
-    Whether a difference is positive is said by `decide`.
-    """
-    _claim_images(record, f)
-    _claim_streets(record, f.streets, f.whole)
-    _claim_dropping(record, f)
-    _claim_stale(record, f)
-
-
-def _claim(
-    record: records.Record, number: str, statement: str, values: Sequence[float], holds: bool | None
-) -> None:
-    values = pd.Series(list(values), dtype=float)
-    spread = float(values.std()) if len(values) > 1 else None
-    ours = float(values.mean())
-    record.old_claim(
-        f"H{number}: {statement}",
-        thesis=FUTURE,
-        ours=ours,
-        spread=spread,
-        holds=holds,
-        where=WHERE[number[0]],
-    )
-
-
-def _claim_images(record: records.Record, f: Found) -> None:
-    """Open world, compact means, order."""
-    leads = novelty_leads(f.novelty)
-    worst = leads[leads.mean().idxmin()]
-    told = f"the distance tells unseen classes better than the softmax at every exit; ours: smallest lead in AUROC, exit {worst.name}"
-    _claim(record, "1a", told, worst, everywhere([decide(leads[j].tolist()) for j in leads]))
-    extra = [
-        run["gate"]["distance"]["unknown_open"] - run["gate"]["distance"]["known_open"]
-        for run in f.novelty
-    ]
-    _claim(
-        record,
-        "1b",
-        "an unseen class costs more than a seen one; ours: difference in relative cost",
-        extra,
-        decide(extra),
-    )
-    loss = compact_loss(f.compact, grid=2, bits=4)
-    _claim(
-        record,
-        "2",
-        "4 bits on 2 × 2 averages lose at most a point at the same budget; ours: loss",
-        loss,
-        bool(loss.mean() <= 0.01),
-    )
-    rounded = f.order[f.order.order != "dense"]
-    most, least = int(rounded.bits.max()), int(rounded.bits.min())
-    high, low = order_groups(f.order, most), order_groups(f.order, least)
-    width = high.range.iloc[:1]
-    told = f"with {most} bits the order matters by less than a point; ours: best minus worst of six"
-    _claim(record, "3a", told, width, bool(width.iloc[0] < 0.01))
-    gain = (low.before - low.after).tolist()
-    _claim(
-        record,
-        "3b",
-        f"with {least} bits pruning has to come before rounding; ours: what it gains",
-        gain,
-        decide(gain),
-    )
-    gain = (high.PQD - high.PQC).tolist()
-    _claim(
-        record,
-        "3c",
-        "distilling at the end beats training on as long; ours: what it gains",
-        gain,
-        decide(gain),
-    )
-
-
-def _claim_streets(record: records.Record, streets: pd.DataFrame, whole: float) -> None:
-    gain = [float(class_leads(streets).mean())]
-    told = "thresholds per class beat one per step, depth asked first; ours: mean lead in mean IoU at equal budgets"
-    _claim(record, "4a", told, gain, decide(gain, least=0.01))
-    cost = cheapest_as_good(streets, whole)
-    told = "H4b: asking the depth map first reaches the whole image network's mean IoU at half its cost; ours: cost"
-    ours = "not reached" if cost is None else cost
-    record.old_claim(
-        told, thesis=FUTURE, ours=ours, holds=cost is not None and cost <= 0.5, where=WHERE["4"]
-    )
-
-
-def _claim_dropping(record: records.Record, f: Found) -> None:
-    gain = kept_leads(f.clusters, "accuracy")
-    told = "dropping the points on which the exits agree beats dropping any; ours: lead in clustering accuracy"
-    _claim(record, "5a", told, gain, decide(gain))
-    gain = [-value for value in kept_leads(f.reading, "perplexity")]
-    told = "dropping the rows on which the exits agree beats dropping any; ours: perplexity saved"
-    _claim(record, "5b", told, gain, decide(gain, least=1.0))
-
-
-def _claim_stale(record: records.Record, f: Found) -> None:
-    end = last_look(f.tuning, "samples", "accuracy")
-    gap = end[FRESH] - end["new text, before"]
-    told = "class means go stale: after fine-tuning those from before are more than 2 points behind; ours: gap"
-    _claim(record, "6a", told, gap, bool(gap.mean() > 0.02))
-    gap = end[FRESH] - end["carried along"]
-    _claim(
-        record,
-        "6b",
-        "carried along, they stay within a point of estimating anew; ours: gap",
-        gap,
-        bool(gap.mean() <= 0.01),
-    )
-    end = last_look(f.reward, "round", "agreement")
-    gap = end[FRESH] - end["before"]
-    told = "training on a reward makes them stale, too: more than 2 points of agreement; ours: gap"
-    _claim(record, "6c", told, gap, bool(gap.mean() > 0.02))
-
-
-# the cells' labels
-WHERE = {
+THESIS = "future work"
+# the labels of the cells, by question
+_CELLS = {
     "1": "open-world",
     "2": "compact",
     "3": "order",
@@ -362,12 +24,277 @@ WHERE = {
     "5": "dropping",
     "6": "stale",
 }
+_POINT = 0.01  # of accuracy, mean IoU or agreement
+_HALF_POINT = 0.005
+_ONE = 1.0  # of perplexity
 
 
-def compact_loss(table: pd.DataFrame, *, grid: int, bits: int) -> pd.Series:
-    """Accuracy at the budget that the finest grid in 32 bits has more, one number per seed."""
+def claim_all(record: Record, numbers: Mapping[str, Any]) -> None:
+    """Judge the hypotheses one by one.
 
-    def accuracy(g: int, b: int) -> pd.Series:
-        return table[(table.grid == g) & (table.bits == b)].set_index("seed").accuracy
+    Args:
+        record: is filled.
+        numbers: from `tables.as_numbers`: novelty, compact, order, sources, plans, clusters,
+            reading, tuning, reward.
+    """
+    frames = {name: pd.DataFrame(numbers[name]) for name in numbers if name != "sources"}
+    _claim_novelty(record, numbers["novelty"])
+    _claim_compact(record, frames["compact"])
+    _claim_order(record, frames["order"])
+    _claim_streets(record, frames["plans"], numbers["sources"])
+    _claim_dropping(record, frames["clusters"], frames["reading"])
+    _claim_stale(record, frames["tuning"], frames["reward"])
 
-    return accuracy(table.grid.max(), 32) - accuracy(grid, bits)
+
+def _claim(
+    record: Record, number: str, statement: str, values: Sequence[float], **judged: Any
+) -> None:
+    where = _CELLS[number[0]]
+    record.claim(f"H{number}: {statement}", thesis=THESIS, values=values, where=where, **judged)
+
+
+def _claim_novelty(record: Record, runs: Sequence[Mapping]) -> None:
+    _claim(
+        record,
+        "1a",
+        "the distance tells unseen classes better than the softmax does; "
+        "ours: lead in AUROC, mean over the exits",
+        tables.novelty_leads(runs).mean(axis=1).tolist(),
+        wanted="ahead",
+        margin=_HALF_POINT,
+    )
+    gates = [run["gate"]["distance"] for run in runs]
+    _claim(
+        record,
+        "1b",
+        "an unseen class costs more than a seen one; ours: difference in relative cost",
+        [gate["unknown_open"] - gate["known_open"] for gate in gates],
+        wanted="ahead",
+        margin=_HALF_POINT,
+    )
+
+
+def _claim_compact(record: Record, compact: pd.DataFrame) -> None:
+    loss = tables.compact_loss(compact, grid=2, bits=4)
+    _claim(
+        record,
+        "2",
+        "4 bits on 2 × 2 averages lose at most a point at the same budget; ours: loss",
+        loss.tolist(),
+        differences=(-loss).tolist(),
+        wanted="not behind",
+        margin=_POINT,
+    )
+
+
+def _claim_order(record: Record, order: pd.DataFrame) -> None:
+    rounded = order[order.order != "dense"]
+    most, least = int(rounded.bits.max()), int(rounded.bits.min())
+    high, low = tables.order_groups(order, most), tables.order_groups(order, least)
+    _claim(
+        record,
+        "3a",
+        f"with {most} bits the order matters by less than a point; "
+        "ours: what pruning before rounding gains",
+        (high.before - high.after).tolist(),
+        wanted="equal",
+        margin=_POINT,
+    )
+    _claim(
+        record,
+        "3b",
+        f"with {least} bits pruning has to come before rounding; ours: what it gains",
+        (low.before - low.after).tolist(),
+        wanted="ahead",
+        margin=_HALF_POINT,
+    )
+    _claim(
+        record,
+        "3c",
+        "distilling at the end beats training on as long; ours: what it gains",
+        (high.PQD - high.PQC).tolist(),
+        wanted="ahead",
+        margin=_HALF_POINT,
+    )
+
+
+def _claim_streets(record: Record, plans: pd.DataFrame, sources: Mapping[str, float]) -> None:
+    """Of one seed; at half the cost the largest budget within it counts."""
+    gate = Gate(
+        "the image network's last exit is ahead of its first by three points of mean IoU",
+        sources["image 3"] - sources["image 1"] >= 0.03,
+    )
+    _claim(
+        record,
+        "4a",
+        "thresholds per class beat one per step, with the depth map first; "
+        "ours: lead in mean IoU, mean over equal budgets",
+        [float(tables.class_leads(plans).mean())],
+        wanted="ahead",
+        margin=_POINT,
+        gate=gate,
+    )
+    rows = plans[(plans.plan == "depth first") & (plans.thresholds == "per step and class")]
+    half = rows[rows.budget <= 0.5].sort_values("budget")
+    if len(half):
+        _claim(
+            record,
+            "4b",
+            "with the depth map first, half the cost reaches the whole image network's mean IoU; "
+            "ours: difference",
+            [float(half.miou.iloc[-1] - sources["image 3"])],
+            wanted="not behind",
+            margin=_POINT,
+            gate=gate,
+        )
+
+
+def _claim_dropping(record: Record, clusters: pd.DataFrame, reading: pd.DataFrame) -> None:
+    _claim(
+        record,
+        "5a",
+        "dropping the points on which the exits agree beats dropping any; "
+        "ours: lead in clustering accuracy",
+        tables.kept_leads(clusters, "accuracy"),
+        wanted="ahead",
+        margin=_HALF_POINT,
+    )
+    _claim(
+        record,
+        "5b",
+        "dropping the rows on which the exits agree beats dropping any; ours: perplexity saved",
+        [-lead for lead in tables.kept_leads(reading, "perplexity")],
+        wanted="ahead",
+        margin=_ONE,
+    )
+
+
+def _claim_stale(record: Record, tuning: pd.DataFrame, reward: pd.DataFrame) -> None:
+    end = tables.last_look(tuning, "samples", "accuracy")
+    gap = end[FRESH] - end["new text, before"]
+    _claim(
+        record,
+        "6a",
+        "class means go stale: after fine-tuning those from before are more than 2 points behind; "
+        "ours: gap",
+        gap.tolist(),
+        differences=(gap - 2 * _POINT).tolist(),
+        wanted="ahead",
+    )
+    gap = end[FRESH] - end["carried along"]
+    _claim(
+        record,
+        "6b",
+        "carried along, they stay within a point of estimating anew; ours: gap",
+        gap.tolist(),
+        differences=(-gap).tolist(),
+        wanted="not behind",
+        margin=_POINT,
+    )
+    end = tables.last_look(reward, "round", "agreement")
+    gap = end[FRESH] - end["before"]
+    _claim(
+        record,
+        "6c",
+        "training on a reward makes them stale, too: more than 2 points of agreement; ours: gap",
+        gap.tolist(),
+        differences=(gap - 2 * _POINT).tolist(),
+        wanted="ahead",
+    )
+
+
+# ------------------------------------------------------------------------------------- in words
+
+
+def novelty_sentence(runs: Sequence[Mapping]) -> str:
+    """The leads of the distance, and what the gate on it does."""
+    leads = tables.novelty_leads(runs)
+    gates = pd.DataFrame([run["gate"]["distance"] for run in runs]).mean()
+    by_exit = ", ".join(f"{_signed(leads[j])} at exit {j}" for j in leads)
+    return (
+        f"The distance is ahead of the trained exit's softmax by {by_exit} (points of AUROC, mean "
+        f"and deviation over {len(runs)} splits). Without a gate an unseen class costs "
+        f"{gates.unknown_open / gates.known_open:.1f} times as much as a seen one; a gate on the "
+        f"distance rejects {gates.rejected:.0%} of the unseen images, refuses {gates.refused:.0%} "
+        f"of the seen, and takes the accuracy on seen classes from {gates.accuracy_open:.3f} to "
+        f"{gates.accuracy:.3f}."
+    )
+
+
+def compact_sentence(table: pd.DataFrame) -> str:
+    """What pooling and rounding save, and what they cost."""
+    mean = table.groupby(["grid", "bits"]).mean(numeric_only=True)
+    full, small, one = mean.loc[(table.grid.max(), 32)], mean.loc[(2, 4)], mean.loc[(1, 4)]
+    return (
+        f"4 bits on 2 × 2 averages take {small.bytes:,.0f} instead of {full.bytes:,.0f} bytes "
+        f"({full.bytes / small.bytes:.0f} times less) and {full.macs / small.macs:.1f} times fewer "
+        f"MACs, and change the accuracy by {100 * (small.accuracy - full.accuracy):+.1f} points; a "
+        f"single average per map changes it by {100 * (one.accuracy - full.accuracy):+.1f}."
+    )
+
+
+def order_sentence(table: pd.DataFrame) -> str:
+    """How much the order matters with each number of bits."""
+    parts = []
+    for bits in sorted(set(table[table.order != "dense"].bits), reverse=True):
+        found = tables.order_groups(table, bits)
+        parts.append(
+            f"With {bits} bits the six orders differ by {100 * found.range.iloc[0]:.1f} points, "
+            f"pruning before rounding is ahead by {_signed(found.before - found.after)} and "
+            f"distillation worth {_signed(found.PQD - found.PQC)}."
+        )
+    return " ".join(parts)
+
+
+def street_sentence(plans: pd.DataFrame, sources: pd.Series, enough: pd.Series) -> str:
+    """Which source suffices for which class, and at what cost the cascade is good enough."""
+    whole = sources["image 3"]
+    cost, lead = tables.cheapest_as_good(plans, whole), tables.class_leads(plans)
+    reached = "does not reach it" if cost is None else f"reaches it at {cost:.2f} of its cost"
+    named = {source: ", ".join(enough.index[enough == source]) for source in enough.unique()}
+    listed = "; ".join(f"{source} for {names}" for source, names in named.items())
+    return (
+        f"The cheapest source within 2 points of both together: {listed}. "
+        f"The whole image network has a mean IoU of {whole:.3f}; the depth map first {reached}. "
+        f"Thresholds per class change the mean IoU by {100 * lead.mean():+.1f} points on average "
+        "over the budgets."
+    )
+
+
+def dropping_sentence(clusters: pd.DataFrame, reading: pd.DataFrame) -> str:
+    """What dropping by agreement does beside dropping at random."""
+    points = tables.kept_leads(clusters, "accuracy")
+    rows = tables.kept_leads(reading, "perplexity")
+    other = tables.kept_leads(reading, "perplexity", "drop disagreeing")
+    return (
+        "Against dropping at random, dropping what the exits agree on changes the clustering "
+        f"accuracy by {_signed(points)} points, and the language model's perplexity by "
+        f"{_signed(rows, unit=1)} (lower is better); dropping what they disagree on changes the "
+        f"latter by {_signed(other, unit=1)}."
+    )
+
+
+def stale_sentence(tuning: pd.DataFrame, reward: pd.DataFrame) -> str:
+    """How far each way of setting the exit is from estimating anew."""
+    end = tables.last_look(tuning, "samples", "accuracy")
+    gap = {name: _signed(end[name] - end[FRESH]) for name in end}
+    rounds = tables.last_look(reward, "round", "agreement")
+    before, after = (
+        reward[reward["round"] == number].mean(numeric_only=True)
+        for number in (0, reward["round"].max())
+    )
+    moved = tuning[tuning.samples == tuning.samples.max()].moved.mean()
+    return (
+        f"Left: at the end the means of the new text from before are {gap['new text, before']} "
+        f"points from estimating anew, those carried along {gap['carried along']}, the copied head "
+        f"{gap['copied head']}; the means have moved by {moved:.2f} of the spread within a class. "
+        f"Right: the reward rises from {before.reward:.2f} to {after.reward:.2f}, the means move "
+        f"by {after.moved:.2f}, and those from before are "
+        f"{_signed(rounds['before'] - rounds[FRESH])} points of agreement from estimating anew."
+    )
+
+
+def _signed(values: Sequence[float], *, unit: float = 100) -> str:
+    """``"+1.2 ± 0.3"``: mean and standard deviation, times ``unit``."""
+    mean, spread = statistics.mean(values), statistics.spread(values)
+    return f"{unit * mean:+.1f}" + ("" if spread is None else f" ± {unit * spread:.1f}")

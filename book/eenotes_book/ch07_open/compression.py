@@ -4,7 +4,6 @@ import copy
 import gzip
 from collections.abc import Iterable
 from functools import partial
-from typing import Protocol
 
 import pandas as pd
 import torch
@@ -16,25 +15,11 @@ from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
 from eenotes_book.ch07_open.compact import best_step, quantise
 from eenotes_book.ch07_open.networks import TrainedNetwork, freeze_garbage
+from eenotes_book.ch07_open.settings import Order
 from eenotes_book.data import vision
 
 OPERATIONS = {"P": "prune", "Q": "quantise", "D": "distil", "C": "train on"}
 ORDERS = ("PQD", "PDQ", "QPD", "QDP", "DPQ", "DQP", "PQC")
-
-
-class ShortTraining(Protocol):
-    """The settings of one operation and of the short training after it."""
-
-    rate: float  # share of the weights that P removes
-    epochs: int
-    batch_size: int
-    learning_rate: float
-
-
-class Settings(ShortTraining, Protocol):
-    """The settings of all orders."""
-
-    bits: list[int]  # per weight, of Q
 
 
 class Rounded(nn.Module):
@@ -57,9 +42,9 @@ def distillation_loss(
 ) -> Tensor:
     r"""Self-distillation: every early exit learns the labels and the last exit's softmax alike.
 
-    It is (7.5): $\frac1J$ times $\mathrm{CE}(z_J, y) + \frac12 \sum_{j<J} \bigl[\mathrm{CE}(z_j, y) +
-    \tau^2\mathrm{KL}(p_J \Vert p_j)\bigr]$, with $p_j$ the softmax of $z_j/\tau$; no gradient flows
-    into the teacher.
+    It is (7.5), $\frac1J$ times $\mathrm{CE}(z_J, y) + \frac12 \sum_{j<J}
+    \bigl[\mathrm{CE}(z_j, y) + \tau^2\mathrm{KL}(p_J \Vert p_j)\bigr]$, with $p_j$ the softmax of
+    $z_j/\tau$; no gradient flows into the teacher.
     """
     x, y = batch
     *early, last = model(x)
@@ -75,7 +60,7 @@ def distillation_loss(
 def compressed(
     network: TrainedNetwork,
     order: str,
-    s: ShortTraining,
+    s: Order,
     *,
     bits: int,
     made: dict[tuple[str, int | None], EarlyExitNetwork] | None = None,
@@ -181,7 +166,7 @@ def prune_behind(modules: Iterable[nn.Module], *, rate: float) -> None:
     pruning.sparsity({str(number): module for number, module in enumerate(modules)})
 
 
-def order_table(network: TrainedNetwork, s: Settings) -> pd.DataFrame:
+def order_table(network: TrainedNetwork, s: Order) -> pd.DataFrame:
     """Every order with every number of bits, and the network before (``"dense"``), one row each.
 
     Returns:

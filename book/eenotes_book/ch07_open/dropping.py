@@ -2,7 +2,6 @@
 
 import hashlib
 from functools import partial
-from typing import Protocol
 
 import pandas as pd
 import torch
@@ -16,21 +15,12 @@ from eenotes.methods import e2cm, eeprune, sample_selection
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, clustering, language_models, scale
 from eenotes_book.ch07_open.networks import device_of, freeze_garbage
+from eenotes_book.ch07_open.settings import Clusters
 from eenotes_book.data import vision
 from eenotes_book.data.passes import Passes
 from eenotes_book.language_models import LanguageModel, next_token_loss
 
 KEPT = ("drop agreeing", "random", "drop disagreeing")
-
-
-class ClusterSettings(Protocol):
-    """The settings of a deep embedded clustering."""
-
-    widths: list[int]  # of the encoder's layers
-    epochs: int  # of the autoencoder, over all points
-    batch_size: int
-    steps: int  # of the refinement
-    distortion: float  # share of the inputs that the autoencoder has to fill in
 
 
 def drop_rows(values: Tensor, ratio: float, how: str, *, seed: int = 0) -> Tensor:
@@ -57,7 +47,7 @@ def drop_rows(values: Tensor, ratio: float, how: str, *, seed: int = 0) -> Tenso
 
 
 def clustered(
-    x: Tensor, s: ClusterSettings, *, rows: Tensor, num_clusters: int, seed: int
+    x: Tensor, s: Clusters, *, rows: Tensor, num_clusters: int, seed: int
 ) -> EarlyExitNetwork:
     """A deep embedded clustering of some rows of ``x`` ``(N, D)``, with class-mean exits.
 
@@ -98,9 +88,7 @@ def agreement(net: EarlyExitNetwork, x: Tensor, *, exit_index: int) -> Tensor:
     return torch.where(prediction == logits[-1].argmax(1), confidence, 0.0)
 
 
-def cluster_runs(
-    data: vision.Vision, s: ClusterSettings, *, ratio: float, seeds: int
-) -> pd.DataFrame:
+def cluster_runs(data: vision.Vision, s: Clusters, *, ratio: float, seeds: int) -> pd.DataFrame:
     """Cluster the training points, drop some, and cluster what is left from scratch.
 
     Returns:

@@ -3,7 +3,6 @@
 import gc
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +12,13 @@ from eenotes.exits import linear_exits
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache
+from eenotes_book.ch07_open.settings import Settings
 from eenotes_book.data import vision
 from eenotes_book.models.four_stages import four_stages
 
 # A trained exit sees 4 × 4 averages of each feature map: as many numbers as the class means where
 # the map is that small.
 _GRID = 4
-
-
-class NetworkSettings(Protocol):
-    """The settings that say on what the network is trained, and how."""
-
-    data: str
-    train: int  # images
-    val: int
-    test: int
-    width: int  # channels of the first stage
-    epochs: int
-    batch_size: int
-    learning_rate: float
 
 
 @dataclass
@@ -78,13 +65,13 @@ def freeze_garbage() -> None:
     gc.freeze()
 
 
-def load(s: NetworkSettings) -> vision.Vision:
+def load(s: Settings) -> vision.Vision:
     """The images that the settings name."""
     freeze_garbage()
     return vision.load(s.data, train=s.train, val=s.val, test=s.test)
 
 
-def trained(data: vision.Vision, s: NetworkSettings, *, seed: int = 0) -> TrainedNetwork:
+def trained(data: vision.Vision, s: Settings, *, seed: int = 0) -> TrainedNetwork:
     """Train the network jointly with its exits, or take it from the cache."""
     num_classes = len(data.classes)
     with torch.random.fork_rng(devices=[]):

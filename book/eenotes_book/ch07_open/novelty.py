@@ -6,7 +6,6 @@ Some classes are left out of training; the test images of these classes are the 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -19,32 +18,18 @@ from eenotes.exits import ClassMeanExit, pool
 from eenotes.inference import collect, first_exit, simulate
 from eenotes_book.ch07_open.compact import rule_for_budget
 from eenotes_book.ch07_open.networks import (
-    NetworkSettings,
     TrainedNetwork,
     device_of,
     features,
     last_logits,
     trained,
 )
+from eenotes_book.ch07_open.settings import Settings
 from eenotes_book.data import vision
 
 MEASURES = ("softmax", "E²CM confidence", "distance", "whitened distance")
 GATED = ("softmax", "distance")  # the scores that a gate is tried with
 _SHRINKAGE = 1e-3  # of the covariance within the classes
-
-
-class NoveltySettings(Protocol):
-    """The settings of the split into known and unknown classes, and of the gate."""
-
-    unknown: int  # classes left out
-    keep: float  # share of the validation images that each exit of the gate lets pass
-
-
-class Settings(NetworkSettings, Protocol):
-    """The settings of one run."""
-
-    budget: float  # relative cost
-    novelty: NoveltySettings
 
 
 def auroc(unknown: Tensor, known: Tensor) -> float:

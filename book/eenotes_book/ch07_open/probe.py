@@ -17,7 +17,6 @@ from eenotes.methods import eeprune, pruning
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import clustering, language_models
 from eenotes_book.ch07_open import (
-    claims,
     compact,
     compression,
     dropping,
@@ -26,6 +25,7 @@ from eenotes_book.ch07_open import (
     reward,
     stale,
     streets,
+    tables,
     two_sensors,
 )
 from eenotes_book.data import text, vision
@@ -143,9 +143,9 @@ def _novelty(data: vision.Vision) -> Found:
         "1: gate on the distance: accuracy": [distance["accuracy"], distance["accuracy_open"]],
         "1: gate on the distance: shares": [distance["refused"], distance["rejected"]],
         "1: gate on the softmax: shares": [softmax["refused"], softmax["rejected"]],
-        "1: gate_costs": _flat(claims.gate_costs([run])),
+        "1: gate_costs": _flat(tables.gate_costs([run])),
         "1: thresholds": rule.thresholds,
-        "claim 1a: leads by exit": _flat(claims.novelty_leads([run])),
+        "claim 1a: leads by exit": _flat(tables.novelty_leads([run])),
         "claim 1b: extra cost": distance["unknown_open"] - distance["known_open"],
     }
 
@@ -188,7 +188,7 @@ def _compact(b: networks.TrainedNetwork) -> Found:
     return found | {
         "2: accuracy": table["accuracy"].tolist(),
         "2: relative cost": table["relative_cost"].tolist(),
-        "claim 2: loss": claims.compact_loss(table, grid=2, bits=4).tolist(),
+        "claim 2: loss": tables.compact_loss(table, grid=2, bits=4).tolist(),
     }
 
 
@@ -209,7 +209,7 @@ def _rounding() -> Found:
 def _order(b: networks.TrainedNetwork) -> Found:
     """The accuracy of every order; not the size of a compressed file."""
     table = compression.order_table(b, ORDER)
-    high, low = (claims.order_groups(table, bits) for bits in ORDER.bits)
+    high, low = (tables.order_groups(table, bits) for bits in ORDER.bits)
     return {
         "3: accuracy": _place(torch.tensor(table["mean"].tolist())),
         "3: accuracy by exit": table[[f"exit {j}" for j in (1, 2, 3, 4)]].mean().tolist(),
@@ -251,7 +251,7 @@ def _streets() -> Found:
     whole = float(iou["image 3"].mean())
     enough = two_sensors.sufficient(iou, costs)
     plans = two_sensors.plan_table(v, BUDGETS, ["image", "depth first"])
-    reached = claims.cheapest_as_good(plans, whole)
+    reached = tables.cheapest_as_good(plans, whole)
     return {
         **_scenes(),
         **_seen(v),
@@ -261,7 +261,7 @@ def _streets() -> Found:
         "4: cost of plans": plans["cost"].tolist(),
         "4: mean IoU of plans": plans["miou"].tolist(),
         "4: leaving": two_sensors.exit_shares(v, "image first", BUDGETS[1]).mean().tolist(),
-        "claim 4a: leads": claims.class_leads(plans).tolist(),
+        "claim 4a: leads": tables.class_leads(plans).tolist(),
         "claim 4b: whole network, cost": [whole, -1.0 if reached is None else reached],
     }
 
@@ -283,7 +283,7 @@ def _seen(v: streets.Senses) -> Found:
     for m, logits in known.items():
         found[f"4: {m}: weights"] = _norm(v.nets[m].parameters())
         found[f"4: {m}: loss by exit"] = _losses(logits, labels)
-    logits, _, costs = two_sensors.cascade(v, two_sensors.PLANS["depth first"], "val")
+    logits, costs = two_sensors.cascade(v.seen("val")[0], v.costs, two_sensors.PLANS["depth first"])
     sure = logits.softmax(2).amax(2).mean(1)
     return found | {
         "4: asked: confidence": _place(sure),
@@ -313,7 +313,7 @@ def _clusters(data: vision.Vision) -> Found:
         "5: sizes of clusters": dropping.assignments(net, x).bincount().sort().values,
         "5: clustering accuracy": table["accuracy"].tolist(),
         "5: agree": table["agree"].dropna().tolist(),
-        "claim 5a: lead": claims.kept_leads(table, "accuracy"),
+        "claim 5a: lead": tables.kept_leads(table, "accuracy"),
     }
 
 
@@ -330,7 +330,7 @@ def _reading(lm: LanguageModel, factor: float) -> Found:
         "5: rows agreed on": [agreed.mean(), _place(agreed)],
         "5: perplexity": table["perplexity"].tolist(),
         "5: accuracy": _mean(table["accuracy"]),
-        "claim 5b: lead": claims.kept_leads(table, "perplexity"),
+        "claim 5b: lead": tables.kept_leads(table, "perplexity"),
     }
 
 
@@ -369,7 +369,7 @@ def _exits(lm: LanguageModel, factor: float) -> Found:
 def _tuning(lm: LanguageModel, factor: float) -> Found:
     """Fine-tuning on the other text: the exit while the model changes."""
     table = stale.tuning_run(lm, TUNING, factor=factor, seed=1)
-    end = claims.last_look(table, "samples", "accuracy")
+    end = tables.last_look(table, "samples", "accuracy")
     looks = table.groupby("samples")
     return {
         "6: tuning: samples": list(looks.groups),
@@ -385,7 +385,7 @@ def _tuning(lm: LanguageModel, factor: float) -> Found:
 def _reward(lm: LanguageModel, factor: float) -> Found:
     """Training on what a reward likes, and the exit that was set before."""
     table = reward.reward_run(lm, REWARD, factor=factor, seed=1)
-    end = claims.last_look(table, "round", "agreement")
+    end = tables.last_look(table, "round", "agreement")
     rounds = table.groupby("round")
     return {
         "6: rewarded tokens": _place(reward.word_reward(lm)),

@@ -2,7 +2,6 @@
 
 import copy
 from functools import partial
-from typing import Protocol
 
 import pandas as pd
 import torch
@@ -13,21 +12,9 @@ from eenotes import training
 from eenotes.language import exits, initialisation, token_statistics
 from eenotes.network import in_mode
 from eenotes_book.ch07_open.networks import device_of
+from eenotes_book.ch07_open.settings import Reward
 from eenotes_book.ch07_open.stale import FRESH, moved
 from eenotes_book.language_models import LanguageModel, next_token_loss
-
-
-class RewardSettings(Protocol):
-    """The settings of the rounds of reward-ranked fine-tuning."""
-
-    samples: int  # continuations in a round
-    prompt: int  # tokens that are given
-    new: int  # tokens that are written
-    keep: int  # continuations that are trained on
-    rounds: int
-    epochs: int  # of each round
-    batch_size: int
-    learning_rate: float
 
 
 def word_reward(b: LanguageModel) -> Tensor:
@@ -51,7 +38,7 @@ def sample(model: nn.Module, prompts: Tensor, *, new: int, generator: torch.Gene
     return ids
 
 
-def reward_run(b: LanguageModel, s: RewardSettings, *, factor: float, seed: int) -> pd.DataFrame:
+def reward_run(b: LanguageModel, s: Reward, *, factor: float, seed: int) -> pd.DataFrame:
     """Reward-ranked fine-tuning (Dong et al., 2023), and the exit that was set before it.
 
     In each round the model continues prompts, the continuations with the largest share of plain
@@ -97,7 +84,7 @@ def _heads(
     return heads
 
 
-def _train(model: nn.Module, rows: Tensor, s: RewardSettings, *, seed: int, title: str) -> None:
+def _train(model: nn.Module, rows: Tensor, s: Reward, *, seed: int, title: str) -> None:
     training.fit(
         exits.FullPrecision(model),
         TensorDataset(rows),

@@ -5,7 +5,6 @@ import importlib
 import inspect
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import pandas as pd
 import torch
@@ -14,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from eenotes import gaussian, training
 from eenotes.language import evaluation, exits, fine_tuning, initialisation, token_statistics
+from eenotes_book.ch07_open.settings import Tuning
 from eenotes_book.language_models import LanguageModel
 
 FRESH = "re-estimated"
@@ -29,18 +29,6 @@ SOURCES = (
     "random",
     "shutil",
 )
-
-
-class TuningSettings(Protocol):
-    """The settings of the fine-tuning on the other text."""
-
-    train: int  # rows
-    test: int  # rows
-    memory: float  # of `CarriedMeans`
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    looks: list[float]  # shares of the training at which the exit is measured
 
 
 def other_text(b: LanguageModel, *, train: int, test: int) -> tuple[Tensor, Tensor]:
@@ -163,7 +151,7 @@ def moved(now: token_statistics.Statistics, before: token_statistics.Statistics)
     return ((weight * squared).sum() / weight.sum() / spread).sqrt().item()
 
 
-def tuning_run(b: LanguageModel, s: TuningSettings, *, factor: float, seed: int) -> pd.DataFrame:
+def tuning_run(b: LanguageModel, s: Tuning, *, factor: float, seed: int) -> pd.DataFrame:
     """Fine-tune the whole model on the other text, and measure the exit on the way.
 
     Only the final head's loss is trained.

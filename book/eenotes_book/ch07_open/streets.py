@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,33 +12,13 @@ from eenotes import training
 from eenotes.costs import Costs, count_macs
 from eenotes_book import cache
 from eenotes_book.ch07_open.networks import device_of
+from eenotes_book.ch07_open.settings import Streets
 from eenotes_book.data import drawn_scenes, scenes
 from eenotes_book.models import segmentation_training
 from eenotes_book.models.segmentation import SegmentationNetwork
 
 CLASSES = drawn_scenes.CLASSES
 MODALITIES = ("image", "depth")
-
-
-class ChannelSettings(Protocol):
-    """The channels of each modality's network."""
-
-    image: int
-    depth: int
-
-
-class StreetSettings(Protocol):
-    """The settings of the scenes and of the networks on them."""
-
-    train: int  # scenes
-    val: int
-    test: int
-    noise: float  # standard deviation of the depth map's noise
-    channels: ChannelSettings
-    blocks: list[int]  # of the three stages
-    epochs: int
-    batch_size: int
-    learning_rate: float
 
 
 class _MeasuredScene(drawn_scenes.DrawnScene):
@@ -138,7 +117,7 @@ class Senses:
         return found, labels[known].to(device_of(net))
 
 
-def senses(s: StreetSettings, *, seed: int = 0) -> Senses:
+def senses(s: Streets, *, seed: int = 0) -> Senses:
     """Draw the streets, and train one network per modality or take it from the cache."""
     data = _drawn(s, seed=seed)
     labels = data["image"]["train"].tensors[1]
@@ -165,7 +144,7 @@ def senses(s: StreetSettings, *, seed: int = 0) -> Senses:
     return Senses(data, nets, seed)
 
 
-def _drawn(s: StreetSettings, *, seed: int) -> dict[str, dict[str, TensorDataset]]:
+def _drawn(s: Streets, *, seed: int) -> dict[str, dict[str, TensorDataset]]:
     """Modality → split → pictures ``(N, 3, H, W)``, standardised by the training split, labels."""
     data: dict[str, dict[str, TensorDataset]] = {m: {} for m in MODALITIES}
     for i, split in enumerate(("train", "val", "test")):

@@ -1,6 +1,6 @@
 """Question 4, a cascade over two sensors: which exit of which modality suffices for which class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -21,20 +21,26 @@ PLANS: dict[str, list[Step]] = {
 }
 
 
-def cascade(v: Senses, plan: Sequence[Step], split: str) -> tuple[Tensor, Tensor, Costs]:
+def cascade(
+    known: Mapping[str, Tensor], costs: Mapping[str, Costs], plan: Sequence[Step]
+) -> tuple[Tensor, Costs]:
     """A cascade over several modalities as one list of exits.
 
     After a step everything that is known is used: the log-probabilities of the latest exit of each
     modality so far are added, as if the modalities erred independently (7.6).
 
+    Args:
+        known: modality → log-probabilities of its exits ``(J, N, K)``.
+        costs: of each modality's network.
+        plan: which exits, one after the other.
+
     Returns:
-        Logits ``(S, N, K)`` after each step, classes ``(N,)``, and the costs of a place.
+        Logits ``(S, N, K)`` after each step, and the costs of the steps.
 
     Raises:
         ValueError: no step, a modality or an exit that does not exist, or a modality's exits out of
             order.
     """
-    known, labels = v.seen(split)
     latest: dict[str, Tensor] = {}
     logits, stages, exits = [], [], []
     for m, j in plan:
@@ -46,11 +52,11 @@ def cascade(v: Senses, plan: Sequence[Step], split: str) -> tuple[Tensor, Tensor
             )
         latest[m] = known[m][j]
         logits.append(torch.stack(list(latest.values())).sum(0))
-        stages.append(v.costs[m].stages[j])
-        exits.append(v.costs[m].exits[j] if j < len(v.costs[m].exits) else 0)
+        stages.append(costs[m].stages[j])
+        exits.append(costs[m].exits[j] if j < len(costs[m].exits) else 0)
     if not logits:
         raise ValueError("the plan has no step: name at least one modality and exit")
-    return torch.stack(logits), labels, Costs(tuple(stages), tuple(exits[:-1]))
+    return torch.stack(logits), Costs(tuple(stages), tuple(exits[:-1]))
 
 
 def class_table(v: Senses) -> pd.DataFrame:
@@ -146,4 +152,6 @@ def exit_shares(v: Senses, plan: str, budget: float) -> pd.DataFrame:
 
 
 def _answers(v: Senses, plan: str, split: str) -> Answers:
-    return cbt_budgets.validation(*cascade(v, PLANS[plan], split))
+    known, labels = v.seen(split)
+    logits, costs = cascade(known, v.costs, PLANS[plan])
+    return cbt_budgets.validation(logits, labels, costs)
