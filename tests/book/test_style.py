@@ -68,33 +68,34 @@ def test_what_is_one_method_looks_the_same_everywhere():
     assert looks["backbone"] == looks["unpruned"]
 
 
-def test_a_class_without_separability_is_white_and_the_most_separable_has_its_full_colour():
-    table = pd.DataFrame({"stem": [0.0, 0.2], "classifier": [0.4, 0.8]}, index=["cat", "dog"])
-    image = (
-        figures.class_mean_grid(table, colors=figures.THREE_COLORS).axes[0].images[0].get_array()
-    )
-    np.testing.assert_allclose(image[0, 0], [1, 1, 1])
-    np.testing.assert_allclose(image[1, 1], matplotlib.colors.to_rgb(figures.THREE_COLORS[1]))
-    assert (image[0, 1] < 1).any() and image[0, 1].sum() > np.sum(
-        matplotlib.colors.to_rgb(figures.THREE_COLORS[0])
-    )
+@pytest.fixture
+def drawn(monkeypatch):
+    """Chapter 2's figures before they become pictures."""
+    monkeypatch.setattr(figures.style, "show", lambda figure, **words: figure)
+    yield
     plt.close("all")
 
 
+@pytest.mark.usefixtures("drawn")
+def test_a_class_without_separability_is_white_and_the_most_separable_has_its_full_colour():
+    table = pd.DataFrame({"stem": [0.0, 0.2], "classifier": [0.4, 0.8]}, index=["cat", "dog"])
+    image = figures.three_classes(table, provenance="").axes[0].images[0].get_array()
+    cat, dog = (matplotlib.colors.to_rgb(color) for color in figures.THREE_COLORS[:2])
+    np.testing.assert_allclose(image[0, 0], [1, 1, 1])
+    np.testing.assert_allclose(image[1, 1], dog)
+    assert (image[0, 1] < 1).any() and image[0, 1].sum() > np.sum(cat)
+
+
+@pytest.mark.usefixtures("drawn")
 def test_comparison_panels_draw_every_method_of_every_data_set():
     curve = pd.DataFrame(
         {"relative_cost": [0.2, 0.8], "accuracy": [0.5, 0.9], "spread": [np.nan, 0.1]}
     )
-    figure = figures.comparison_panels(
-        {"A": {"E²CM": curve, "SDN": curve}, "B": {"E²CM": curve}}, {"A": 0.9, "B": 0.8}
-    )
+    tables = {"A": {"E²CM": curve, "SDN": curve}, "B": {"E²CM": curve}}
+    figure = figures.one_epoch(tables, {"A": 0.9, "B": 0.8}, provenance="")
     assert [len(ax.lines) for ax in figure.axes] == [3, 2]  # the backbone's line too
-    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} == {
-        "E²CM",
-        "SDN",
-        "backbone",
-    }
-    plt.close("all")
+    names = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    assert names == {"E²CM", "SDN", "backbone"}
 
 
 @pytest.mark.parametrize("count", range(1, 30))
