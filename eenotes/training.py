@@ -1,10 +1,7 @@
-"""One training loop for every network, on `accelerate`: resumable, with progress bars and
-measurements on the way.
-"""
+"""One training loop for every network, on `accelerate`: resumable, with measurements on the way."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,19 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eenotes._wrapping import own_randomness, prepared, unwrapped
 from eenotes.checkpoints import resume, save_run, shape_hash
 from eenotes.network import in_mode
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 Schedule = Callable[[float], float]
 
-# what accelerate puts into a module that it prepares
-_WRAPPERS = ("forward", "_original_forward", "_is_accelerate_prepared")
-
-
 sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-
-
 adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 
 
@@ -49,23 +41,22 @@ def precision() -> str:
 
 
 def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy of a plain classifier's logits ``(B, K)``."""
+    """Cross-entropy of a plain classifier's logits ``(B, K)``; labels ``(B,)``."""
     x, y = batch
     return nn.functional.cross_entropy(model(x), y)
 
 
 def joint_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over all exits of an early exit network (BranchyNet with equal
-    weights); labels ``(B,)``.
-    """
+    """Cross-entropy averaged over all exits (BranchyNet with equal weights); labels ``(B,)``."""
     x, y = batch
     losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)]
     return torch.stack(losses).mean()
 
 
 def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over the early exits only, for heads on a frozen backbone
-    (Shallow-Deep Networks); labels ``(B,)``.
+    """Cross-entropy averaged over the early exits only; labels ``(B,)``.
+
+    For exits on a frozen backbone (Shallow-Deep Networks).
     """
     x, y = batch
     losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)[:-1]]
@@ -140,17 +131,8 @@ def fit(
         ValueError: no data, fewer than one epoch, a batch size below 1, a key of `on_samples`
             beyond the samples of the whole training, or a loss that is not finite.
     """
-    if len(dataset) == 0 or epochs < 1 or batch_size < 1:
-        raise ValueError(
-            "need data, epochs and a batch size of at least 1, "
-            f"got {len(dataset)}, {epochs}, {batch_size}"
-        )
-    on_samples = dict(sorted((on_samples or {}).items()))
-    beyond = [count for count in on_samples if not 0 <= count <= epochs * len(dataset)]
-    if beyond:
-        raise ValueError(
-            f"on_samples names {beyond}; the training sees {epochs * len(dataset)} samples"
-        )
+    waiting = dict(sorted((on_samples or {}).items()))
+    _check(len(dataset), epochs, batch_size, waiting)
     part = model if part is None else part  # a list of exits can be empty
     model.to(accelerator().device)
     optimizer = optimizer([p for p in part.parameters() if p.requires_grad])
@@ -164,18 +146,15 @@ def fit(
     history = resume(checkpoint, run, model, optimizer) if checkpoint else []
     done = len(history)
     if done:
-        on_samples = {n: call for n, call in on_samples.items() if n > done * len(dataset)}
+        waiting = {n: call for n, call in waiting.items() if n > done * len(dataset)}
     if done < epochs:
         loader = DataLoader(dataset, batch_size, shuffle=True)
         with (
-            _own_randomness(seed),
-            _prepared(model, part, optimizer, loader) as (prepared, stepper, batches),
+            own_randomness(accelerator().device, seed),
+            prepared(accelerator(), model, part, optimizer, loader) as (net, stepper, batches),
         ):
-            rate = _scheduler(
-                optimizer, schedule, done=done * len(batches), steps=epochs * len(batches)
-            )
-            per_step = batch_size * accelerator().num_processes
-            _call_due(on_samples, done * len(dataset), model)
+            rate = _scheduler(optimizer, schedule, done=done, epochs=epochs, steps=len(batches))
+            _call_due(waiting, done * len(dataset), model)
             for epoch in progress_bar(range(done, epochs), title, done=done, total=epochs):
                 _set_mode(model, part)
                 number = first_epoch + epoch
@@ -184,13 +163,14 @@ def fit(
                 generator = torch.Generator(accelerator().device)
                 generator.manual_seed(seed * 10_007 + number)
                 total = torch.zeros((), device=accelerator().device)
-                for i, batch in enumerate(progress_bar(batches, f"epoch {epoch + 1}/{epochs}")):
+                seen = epoch * len(dataset)
+                for batch in progress_bar(batches, f"epoch {epoch + 1}/{epochs}"):
                     if augment is not None:
                         batch = (augment(batch[0], generator), *batch[1:])
-                    total += _step(prepared, stepper, loss, batch)
+                    total += _step(net, stepper, loss, batch)
                     rate.step()
-                    seen = epoch * len(dataset) + min((i + 1) * per_step, len(dataset))
-                    _call_due(on_samples, seen, model)
+                    seen += batch_size * accelerator().num_processes
+                    _call_due(waiting, min(seen, (epoch + 1) * len(dataset)), model)
                 if not total.isfinite():
                     raise ValueError(
                         f"{title}: the loss of epoch {epoch + 1} is not finite; "
@@ -226,19 +206,33 @@ def _step(model, optimizer, loss: Loss, batch) -> Tensor:
     return value.detach()
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule, *, done: int, steps: int):
+def _scheduler(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, *, done: int, epochs: int, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The schedule after ``done`` of so many epochs of so many steps."""
     for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]  # LambdaLR goes on after `done` steps only if it is there
+        group["initial_lr"] = group["lr"]  # without it LambdaLR cannot go on in the middle
     return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: schedule(step / steps), last_epoch=done - 1
+        optimizer, lambda step: schedule(step / (epochs * steps)), last_epoch=done * steps - 1
     )
+
+
+def _check(samples: int, epochs: int, batch_size: int, counts: Iterable[int]) -> None:
+    if samples == 0 or epochs < 1 or batch_size < 1:
+        raise ValueError(
+            "need data, epochs and a batch size of at least 1, "
+            f"got {samples}, {epochs}, {batch_size}"
+        )
+    beyond = [count for count in counts if not 0 <= count <= epochs * samples]
+    if beyond:
+        raise ValueError(f"on_samples names {beyond}; the training sees {epochs * samples} samples")
 
 
 def _call_due(waiting: dict[int, Callable[[], object]], seen: int, model: nn.Module) -> None:
     """Call, and take out, what waits for no more samples than these."""
     due = [waiting.pop(count) for count in list(waiting) if count <= seen]
     if due:
-        with _unwrapped(model), in_mode(model), torch.no_grad():
+        with unwrapped(model), in_mode(model), torch.no_grad():
             for call in due:
                 call()
 
@@ -246,61 +240,6 @@ def _call_due(waiting: dict[int, Callable[[], object]], seen: int, model: nn.Mod
 def _set_mode(model: nn.Module, part: nn.Module) -> None:
     model.eval()
     part.train()
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """A run of its own, whatever was drawn before; what comes after it draws the same, trained anew
-    or only loaded.
-    """
-    device = accelerator().device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 10_007)  # accelerate's sampler starts from it
-        yield
-
-
-@contextmanager
-def _prepared(
-    model: nn.Module, part: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader
-) -> Iterator[tuple]:
-    """What accelerate makes of model, optimizer and loader, with no gradients outside ``part``;
-    undone at the end.
-    """
-    inside = set(map(id, part.parameters()))
-    frozen = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
-    before = _attributes(model)
-    for p in frozen:
-        p.requires_grad_(False)
-    try:
-        yield accelerator().prepare(model, optimizer, loader)
-    finally:
-        for p in frozen:
-            p.requires_grad_(True)
-        _put_back(model, before)
-        accelerator().free_memory()
-
-
-@contextmanager
-def _unwrapped(model: nn.Module) -> Iterator[None]:
-    """Without accelerate's autocast around ``model.forward``."""
-    wrapped = _attributes(model)
-    original = {"forward": wrapped["_original_forward"]} if "_original_forward" in wrapped else {}
-    _put_back(model, original)
-    try:
-        yield
-    finally:
-        _put_back(model, wrapped)
-
-
-def _attributes(model: nn.Module) -> dict[str, object]:
-    return {name: vars(model)[name] for name in _WRAPPERS if name in vars(model)}
-
-
-def _put_back(model: nn.Module, attributes: dict[str, object]) -> None:
-    # Stages that run one by one would not have the autocast wrapper, so it leaves forward(), too.
-    for name in _WRAPPERS:
-        vars(model).pop(name, None)
-    vars(model).update(attributes)
 
 
 def _name(function: Callable | None) -> str | None:

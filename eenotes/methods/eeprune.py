@@ -76,7 +76,7 @@ def middle(net: EarlyExitNetwork) -> int:
 def observe(
     net: EarlyExitNetwork, dataset: Dataset, *, exit_index: int | None = None, batch_size: int = 256
 ) -> Observation:
-    """Show the network every sample once.
+    """Show a network every sample once.
 
     Args:
         net: trained for a few epochs, in evaluation mode.
@@ -186,11 +186,11 @@ def prune(
     seen = observe(net, dataset, exit_index=exit_index, batch_size=batch_size)
     values = importance(seen, variant=variant)
     scores = Scores(_name(variant), values, seen.labels, len(values), time.perf_counter() - start)
-    chosen = select(scores, ratio, balanced) if threshold is None else above(seen, threshold)
+    chosen = select(scores, ratio, balanced) if threshold is None else _above(seen, threshold)
     return Pruned(chosen.keep, chosen.drop, scores, report(seen, chosen, threshold))
 
 
-def above(seen: Observation, threshold: float) -> Selection:
+def _above(seen: Observation, threshold: float) -> Selection:
     """Drop every sample that both exits get right, the early one above the threshold (5.1)."""
     drop = seen.early_right & seen.final_right & (seen.confidence > threshold)
     return split_rows(drop.nonzero().squeeze(1), len(drop))

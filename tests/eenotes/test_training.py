@@ -5,17 +5,20 @@ behind.
 import json
 import pickle
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from eenotes import EarlyExitNetwork, LinearExit, training
 from eenotes.checkpoints import CheckpointWarning, load_tensors, remember, save_tensors
+from eenotes.files import write_atomically
 from eenotes.training import adamw, classification_loss, constant_rate, sgd, warmup_cosine
 
 
@@ -186,20 +189,13 @@ def damage(path, kind):
         case "torch.save":
             torch.save({"model": Bomb()}, path)
         case "safetensors of others":
-            from safetensors.torch import save_file
-
             save_file({"weight": torch.zeros(2)}, path)
         case "facts are no JSON":
-            from safetensors.torch import save_file
-
             save_file({"weight": torch.zeros(2)}, path, metadata={"facts": "{"})
         case "tensors missing":
             tensors, facts = load_tensors(path)
-            save_tensors(
-                path,
-                {name: value for name, value in tensors.items() if name != "model.0.weight"},
-                **facts,
-            )
+            del tensors["model.0.weight"]
+            save_tensors(path, tensors, **facts)
 
 
 @pytest.mark.parametrize(
@@ -255,36 +251,25 @@ def test_a_checkpoint_of_another_run_is_said_and_rebuilt(tmp_path, change):
         assert same(net, twin), "nothing of the other run may have come along"
 
 
-def test_a_file_has_its_name_only_when_it_is_complete(tmp_path, monkeypatch):
-    path, tensors = tmp_path / "new" / "it.safetensors", {"a": torch.ones(2)}
-
-    def full_disk(tensors, filename, metadata=None):
-        Path(filename).write_bytes(b"half")
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_file_has_its_name_only_when_it_is_complete(tmp_path, before):
+    path = tmp_path / "file"
+    if before:
+        path.write_text(before)
+    with pytest.raises(OSError, match="no space"), write_atomically(path) as partial_file:
+        partial_file.write_text("half")
         raise OSError("no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full_disk)
-        with pytest.raises(OSError, match="no space"):
-            save_tensors(path, tensors)
-    assert not path.exists()
-    save_tensors(path, tensors, n=1)
-    with monkeypatch.context() as patch:
-        patch.setattr("safetensors.torch.save_file", full_disk)
-        with pytest.raises(OSError, match="no space"):
-            save_tensors(path, {"a": torch.zeros(2)}, n=2)
-    assert load_tensors(path)[0]["a"].tolist() == [1, 1]
-    assert load_tensors(path)[1] == {"n": 1}
+    assert (path.read_text() if path.exists() else None) == before
+    with write_atomically(path) as partial_file:
+        partial_file.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_tensors_come_back_as_they_were(tmp_path):
     shared = torch.arange(6.0).reshape(2, 3)
-    tensors = {
-        "a": shared,
-        "view": shared.T,
-        "row": shared[0],
-        "scalar": torch.tensor(3),
-        "half": torch.ones(2).bfloat16(),
-    }
+    tensors = {"a": shared, "view": shared.T, "row": shared[0], "scalar": torch.tensor(3)}
+    tensors["half"] = torch.ones(2).bfloat16()
     save_tensors(tmp_path / "x", tensors, text="ü", numbers=[1, 2.5])
     found, facts = load_tensors(tmp_path / "x")
     assert all(
@@ -308,7 +293,7 @@ def test_training_lowers_the_loss_and_ends_in_evaluation_mode(precision):
 
 
 def test_only_the_part_is_trained(precision, modes):
-    """Frozen means: neither weights nor running statistics move, not by a bit, and dropout is off."""
+    """Frozen: neither weights nor running statistics move, not by a bit, and dropout is off."""
     net, before, seen = network(), network(), []
     net.stages[0][0].bias.requires_grad_(False)
 
@@ -358,10 +343,7 @@ def test_nothing_of_the_loop_stays_in_the_model(precision, fails):
             raise KeyboardInterrupt
         return training.joint_loss(prepared, batch)
 
-    if fails:
-        with pytest.raises(KeyboardInterrupt):
-            fit(net, loss)
-    else:
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
         fit(net, loss)
     assert inside
     assert set(inside) == {precision == "bf16"}

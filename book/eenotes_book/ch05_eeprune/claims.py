@@ -10,8 +10,8 @@ from eenotes_book.ch05_eeprune.tables import final, half, lead, passes
 from eenotes_book.records import Record
 from eenotes_book.statistics import Gate, mean
 
-POINTS = 0.005  # half a point of accuracy: a smaller difference counts as none
-SPARE = 0.1  # so many more samples than the ratio must qualify, or EEPrune has no choice
+_HALF_POINT = 0.005  # half a point of accuracy: a smaller difference counts as none
+_SPARE = 0.1  # so many more samples than the ratio must qualify, or EEPrune has no choice
 
 
 def claim_all(record: Record, numbers: Mapping[str, Any]) -> None:
@@ -38,7 +38,7 @@ def _race(record: Record, name: str, runs: Sequence[dict]) -> None:
         thesis_value=0.024,
         values=_mean_lead(runs, "EEPrune", "Random", ratios),
         wanted="not behind",
-        margin=POINTS,
+        margin=_HALF_POINT,
         gate=gate,
         where="race",
     )
@@ -47,7 +47,7 @@ def _race(record: Record, name: str, runs: Sequence[dict]) -> None:
         thesis="73.6 against 72.3 at 20 %, CIFAR-100 (figure)",
         thesis_value=0.013,
         values=_mean_lead(runs, "EEPrune", NONE, ratios),
-        margin=POINTS,
+        margin=_HALF_POINT,
         gate=gate,
         where="race",
     )
@@ -61,7 +61,7 @@ def _halves(record: Record, name: str, runs: Sequence[dict], more: Sequence[dict
         thesis="50.56 against 70.86, CIFAR-100, 50 %",
         thesis_value=0.203,
         values=[kept - dropped for kept, dropped in sides],
-        margin=POINTS,
+        margin=_HALF_POINT,
         gate=_gate(runs, HALF),
         where="halves",
     )
@@ -76,7 +76,7 @@ def _location(record: Record, name: str, runs: Sequence[dict]) -> None:
             thesis=f"73.39 against {thesis} at 10 %, CIFAR-100",
             thesis_value=(73.39 - thesis) / 100,
             values=_mean_lead(runs, "EEPrune", other, ratios),
-            margin=POINTS,
+            margin=_HALF_POINT,
             gate=gate,
             where="location",
         )
@@ -135,10 +135,10 @@ def _testable(runs: Sequence[dict], *methods: str) -> tuple[list[str], Gate]:
 def _gate(runs: Sequence[dict], ratio: float) -> Gate:
     candidates = min(run["candidates"] for run in runs)
     condition = (
-        f"at {ratio:.0%} dropped at least {ratio + SPARE:.0%} of the samples must qualify; "
+        f"at {ratio:.0%} dropped at least {ratio + _SPARE:.0%} of the samples must qualify; "
         f"{candidates:.1%} do"
     )
-    return Gate(condition, passed=candidates >= ratio + SPARE)
+    return Gate(condition, passed=candidates >= ratio + _SPARE)
 
 
 def _drops_enough(run: dict, method: str, ratio: str) -> bool:

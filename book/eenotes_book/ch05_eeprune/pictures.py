@@ -15,7 +15,7 @@ from eenotes_book import style
 from eenotes_book.ch05_eeprune.ring import Ring
 from eenotes_book.style import GREY, METHODS, RED
 
-CLASSES = 6  # equal sectors of the ring
+_CLASSES = 6  # equal sectors of the ring
 
 
 def ring_panels(ring: Ring) -> HTML:
@@ -26,7 +26,7 @@ def ring_panels(ring: Ring) -> HTML:
         1, count, figsize=(3.1 * count, 3.4), sharex=True, sharey=True, squeeze=False
     )
     shades = np.array(["#9DB8CF", "#C9C9C9"])[labels % 2]
-    boundaries = np.arange(CLASSES) * 2 * np.pi / CLASSES
+    boundaries = np.arange(_CLASSES) * 2 * np.pi / _CLASSES
     ends = np.array([0.9, 2.1])
     for ax, (epoch, pruned) in zip(axes[0], ring.pruned.items(), strict=True):
         rows = pruned.drop.numpy()

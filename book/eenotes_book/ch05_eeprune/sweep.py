@@ -14,14 +14,15 @@ from eenotes_book.ch05_eeprune.settings import SweepSettings, TrainingSettings
 from eenotes_book.data import vision
 from eenotes_book.data.passes import Passes
 
-KEEP = ("easy", "hard", "random", "all")
+_KEEP = ("easy", "hard", "random", "all")
 
 
 def sweep(name: str, s: SweepSettings, *, seed: int = 0) -> list[dict]:
     """Keep samples of data sets of growing size, ranked by EEPrune-Soft, which scores them all.
 
     Returns:
-        One row per size and each of `KEEP`: ``data``, ``seed``, ``size``, ``keep``, ``accuracy``.
+        One row per size and choice: ``data``, ``seed``, ``size``, ``keep`` (easy, hard, random,
+            all), ``accuracy``.
     """
     rows = []
     for size in s.sizes:
@@ -41,7 +42,7 @@ def sweep(name: str, s: SweepSettings, *, seed: int = 0) -> list[dict]:
         step = partial(_step, name, training, s, seed)
         found = cache.step(f"sweep-{name}-{size}", step, revision=REVISION, **facts)
         common = {"data": name, "seed": seed, "size": size}
-        rows += [common | {"keep": keep, "accuracy": found[keep]} for keep in KEEP]
+        rows += [common | {"keep": keep, "accuracy": found[keep]} for keep in _KEEP]
     return rows
 
 
