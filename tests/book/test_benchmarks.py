@@ -5,31 +5,32 @@ import pytest
 import torch
 
 from benchmarks import __main__ as benchmarks
+from benchmarks import engine, fitting
 from eenotes import Confidence, EarlyExitNetwork, collect, count_macs, linear_exits, simulate, split
 from eenotes_book import timing
 from eenotes_book.models.resnet import CifarResNet
 
 
-@pytest.mark.parametrize("target", benchmarks.COSTS)
+@pytest.mark.parametrize("target", engine.COSTS)
 def test_rule_at_cost_comes_near_its_target(target):
     torch.manual_seed(0)
     backbone, x = CifarResNet(14, width=4).eval(), torch.randn(200, 3, 8, 8)
     stages = split(backbone, at=backbone.exit_points)
     net = EarlyExitNetwork(stages, linear_exits(stages, x[:2], num_classes=10)).eval()
     logits, costs = collect(net, [(x, torch.zeros(200))])[0], count_macs(net, x[:1])
-    exit_index = simulate(logits, benchmarks.rule_at_cost(logits, costs, target)).exit_index
+    exit_index = simulate(logits, engine.rule_at_cost(logits, costs, target)).exit_index
     assert costs.relative_cost(exit_index).mean().item() == pytest.approx(target, abs=0.03)
     assert len(exit_index.unique()) > 3  # spread over the exits, not all at one
 
 
 def test_speed_up_is_measured_over_what_stages_and_macs_promise(monkeypatch):
-    monkeypatch.setitem(benchmarks.STREAMS, 8, 24)
+    monkeypatch.setitem(engine.STREAMS, 8, 24)
     torch.manual_seed(0)
     backbone, x = CifarResNet(8, width=4).eval(), torch.randn(16, 3, 8, 8)
     stages = split(backbone, at=backbone.exit_points)
     net = EarlyExitNetwork(stages, linear_exits(stages, x[:2], num_classes=10)).eval()
     costs = count_macs(net, x[:1])
-    table = benchmarks._at_batch_size(
+    table = engine._at_batch_size(
         backbone, net, x, [Confidence(0.0), Confidence(1.0)], costs, size=8, rounds=1
     )
     first, last = (costs.cumulative[[0, -1]] / costs.backbone).tolist()
@@ -62,7 +63,7 @@ def takes(monkeypatch):
 def test_stage_seconds_count_every_batch(takes):
     """One second, three, and a quarter for the exit test, on each of three batches."""
     net = EarlyExitNetwork([takes(1.0), takes(3.0)], [takes(0.25)])
-    measured = benchmarks.stage_seconds(net, [torch.zeros(1, 2)] * 3)
+    measured = engine.stage_seconds(net, [torch.zeros(1, 2)] * 3)
     assert measured.stages == (3.0, 9.0) and measured.exits == (0.75,)
 
 
@@ -72,7 +73,7 @@ def test_a_round_by_hand(takes):
     """
     net = EarlyExitNetwork([takes(1.0), takes(3.0)], [takes(0.25)]).eval()
     batches, exits = [torch.tensor([[5.0, 0.0], [0.0, 0.0]])] * 2, [torch.tensor([0, 1, 0, 1])]
-    row = benchmarks._round(takes(4.0), net, batches, [Confidence(0.9)], exits, size=2).iloc[0]
+    row = engine._round(takes(4.0), net, batches, [Confidence(0.9)], exits, size=2).iloc[0]
     assert row["speed-up"] == pytest.approx(8 / 8.5)  # 2 · (1 + .25 + 3)
     assert row["rebatched"] == pytest.approx(8 / 5.5)  # 2 · (1 + .25) + 3
     assert row["(a)"] == pytest.approx(5.5 / 8.5)  # promised: 1.25 for all, 3 for half of them
@@ -91,39 +92,39 @@ def test_a_ratio_follows_the_pace_of_the_machine(monkeypatch):
         now[0] += tick[0]
 
     # 2 / ((1 + 3) / 2), 4 / ((3 + 5) / 2), ...
-    assert benchmarks._ratio(work, work, rounds=3) == 1.0
+    assert fitting._ratio(work, work, rounds=3) == 1.0
 
 
 def test_class_mean_fitting_gives_ratios():
-    ratios = benchmarks.class_mean_fitting(8, rounds=1, images=40, size=20)
+    ratios = fitting.class_mean_fitting(8, rounds=1, images=40, size=20)
     assert set(ratios) == {"rms", "mean"} and all(0 < ratio < 100 for ratio in ratios.values())
 
 
 def test_token_means_give_a_ratio():
     pytest.importorskip("transformers")
-    assert 0 < benchmarks.token_means(rounds=1, rows=4, vocabulary=50, width=16) < 100
+    assert 0 < fitting.token_means(rounds=1, rows=4, vocabulary=50, width=16) < 100
 
 
 @pytest.mark.parametrize(("lowest", "met"), [(0.95, True), (0.85, False)])
 def test_the_summary_judges_each_network_by_its_lowest_ratio(monkeypatch, capsys, lowest, met):
     def table(depth, every, *, rounds):
         # batch 1 has no goal; where predict is slow, the stream is not
-        column = [0.1, 0.5, 0.97 if depth == 20 else lowest]
-        return pd.concat([pd.DataFrame({"batch": [1, 64], "(a)": column[:2], "(a) rebatched": [0.1, 0.99]}),
-                          pd.DataFrame({"batch": [256], "(a)": column[2:], "(a) rebatched": [0.2]})])  # fmt: skip
+        alone = [0.1, 0.5, 0.97 if depth == 20 else lowest]
+        return pd.DataFrame(
+            {"batch": [1, 64, 256], "(a)": alone, "(a) rebatched": [0.1, 0.99, 0.2]}
+        )
 
-    monkeypatch.setattr(benchmarks, "speed_up", table)
-    monkeypatch.setattr(
-        benchmarks, "class_mean_fitting", lambda depth, *, rounds: {"rms": 1.1, "mean": 1.1}
-    )
-    monkeypatch.setattr(benchmarks, "token_means", lambda *, rounds: 1.1)
-    monkeypatch.setattr(
-        benchmarks, "import_time", lambda *, rounds=5: {"alone": 1.1, "every name": 3.0}
-    )
+    for module, name, found in (
+        (fitting, "class_mean_fitting", {"rms": 1.1, "mean": 1.1}),
+        (fitting, "token_means", 1.1),
+        (fitting, "import_time", {"alone": 1.1, "every name": 3.0}),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, found=found, **__: found)
+    monkeypatch.setattr(engine, "speed_up", table)
     monkeypatch.setattr(benchmarks.sys, "argv", ["benchmarks", "--check"])
     assert benchmarks.main() == 1  # predict alone misses at batch 64
-    said = {line[:66].strip(): line[66:] for line in capsys.readouterr().out.splitlines()}
-    better = said["(a) at batch 64 and 256, ResNet-56, lowest: the better of the two"]
-    assert ("met" in better) is met and "MISSED" in said[
-        "(a) at batch 64 and 256, ResNet-56, lowest: predict"
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    verdicts = {line[:66].strip(): line[66:] for line in lines}
+    lowest_of = "(a) at batch 64 and 256, ResNet-56, lowest: "
+    assert ("met" in verdicts[lowest_of + "the better of the two"]) is met
+    assert "MISSED" in verdicts[lowest_of + "predict"]
