@@ -81,7 +81,7 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
             f"every exit must have logits for the same samples, got {[len(z) for z in logits]}"
         )
     for j, exit_logits in enumerate(logits):
-        check_logits(j, exit_logits)
+        _check_logits(j, exit_logits)
     rows = torch.arange(len(logits[0]), device=logits[0].device)
 
     def observe(j: int, keep: Tensor | None) -> Tensor:
@@ -119,7 +119,7 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
             )
         exits = net(x.to(device))
         for j, exit_logits in enumerate(exits):
-            check_logits(j, exit_logits)
+            _check_logits(j, exit_logits)
         logits.append(torch.stack([z.float() for z in exits]))
         labels.append(y.to(device))
     if not logits:
@@ -211,7 +211,7 @@ def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, 
     """
     expected = len(features)
     features, logits = net.step(j, features)
-    check_logits(j, logits)
+    _check_logits(j, logits)
     if len(features) != expected or len(logits) != expected:
         raise ValueError(
             f"stage {j} turned a batch of {expected} into {len(features)}: "
@@ -220,7 +220,7 @@ def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, 
     return features, logits
 
 
-def check_logits(j: int, logits: Tensor) -> None:
+def _check_logits(j: int, logits: Tensor) -> None:
     """Check that exit ``j`` gave logits ``(B, K)`` of at least two classes.
 
     Raises:

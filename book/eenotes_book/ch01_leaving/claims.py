@@ -8,8 +8,8 @@ import pandas as pd
 from eenotes_book.records import Record
 from eenotes_book.statistics import Gate
 
-POINT = 0.01  # of accuracy: less does not matter
-SAVING = 0.05  # of computation or time: a smaller saving counts as none
+_POINT = 0.01  # of accuracy: less does not matter
+_SAVING = 0.05  # of computation or time: a smaller saving counts as none
 
 
 def claim_all(record: Record, numbers: Mapping[str, Any]) -> None:
@@ -32,25 +32,25 @@ def _trade(record: Record, numbers: Mapping[str, Any]) -> None:
     record.claim(
         "leaving early saves computation at equal accuracy on validation: relative cost on test, "
         "with the cheapest thresholds that keep the last exit's accuracy",
-        thesis="not stated", values=[cost], differences=[1 - cost], margin=SAVING, where=where,
+        thesis="not stated", values=[cost], differences=[1 - cost], margin=_SAVING, where=where,
     )  # fmt: skip
     record.claim(
         "leaving early loses no accuracy: test accuracy with these thresholds minus the last "
         "exit's, at most one point behind",
-        thesis="not stated", values=[lead], wanted="not behind", margin=POINT, gate=some_exit,
+        thesis="not stated", values=[lead], wanted="not behind", margin=_POINT, gate=some_exit,
         where=where,
     )  # fmt: skip
     lost = numbers["lost by exiting early"]
     record.claim(
         "easy inputs leave early without loss: accuracy that the last exit would have gained on "
         "those that exit early, at most one point",
-        thesis="not stated", values=[lost], differences=[-lost], wanted="not behind", margin=POINT,
+        thesis="not stated", values=[lost], differences=[-lost], wanted="not behind", margin=_POINT,
         gate=some_exit, where=where,
     )  # fmt: skip
     record.claim(
         "those that exit early are the easier ones: last exit's accuracy on them minus on those "
         "that stay",
-        thesis="not stated", values=[numbers["last exit, early minus late"]], margin=POINT,
+        thesis="not stated", values=[numbers["last exit, early minus late"]], margin=_POINT,
         gate=some_exit, where=where,
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def _overthinking(record: Record, numbers: Mapping[str, Any]) -> None:
     record.claim(
         "networks overthink: accuracy that knowing the right exit would add to the last one, at "
         "least one point",
-        thesis="not stated", values=[gain], differences=[gain - POINT], where="Overthinking",
+        thesis="not stated", values=[gain], differences=[gain - _POINT], where="Overthinking",
     )  # fmt: skip
 
 
@@ -74,5 +74,5 @@ def _clock(record: Record, numbers: Mapping[str, Any]) -> None:
         "saved MACs are saved time: time relative to the plain backbone at relative cost "
         f"{middle.MACs:.2f}, batch {middle.batch}",
         thesis="not stated", values=[middle.compacted], differences=[1 - middle.compacted],
-        margin=SAVING, where="MACs and the clock",
+        margin=_SAVING, where="MACs and the clock",
     )  # fmt: skip

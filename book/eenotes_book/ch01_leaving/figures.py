@@ -13,7 +13,7 @@ from eenotes.costs import Costs
 from eenotes_book.data.vision import Vision
 from eenotes_book.style import BLUE, GREEN, GREY, METHODS, RED, cost_axes, gallery, show
 
-KINDS = {"vision": (BLUE, "o"), "language": (RED, "^"), "speech/multimodal": (GREEN, "D")}
+_KINDS = {"vision": (BLUE, "o"), "language": (RED, "^"), "speech/multimodal": (GREEN, "D")}
 
 
 def cascade(found: Mapping[str, Any], costs: Costs, *, last: float, provenance: str) -> HTML:
@@ -85,7 +85,7 @@ def _scatter(ax: plt.Axes, table: pd.DataFrame, column: str, *, label: str) -> N
     table = table.dropna(subset=[column])
     table = table.assign(when=table.year + (table.month - 0.5) / 12).sort_values("when")
     for kind, group in table.groupby("kind"):
-        color, marker = KINDS[kind]
+        color, marker = _KINDS[kind]
         ax.scatter(group.when, group[column], color=color, marker=marker, s=28, label=kind)
     ax.set(yscale="log", xlabel="year", ylabel=label)
     ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))

@@ -5,10 +5,8 @@ A second, shorter training has another seed, and the name CIFAR10, which brings 
 it.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -23,9 +21,11 @@ from eenotes.rules import Confidence, Patience, Rule
 from eenotes.streaming import predict_stream
 from eenotes.thresholds import cheapest_with_accuracy, evaluate
 from eenotes_book import networks
-from eenotes_book import timing as book_timing
 from eenotes_book.ch01_leaving import experiment
+from eenotes_book.ch01_leaving.probe_clock import clock, timed_images
+from eenotes_book.ch01_leaving.probe_numbers import later_more, mean_of, summary
 from eenotes_book.data import vision
+from eenotes_book.probes import default_dtype
 
 SETTINGS = SimpleNamespace(
     data="digits",
@@ -53,9 +53,9 @@ def probe() -> Found:
     found = _splits(data) | {"build: weights": _together(net)}
     losses = networks.train_or_load(net, data, s)
     found |= {"train: losses": losses, "train: weights": _weights(net)} | _augmented(data)
-    with _default(torch.float32):
+    with default_dtype(torch.float32):
         found |= _studied(backbone, net, data, s)
-    return found | {"timings: images": _timed_images(data)}
+    return found | {"timings: images": timed_images(data)}
 
 
 def _studied(
@@ -76,7 +76,7 @@ def _studied(
         | _fronts(fronts, *test, costs)
         | _claims(fronts["confidence"], val, test, costs)
         | _at_work(net, x[:16])
-        | _clock(backbone, net, x, rules, costs)
+        | clock(backbone, net, x, rules, costs)
     )
 
 
@@ -96,7 +96,7 @@ def _splits(data: vision.Vision) -> Found:
     found = {"load: mean, std": [data.mean.item(), data.std.item()]}
     for name in ("train", "val", "test"):
         x, y = getattr(data, name).tensors
-        found[f"load: {name}"] = [len(y), _later_more(y), _later_more(x.square().mean((1, 2, 3)))]
+        found[f"load: {name}"] = [len(y), later_more(y), later_more(x.square().mean((1, 2, 3)))]
     return found
 
 
@@ -163,14 +163,14 @@ def _tables(logits: Tensor, labels: Tensor, costs: Costs) -> Found:
     """The tables on difficulty and on overthinking."""
     overthought = experiment.overthought(logits, labels)
     return {
-        "by_margin": _summary(experiment.by_margin(logits[-1], labels)),
-        "per_exit": _summary(experiment.per_exit(logits, labels, costs)),
+        "by_margin": summary(experiment.by_margin(logits[-1], labels)),
+        "per_exit": summary(experiment.per_exit(logits, labels, costs)),
         "easiest, hardest": torch.cat(
             [experiment.easiest(logits, count=2), experiment.hardest(logits, count=2)]
         ),
-        "overthinking": _summary(experiment.overthinking(logits, labels)),
-        "overthought": [overthought.sum().item(), _later_more(overthought)],
-        "falls": _summary(experiment.falls(logits, labels, count=4)),
+        "overthinking": summary(experiment.overthinking(logits, labels)),
+        "overthought": [overthought.sum().item(), later_more(overthought)],
+        "falls": summary(experiment.falls(logits, labels, count=4)),
     }
 
 
@@ -180,8 +180,8 @@ def _tables(logits: Tensor, labels: Tensor, costs: Costs) -> Found:
 def _thresholds(every: pd.DataFrame, rules: dict[str, Rule]) -> Found:
     """One threshold for all exits, and those that are timed."""
     return {
-        "single_threshold": _summary(every),
-        "single_threshold: left": _mean_of(every["left"]),
+        "single_threshold": summary(every),
+        "single_threshold: left": mean_of(every["left"]),
         "claim 5: rules_at_costs": [rule.thresholds for rule in rules.values()],
     }
 
@@ -190,10 +190,10 @@ def _fronts(fronts: dict[str, pd.DataFrame], logits: Tensor, labels: Tensor, cos
     """The Pareto fronts of the three rules on validation, and the same rules on test."""
     found = {}
     for name, front in fronts.items():
-        found[f"front of {name}"] = _summary(front[["accuracy", "relative_cost"]])
-        found[f"front of {name}: rules"] = _mean_of(_limits(rule) for rule in front["rule"])
+        found[f"front of {name}"] = summary(front[["accuracy", "relative_cost"]])
+        found[f"front of {name}: rules"] = mean_of(_limits(rule) for rule in front["rule"])
         on_test = experiment.on_test(front, logits, labels, costs)
-        found[f"on_test: {name}"] = _summary(on_test[["accuracy", "relative_cost"]])
+        found[f"on_test: {name}"] = summary(on_test[["accuracy", "relative_cost"]])
     return found
 
 
@@ -239,102 +239,4 @@ def _at_work(net: EarlyExitNetwork, x: Tensor) -> Found:
 def _outcome(outcome: Outcome) -> list[float]:
     """Where samples left, with which answers, and how sure the rule was."""
     columns = (outcome.exit_index, outcome.prediction, outcome.confidence)
-    return [_later_more(column) for column in columns]
-
-
-# -------------------------------------------------------------------------------- the wall clock
-
-
-def _clock(
-    backbone: nn.Module, net: EarlyExitNetwork, x: Tensor, rules: dict[str, Rule], costs: Costs
-) -> Found:
-    """The clock's run without what it read, and its tables for seconds that are given."""
-    times = book_timing.relative_times(book_timing.timings(backbone, net, x[:2], rules))
-    given = _given_timing()
-    return {
-        "claim 5: batch, MACs": _summary(times[["batch", "MACs"]]),
-        "claim 5: relative_times": _summary(book_timing.relative_times([given])),
-        "claim 5: order of timing": _order_of_timing(),
-        "time_rules: MACs, images seen": _seen(backbone, net, x[:16], rules),
-        "per_stage": _summary(book_timing.per_stage(given, costs)),
-    }
-
-
-def _given_timing() -> book_timing.Timing:
-    """Seconds that no clock has read."""
-    row = {"rule": "0.500", "relative_cost": 0.5, "stage_cost": 0.6}
-    return book_timing.Timing(
-        batch_size=4,
-        images=16,
-        backbone=2.0,
-        stages=(0.4, 0.5, 0.6, 0.7),
-        exits=(0.1, 0.2, 0.3),
-        every_exit=3.0,
-        rules=pd.DataFrame([row | {"seconds": 1.4, "stream_seconds": 1.1}]),
-    )
-
-
-def _seen(
-    backbone: nn.Module, net: EarlyExitNetwork, x: Tensor, rules: dict[str, Rule]
-) -> list[float]:
-    """Mean MACs of the rules; how many images pass backbone, stages and exits in `time_rules`."""
-    parts = [backbone, *net.stages, *net.exits]
-    seen = [0] * len(parts)
-
-    def count(i: int, module: nn.Module, args: tuple[Tensor], out: Tensor) -> None:
-        seen[i] += len(args[0])
-
-    hooks = [part.register_forward_hook(partial(count, i)) for i, part in enumerate(parts)]
-    timing = book_timing.time_rules(backbone, net, x, rules, batch_size=8)
-    for hook in hooks:
-        hook.remove()
-    return [*timing.rules.relative_cost.tolist(), *seen]
-
-
-def _order_of_timing() -> list[float]:
-    """How often, and in which order, two statements are run for timing."""
-    log: list[int] = []
-    book_timing.median_seconds({"a": partial(log.append, 1), "b": partial(log.append, 2)}, rounds=2)
-    return [len(log), _later_more(torch.tensor(log))]
-
-
-def _timed_images(data: vision.Vision) -> list[int]:
-    """How many images are timed at two batch sizes, of a network that is small and untrained."""
-    small = SimpleNamespace(depth=8, width=2, exits=["group1.0"])
-    backbone, net = networks.resnet_with_exits(data, small)
-    with _default(torch.float32):
-        x, rules = data.test.tensors[0], {"half": Confidence(0.5)}
-        timed = book_timing.timings(backbone.eval(), net.eval(), x, rules, sizes=(15, 17))
-    return [timing.images for timing in timed]
-
-
-# ------------------------------------------------------------------------------------ the numbers
-
-
-def _later_more(values: Tensor) -> float:
-    """The mean of ``(N,)`` values, in which later ones weigh more: their order counts."""
-    weights = torch.linspace(1, 3, len(values), dtype=torch.float64)
-    return (weights @ values.double() / len(values)).item()
-
-
-def _summary(table: pd.DataFrame) -> list[float]:
-    """The length of a table, and of each column of numbers a mean; later rows weigh more."""
-    columns = table.select_dtypes("number")
-    means = [_later_more(torch.tensor(columns[name].tolist())) for name in columns]
-    return [len(table), *means]
-
-
-def _mean_of(rows: Iterable[Iterable[float]]) -> Tensor:
-    """The mean of rows of numbers."""
-    return torch.tensor([list(row) for row in rows], dtype=torch.float64).mean(0)
-
-
-@contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    """Another default type: `predict` and `simulate` write float32 into what the default makes."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    return [later_more(column) for column in columns]
