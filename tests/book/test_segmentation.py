@@ -152,8 +152,8 @@ def test_images_of_a_batch_do_not_touch(conv):
 def test_a_rule_with_memory_follows_its_places(conv):
     x = images()
     out = conv.segment(x, Patience(1), mode="sparse")
-    said = [z.argmax(1) for z in conv(x)]
-    assert torch.equal(out.exit_index == 1, said[0] == said[1])
+    predicted = [z.argmax(1) for z in conv(x)]
+    assert torch.equal(out.exit_index == 1, predicted[0] == predicted[1])
 
 
 def test_macs_are_those_of_the_counter(conv):
@@ -264,8 +264,8 @@ def test_training_sees_what_masked_inference_sees(conv, stop):
         for j, active in enumerate(still_active([z[i : i + 1] for z in logits], stop[i : i + 1])):
             # at the last exit all places leave
             assert torch.equal(active, out.exit_index > j) or j == 3
-            asked = (out.exit_index >= j)[:, None].expand_as(out.logits[j])
-            close(logits[j][i : i + 1][asked], out.logits[j][asked])
+            active_there = (out.exit_index >= j)[:, None].expand_as(out.logits[j])
+            close(logits[j][i : i + 1][active_there], out.logits[j][active_there])
 
 
 def test_a_network_in_which_nothing_stops_is_the_plain_one(conv):

@@ -1,6 +1,6 @@
 """The probe of chapter 4: both segmentation networks, trained for a few steps on drawn scenes.
 
-Then all that the chapter asks of them: statistics, thresholds, budgets, skipping and its MACs.
+Then all that the chapter does with them: statistics, thresholds, budgets, skipping and its MACs.
 A set of drawn logits stands for plain classification.
 """
 

@@ -45,9 +45,9 @@ def ties() -> dict[str, object]:
     """Who leaves when a confidence is exactly the threshold: two equal logits, threshold 0.5."""
     half, even = torch.full((2,), 0.5), torch.zeros(3, 1, 2)
     v = cbt_budgets.validation(even, torch.zeros(1, dtype=torch.int64), Costs((1, 1, 1), (0, 0)))
-    asked = segmentation.still_active([torch.zeros(1, 2, 1, 1)], torch.full((1,), 0.5))
+    active = segmentation.still_active([torch.zeros(1, 2, 1, 1)], torch.full((1,), 0.5))
     return {
         "tie.validation": cbt_budgets.exit_index(v, half),
         "tie.rules": [float(rule(0, even[0]).leave) for rule in (Confidence(0.5), PerClass(half))],
-        "tie.unfinished": float(asked[0]),
+        "tie.unfinished": float(active[0]),
     }

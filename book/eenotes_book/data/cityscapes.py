@@ -74,7 +74,7 @@ def _rows(
     for split, count in wanted.items():
         if (count is not None and len(rows[split]) < count) or not rows[split]:
             raise ValueError(
-                f"Cityscapes has {len(rows[split])} images left for {split}, asked for {count}"
+                f"Cityscapes has {len(rows[split])} images left for {split}, not {count}"
             )
     return rows
 

@@ -132,7 +132,7 @@ def _part(
     if count is None:
         return whole
     if count > len(images):
-        raise ValueError(f"CamVid {split} has {len(images)} images, asked for {count}")
+        raise ValueError(f"CamVid {split} has {len(images)} images, not {count}")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     rows = order[:count].sort().values
     return images[rows], labels[rows]
