@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from eenotes_book.chapters import folder
 
@@ -85,6 +86,24 @@ def digest(values: torch.Tensor | Sequence) -> list[float]:
     flat = torch.as_tensor(values).double().flatten()
     ramp = torch.linspace(0.5, 1.5, len(flat), dtype=torch.float64)
     return [flat.square().mean().sqrt().item(), (ramp * flat).mean().item()]
+
+
+class Doubles(TorchFunctionMode):
+    """Where code names float32, it gets float64.
+
+    Class means do not work otherwise when float64 is the default, and a processor that multiplies
+    bfloat16 would train float32 networks in it.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call the function with float64 in place of float32."""
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        named = {name: _wider(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_wider, args), **named)
+
+
+def _wider(value):
+    return torch.float64 if value is torch.float32 else value
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from eenotes.inference import collect
 from eenotes.methods import e2cm
@@ -21,6 +20,7 @@ from eenotes_book.ch02_e2cm import claims, experiment, unlabelled
 from eenotes_book.ch02_e2cm.separability import separability
 from eenotes_book.ch02_e2cm.settings import Backbone, Clusters
 from eenotes_book.data import vision
+from eenotes_book.probes import Doubles
 
 DRAWS, EPOCHS, SEED = 80, 2, 1  # threshold vectors; epochs of SDN without a budget; no default seed
 Numbers = dict[str, Tensor | float | list[float]]
@@ -56,25 +56,13 @@ LEADS = (
 
 def probe() -> Numbers:
     """The numbers of the experiment, by name."""
-    with _Doubles():
+    with Doubles():
         b = experiment.bench("digits", BACKBONE, seed=SEED)
         found = _comparison(b) | _networks(b) | _on_the_way(b) | _exercises(b)
         for title, s in {"clusters": WITH_DEFAULTS, "other clusters": WITH_OPTIONS}.items():
             c = unlabelled.cluster_bench("digits", s, seed=SEED)
             found |= {f"{title}: {name}": value for name, value in _clustering(c).items()}
         return found
-
-
-class _Doubles(TorchFunctionMode):
-    """Whatever asks for float32 gets float64: no rounding, and no bfloat16 on a CPU that has it."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.float:
-            return args[0].double()
-        args = [torch.float64 if value is torch.float32 else value for value in args]
-        if kwargs and kwargs.get("dtype") is torch.float32:
-            kwargs = kwargs | {"dtype": torch.float64}
-        return function(*args, **(kwargs or {}))
 
 
 def _comparison(b: experiment.Bench) -> Numbers:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.data import TensorDataset
 
 from eenotes.baselines.complexity_gap import complexity_gap
@@ -23,6 +22,7 @@ from eenotes_book.ch05_eeprune.harness import fit_and_measure
 from eenotes_book.ch05_eeprune.ring import learn_ring
 from eenotes_book.ch05_eeprune.settings import RaceSettings, SweepSettings
 from eenotes_book.data.passes import Passes
+from eenotes_book.probes import Doubles
 
 SEED = 1  # not 0: a product with a seed of 0 hides what it is multiplied with
 RATIOS = (0.3, 0.6)  # EEPrune finds enough to drop for the first of them only
@@ -38,14 +38,6 @@ def probe() -> Numbers:
     more = [experiment.extras(b, ratio=RATIOS[0])]
     parts += [scores(b), observation(b), race(runs), who(runs, b), beyond(runs, more), harness(b)]
     return {name: value for part in parts for name, value in part.items()}
-
-
-class Doubles(TorchFunctionMode):
-    """Inside, ``tensor.float()`` gives float64: the images are made with it."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        function = torch.Tensor.double if function is torch.Tensor.float else function
-        return function(*args, **(kwargs or {}))
 
 
 def settings(kind: str) -> RaceSettings:
