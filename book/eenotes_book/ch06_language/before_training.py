@@ -16,7 +16,7 @@ from eenotes_book.ch06_language.settings import Settings
 from eenotes_book.data.text import Text
 from eenotes_book.language_models import LanguageModel
 
-ALPHAS = (0.0, *initialisation.ALPHAS, 1.0)  # of the curve; the ends are no mixtures
+_ALPHAS = (0.0, *initialisation.ALPHAS, 1.0)  # of the curve; the ends are no mixtures
 
 
 @dataclass
@@ -130,7 +130,7 @@ def alpha_curve(measured: MeasuredExit) -> pd.DataFrame:
     """
     rows = []
     for name, other in {"random": measured.random, "copy": measured.copied}.items():
-        for alpha in ALPHAS:
+        for alpha in _ALPHAS:
             head = initialisation.mix(measured.chosen(), other, alpha=alpha)
             numbers = {split: measured.accuracy(head, split) for split in ("val", "test")}
             rows.append({"alpha": alpha, "other": name} | numbers)

@@ -10,9 +10,9 @@ from eenotes_book import records
 from eenotes_book.ch06_language.experiment import as_table
 from eenotes_book.statistics import Gate, mean
 
-POINT = 0.01
-MARGIN = 0.5 * POINT  # of accuracy: a smaller difference is none
-CHANCE = 0.05  # the random head of the thesis is at .019 after ten frozen epochs
+_POINT = 0.01
+_MARGIN = 0.5 * _POINT  # of accuracy: a smaller difference is none
+_CHANCE = 0.05  # the random head of the thesis is at .019 after ten frozen epochs
 
 
 def claim_all(record: records.Record, numbers: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ def _before_training(record: records.Record, runs: Sequence[dict]) -> None:
     def lead(name: str, other: str) -> list[float]:
         return [run["epoch 0"][name] - run["epoch 0"][other] for run in runs]
 
-    common = {"margin": MARGIN, "where": "epoch-zero", "at_thesis_setting": record.at == "full"}
+    common = {"margin": _MARGIN, "where": "epoch-zero", "at_thesis_setting": record.at == "full"}
     record.claim(
         "Epoch 0: class means are better than the copied head; ours: ratio of the accuracies",
         thesis="OPT-125m: .243 / .056 = 4.3",
@@ -73,7 +73,7 @@ def _before_training(record: records.Record, runs: Sequence[dict]) -> None:
 def _training(record: records.Record, runs: Sequence[dict]) -> None:
     frozen = [as_table(run["curves"]["frozen"]) for run in runs]
     free = [as_table(run["curves"]["all weights"]) for run in runs]
-    common = {"margin": MARGIN, "where": "training", "at_thesis_setting": record.at == "full"}
+    common = {"margin": _MARGIN, "where": "training", "at_thesis_setting": record.at == "full"}
     gate = _random_near_chance(frozen)
 
     def first_epoch(name: str) -> list[float]:
@@ -130,10 +130,10 @@ def _random_near_chance(frozen: Sequence[pd.DataFrame]) -> Gate:
     """Where even a random head learns, the training does not depend on where it begins."""
     ends = mean([table["random"].iloc[-1] for table in frozen])
     condition = (
-        f"the random head is still near chance (at most {CHANCE}) after the last frozen epoch, as "
+        f"the random head is still near chance (at most {_CHANCE}) after the last frozen epoch, as "
         f"in the thesis; here it reaches {ends:.3f}"
     )
-    return Gate(condition, ends <= CHANCE)
+    return Gate(condition, ends <= _CHANCE)
 
 
 def _identical(decoding: dict[str, dict]) -> float:

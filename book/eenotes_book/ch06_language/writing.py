@@ -14,8 +14,8 @@ from eenotes_book import scale
 from eenotes_book.ch06_language.before_training import MeasuredExit
 from eenotes_book.language_models import LanguageModel
 
-DRAFT = 3  # tokens per draft
-LOSS = 0.02  # of accuracy, that a common threshold may cost
+_DRAFT = 3  # tokens per draft
+_LOSS = 0.02  # of accuracy, that a common threshold may cost
 
 
 def drafted(lm: LanguageModel, measured: MeasuredExit, heads: dict[str, Linear]) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def drafted(lm: LanguageModel, measured: MeasuredExit, heads: dict[str, Linear])
         helper = decoding.draft_model(exits.load(measured.exit, head))
         runs[name] = [
             decoding.self_speculative(
-                measured.exit, prompt, max_new_tokens=new, draft=DRAFT, helper=helper
+                measured.exit, prompt, max_new_tokens=new, draft=_DRAFT, helper=helper
             )
             for prompt in prompts
         ]
@@ -93,12 +93,12 @@ def exit_logits(lm: LanguageModel, heads: dict[int, Linear], ids: Tensor) -> tup
     return torch.stack([*rows, final.flatten(0, 1).float().cpu()]), ids[:, 1:].flatten()
 
 
-def common_threshold(logits: Tensor, labels: Tensor) -> float:
-    """The lowest of 50 common thresholds that costs at most `LOSS` of the final head's accuracy.
+def _common_threshold(logits: Tensor, labels: Tensor) -> float:
+    """The lowest of 50 common thresholds that costs at most two points of accuracy.
 
     1 if none does.  The arguments are those that `exit_logits` returns.
     """
-    goal = (logits[-1].argmax(1) == labels).double().mean() - LOSS
+    goal = (logits[-1].argmax(1) == labels).double().mean() - _LOSS
     best = 1.0
     for threshold in torch.linspace(0.98, 0, 50).tolist():
         outcome = simulate(logits, Confidence(threshold))
@@ -116,7 +116,7 @@ def leaving(
     Returns:
         The outcome, the next tokens, and the threshold, chosen on rows of validation text.
     """
-    threshold = common_threshold(*exit_logits(lm, heads, lm.text.val[:30]))
+    threshold = _common_threshold(*exit_logits(lm, heads, lm.text.val[:30]))
     logits, labels = exit_logits(lm, heads, ids)
     return simulate(logits, Confidence(threshold)), labels, threshold
 
