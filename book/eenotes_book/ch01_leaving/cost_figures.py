@@ -125,8 +125,8 @@ def clock(times: pd.DataFrame, stages: pd.DataFrame, *, provenance: str) -> HTML
     Right: the time of a MAC in each stage.
 
     Args:
-        times: from `eenotes_book.timing.relative_times`.
-        stages: from `eenotes_book.timing.per_stage`.
+        times: from `clock.relative_times`.
+        stages: from `clock.per_stage`.
         provenance: for the small print.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.8, 3.9), width_ratios=(1.5, 1))
