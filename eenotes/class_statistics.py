@@ -59,13 +59,13 @@ class ClassMeans(Metric):
             with torch.autocast(x.device.type, enabled=False):
                 sums = one_hot.T @ x
         else:
-            sums = torch.zeros(self.num_classes, x.shape[1], device=x.device).index_add_(
-                0, labels.long(), x
-            )
+            sums = torch.zeros(self.num_classes, x.shape[1], device=x.device)
+            sums.index_add_(0, labels.long(), x)
         square = x.flatten().dot(x.flatten()).double()
         if not square.isfinite():  # a NaN anywhere ends up here, for the price of one number
             raise ValueError(
-                "the features hold NaN or infinite values: the class means would be lost; nothing was added"
+                "the features hold NaN or infinite values: the class means would be lost; "
+                "nothing was added"
             )
         self.shape = tuple(features.shape[1:])
         self.sums = self.sums + sums
@@ -73,7 +73,7 @@ class ClassMeans(Metric):
         self.squares = self.squares + square
 
     def forward(self, features: Tensor, labels: Tensor) -> None:
-        """The same as `update`: one batch alone rarely has every class, and so no means of its own."""
+        """The same as `update`: one batch rarely has every class, and so no means of its own."""
         self.update(features, labels)
 
     def merge_state(self, incoming_state: "ClassMeans") -> None:
@@ -107,9 +107,9 @@ class ClassMeans(Metric):
         )
 
     def root_mean_square_distance(self) -> Tensor:
-        r"""$\sqrt{\mathrm{E}\lVert x - M_k\rVert^2}$ over **all** samples, ``(K,)``: known after
-        the same single pass.
+        r"""The root mean square distance of **all** samples to every class mean, ``(K,)``.
 
+        It is known after the same single pass: $\mathrm{E}\lVert x - M_k\rVert^2$ is
         $\mathrm{E}\lVert x\rVert^2 - 2\,\bar x \cdot M_k + \lVert M_k\rVert^2$ with $\bar x$ the
         mean of all samples.  The differences cost digits: features a hundred times as far from zero
         as from each other keep three, a thousand times none; subtract what they share.

@@ -72,9 +72,8 @@ def test_rule_by_hand():
     for threshold, exit_index, prediction in [(confidence - 1e-3, 0, 0), (confidence + 1e-3, 1, 1)]:
         outcome = predict(net, torch.tensor([[3.0]]), e2cm.rule(net, threshold))
         assert (outcome.exit_index.item(), outcome.prediction.item()) == (exit_index, prediction)
-    assert predict(
-        net, torch.tensor([[3.0]]), e2cm.rule(net, 0.0)
-    ).confidence.item() == pytest.approx(confidence)
+    anyone = predict(net, torch.tensor([[3.0]]), e2cm.rule(net, 0.0))
+    assert anyone.confidence.item() == pytest.approx(confidence)
     assert e2cm.rule(net).thresholds == 1.0
 
 
@@ -94,13 +93,9 @@ def test_fit_on_a_backbone_is_the_definition(normaliser, unchanged):
     backbone = CifarResNet(8, width=4, num_classes=3).eval()
     x, y = torch.randn(40, 3, 8, 8), torch.arange(40) % 3
     stages = split(backbone, at=["stem", "group1", "group2"])
+    batches = list(zip(x.split(16), y.split(16), strict=True))
     with unchanged(backbone):
-        net = e2cm.fit(
-            stages,
-            list(zip(x.split(16), y.split(16), strict=True)),
-            num_classes=3,
-            normaliser=normaliser,
-        )
+        net = e2cm.fit(stages, batches, num_classes=3, normaliser=normaliser)
     with torch.no_grad():
         for features, head in zip(net.features(x), net.exits, strict=True):
             flat = features.flatten(1)
@@ -235,11 +230,16 @@ def grid_stages():
 
 
 def labelled(count=240):
-    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     labels = torch.arange(count) % 4
-    return torch.randn(count, 1, 8, 8, generator=generator) + 0.3 * labels[
-        :, None, None, None
-    ], labels
+    return noise + 0.3 * labels[:, None, None, None], labels
+
+
+def whitened(batches=None, *, stages=None, **options):
+    """Whitened exits on the small stages, by default with a grid of 2 × 2."""
+    stages = grid_stages() if stages is None else stages
+    batches = [labelled()] if batches is None else batches
+    return e2cm.fit_whitened(stages, batches, **{"num_classes": 4, "grid": 2} | options)
 
 
 @pytest.mark.parametrize("shrinkage", [0.01, 0.3, 1.0])
@@ -251,71 +251,58 @@ def test_whitened_exits_are_scikit_learns_linear_discriminants(shrinkage):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     stages, (x, y) = grid_stages(), labelled()
-    net = e2cm.fit_whitened(
-        stages,
-        list(zip(x.split(90), y.split(90), strict=True)),
-        num_classes=4,
-        grid=2,
-        shrinkage=shrinkage,
-    )
+    batches = list(zip(x.split(90), y.split(90), strict=True))
+    net = whitened(batches, stages=stages, shrinkage=shrinkage)
     with torch.no_grad():
         logits, features = net(x), stages[0](x)
         for z, seen in zip(logits, (pool(features, grid=2), stages[1](features)), strict=False):
-            oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(
-                seen.double().numpy(), y.numpy()
-            )
-            expected = torch.as_tensor(oracle.predict_proba(seen.double().numpy()))
+            seen = seen.double().numpy()
+            oracle = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+            expected = torch.as_tensor(oracle.fit(seen, y.numpy()).predict_proba(seen))
             torch.testing.assert_close(z.double().softmax(1), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_with_all_shrinkage_the_nearest_mean_wins():
     """λ = 1: the same spread in every direction, which is E²CM's own decision."""
     stages, (x, y) = grid_stages(), labelled()
-    whitened = e2cm.fit_whitened(stages, [(x, y)], num_classes=4, shrinkage=1.0)
+    isotropic = whitened(stages=stages, shrinkage=1.0)
     # the second stage is not pooled by either
     plain = e2cm.fit(stages[1:], [(stages[0](x).detach(), y)], num_classes=4)
     with torch.no_grad():
-        assert torch.equal(whitened(x)[1].argmax(1), plain(stages[0](x))[0].argmax(1))
+        assert torch.equal(isotropic(x)[1].argmax(1), plain(stages[0](x))[0].argmax(1))
 
 
 def test_whitening_is_blind_to_the_scale_of_a_feature():
     """Scaling one of two features by 100 changes nothing."""
     torch.manual_seed(0)
-    x, y = (
-        torch.randn(200, 2) + torch.tensor([[0.0, 0.0], [1.0, 0.0]]).repeat(100, 1),
-        torch.arange(200) % 2,
-    )
-    scale = nn.Linear(2, 2, bias=False)
+    y = torch.arange(200) % 2
+    x = torch.randn(200, 2) + torch.stack([y, 0 * y], 1)
+    scale, probabilities = nn.Linear(2, 2, bias=False), []
     with torch.no_grad():
         scale.weight.copy_(torch.diag(torch.tensor([1.0, 100.0])))
-        said = [
-            e2cm.fit_whitened(
-                nn.ModuleList([first, nn.Linear(2, 2)]).eval(),
-                [(x, y)],
-                num_classes=2,
-                shrinkage=1e-6,
-            )(x)[0].softmax(1)
-            for first in (nn.Identity(), scale)
-        ]
-    torch.testing.assert_close(said[0], said[1], rtol=1e-2, atol=1e-3)
+        for first in (nn.Identity(), scale):
+            stages = nn.ModuleList([first, nn.Linear(2, 2)]).eval()
+            net = whitened([(x, y)], stages=stages, num_classes=2, shrinkage=1e-6)
+            probabilities.append(net(x)[0].softmax(1))
+    torch.testing.assert_close(*probabilities, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, -0.1, 1.5, float("nan")])
-def test_a_shrinkage_that_is_none_is_refused(shrinkage):
-    with pytest.raises(ValueError, match="shrinkage"):
-        e2cm.fit_whitened(grid_stages(), [labelled()], num_classes=4, shrinkage=shrinkage)
+X4, Y4 = labelled()
 
 
-def test_whitening_refuses_what_it_cannot_measure():
-    stages, (x, y) = grid_stages(), labelled()
-    with pytest.raises(ValueError, match="no batch"):
-        e2cm.fit_whitened(stages, [], num_classes=4)
-    with pytest.raises(ValueError, match="do not vary"):
-        e2cm.fit_whitened(stages, [(torch.zeros_like(x), y)], num_classes=4)
-    with pytest.raises(ValueError, match="no sample of class"):
-        e2cm.fit_whitened(stages, [(x, y)], num_classes=5)
-    with pytest.raises(ValueError, match="training mode"):
-        e2cm.fit_whitened(grid_stages().train(), [(x, y)], num_classes=4)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        *(({"shrinkage": bad}, "shrinkage") for bad in (0.0, -0.1, 1.5, float("nan"))),
+        ({"batches": []}, "no batch"),
+        ({"batches": [(torch.zeros_like(X4), Y4)]}, "do not vary"),
+        ({"num_classes": 5}, "no sample of class"),
+        ({"stages": grid_stages().train()}, "training mode"),
+    ],
+)
+def test_whitening_refuses_what_it_cannot_measure(options, words):
+    with pytest.raises(ValueError, match=words):
+        whitened(**options)
 
 
 def _half(rank, folder):
@@ -324,16 +311,13 @@ def _half(rank, folder):
     )
     # 100 images here, 140 there
     x, y = (part[rank * 100 : 100 + rank * 140] for part in labelled())
-    torch.save(
-        e2cm.fit_whitened(grid_stages(), [(x, y)], num_classes=4, grid=2).exits.state_dict(),
-        f"{folder}/{rank}.pt",
-    )
+    torch.save(whitened([(x, y)]).exits.state_dict(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_whiten_as_one(tmp_path):
     torch.multiprocessing.start_processes(_half, (str(tmp_path),), nprocs=2, start_method="fork")
-    alone = e2cm.fit_whitened(grid_stages(), [labelled()], num_classes=4, grid=2).exits.state_dict()
+    alone = whitened().exits.state_dict()
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         for name, value in alone.items():
