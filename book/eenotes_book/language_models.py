@@ -41,16 +41,16 @@ class LanguageModel:
 
     text: text.Text
     model: nn.Module
-    s: Settings
+    settings: Settings
     seed: int
 
     def exited(self, *, at: int | None = None, norm: bool = False) -> exits.ExitModel:
         """A fresh exit on the model itself."""
-        return exits.attach(self.model, at=at or self.s.at, norm=norm).eval()
+        return exits.attach(self.model, at=at or self.settings.at, norm=norm).eval()
 
     def copy(self) -> "LanguageModel":
         """The same with a model of its own, to be trained on."""
-        return LanguageModel(self.text, copy.deepcopy(self.model), self.s, self.seed)
+        return LanguageModel(self.text, copy.deepcopy(self.model), self.settings, self.seed)
 
     @cached_property
     def final(self) -> dict[str, float]:

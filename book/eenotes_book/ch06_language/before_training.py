@@ -90,7 +90,7 @@ def measured_exit(
 ) -> MeasuredExit:
     """Class statistics of an exit from training text, and its features on the other splits."""
     exited = lm.exited(at=at, norm=norm)
-    rows = lm.text.train[: lm.s.statistics].split(32)
+    rows = lm.text.train[: lm.settings.statistics].split(32)
     found = token_statistics.statistics(exited, rows, target=target, covariance=True)
     val, test = (evaluation.collect(exited, part.split(32)) for part in (lm.text.val, lm.text.test))
     return MeasuredExit(exited, found, val, test)
@@ -186,7 +186,7 @@ def _described(lm: LanguageModel, phases: Sequence[int], *, tied: bool) -> dict:
     kind = "tied" if tied else "untied"
     words = f"{width} wide, {kind}, {epochs} epoch{'s' * (epochs != 1)}"
     return {
-        "model": lm.s.hub or words,
+        "model": lm.settings.hub or words,
         "tied": tied,
         "width": width,
         "epochs": epochs,

@@ -20,7 +20,7 @@ def histories(
     Frozen, only the exit is trained, and a sixth initialisation is the class means scaled to log
     posteriors: what the cross-entropy expects.  Otherwise each trains a copy of the whole model.
     """
-    heads, s = dict(measured.five), lm.s
+    heads, s = dict(measured.five), lm.settings
     if freeze:
         heads["class mean, scaled"] = measured.chosen(scale=True)
     rows = lm.text.train[: s.tune]

@@ -146,7 +146,7 @@ def _curves(b: LanguageModel, p: MeasuredExit) -> Numbers:
     noise = before_training.n0_curve(p)
     white = noise["head"].str.contains("whitened")
     mixed = before_training.alpha_curve(p)
-    offset = torch.linspace(-3, 3, b.s.width)
+    offset = torch.linspace(-3, 3, b.settings.width)
     features, labels = p.test
     weight, bias = before_training.offset_head(p, offset)
     seen = p.found.seen

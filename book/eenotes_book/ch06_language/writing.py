@@ -68,7 +68,7 @@ def written(
         ]
         early = sum(sum(text.early) for text in texts) / sum(len(text.new) for text in texts)
         ids = torch.stack([text.ids for text in texts])
-        perplexity = _perplexity(measured.exit.model, ids, lm.s.prompt)
+        perplexity = _perplexity(measured.exit.model, ids, lm.settings.prompt)
         rows[threshold] = {"early": early} | _work(texts) | {"perplexity": perplexity}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
@@ -123,7 +123,9 @@ def leaving(
 
 def _prompts(lm: LanguageModel) -> tuple[Tensor, int]:
     """Prompts ``(N, T)``, and how many tokens come to each."""
-    return lm.text.test[: lm.s.prompts, : lm.s.prompt], lm.s.length - lm.s.prompt
+    return lm.text.test[
+        : lm.settings.prompts, : lm.settings.prompt
+    ], lm.settings.length - lm.settings.prompt
 
 
 def _work(texts: Sequence[decoding.Generated]) -> dict[str, float]:

@@ -114,7 +114,7 @@ def cluster_runs(data: vision.Vision, s: Clusters, *, ratio: float, seeds: int) 
 
 def class_mean_exit(b: LanguageModel, factor: float) -> exits.Linear:
     """The class-mean head of the exit at $N_0$ = ``factor`` times its plug-in value."""
-    found = token_statistics.statistics(b.exited(), b.text.train[: b.s.statistics].split(32))
+    found = token_statistics.statistics(b.exited(), b.text.train[: b.settings.statistics].split(32))
     unseen = initialisation.copied_head(b.model)[0]
     return initialisation.class_mean_head(found, n0=factor * found.plug_in_n0(), unseen=unseen)
 
@@ -149,7 +149,7 @@ def reading_runs(
     for seed in range(1, seeds + 1):  # the scoring model has seed 0
         for how in KEPT:
             left = drop_rows(values, ratio, how, seed=seed)
-            fresh = exits.attach(_reader(b, left, seed=seed, reads=reads), at=b.s.at).eval()
+            fresh = exits.attach(_reader(b, left, seed=seed, reads=reads), at=b.settings.at).eval()
             found = evaluation.evaluate(fresh, b.text.test.split(64))
             rows.append(
                 {
@@ -165,15 +165,15 @@ def reading_runs(
 def _reader(b: LanguageModel, rows: Tensor, *, seed: int, reads: int) -> nn.Module:
     """A language model of the same size, trained on ``reads`` rows, in turn of those given."""
     torch.manual_seed(seed)
-    model = language_models.untrained(b.text, b.s)
-    facts = {"text": b.text.digest, "rows": _digest(rows), "length": reads, "recipe": b.s}
+    model = language_models.untrained(b.text, b.settings)
+    facts = {"text": b.text.digest, "rows": _digest(rows), "length": reads, "recipe": b.settings}
     training.fit(
         exits.FullPrecision(model),
         Passes(TensorDataset(b.text.train), rows, reads),
         loss=next_token_loss,
         epochs=1,
-        batch_size=b.s.batch_size,
-        optimizer=partial(training.adamw, lr=b.s.learning_rate),
+        batch_size=b.settings.batch_size,
+        optimizer=partial(training.adamw, lr=b.settings.learning_rate),
         seed=seed,
         checkpoint=cache.network("reader", seed=seed, **facts),
         title="a fresh language model",

@@ -50,7 +50,7 @@ def reward_run(b: LanguageModel, s: Reward, *, factor: float, seed: int) -> pd.D
         ``reward`` of what it writes, ``moved``.
     """
     model, generator = copy.deepcopy(b.model), torch.Generator().manual_seed(seed)
-    exited, rewards = exits.attach(model, at=b.s.at).eval(), word_reward(b)
+    exited, rewards = exits.attach(model, at=b.settings.at).eval(), word_reward(b)
     prompts = b.text.train[: s.samples, : s.prompt].to(device_of(model))
     rows, before = [], None
     for number in range(s.rounds + 1):

@@ -123,8 +123,8 @@ def exits_of(
     model: nn.Module, b: LanguageModel, rows: Tensor, *, factor: float, memory: float
 ) -> Exits:
     """Statistics of both texts before anything is fine-tuned."""
-    exited = exits.attach(model, at=b.s.at).eval()
-    first = b.text.train[: b.s.statistics]
+    exited = exits.attach(model, at=b.settings.at).eval()
+    first = b.text.train[: b.settings.statistics]
     old, new = (token_statistics.statistics(exited, part.split(32)) for part in (first, rows))
     return Exits(exited, old, new, CarriedMeans(new, memory=memory), factor)
 
@@ -132,7 +132,7 @@ def exits_of(
 def n0_factor(b: LanguageModel) -> float:
     """$N_0$ over its plug-in value, chosen on validation as in chapter 6."""
     exited = b.exited()
-    found = token_statistics.statistics(exited, b.text.train[: b.s.statistics].split(32))
+    found = token_statistics.statistics(exited, b.text.train[: b.settings.statistics].split(32))
     validation = evaluation.collect(exited, b.text.val.split(32))
     copied, _ = initialisation.copied_head(b.model)
     return initialisation.choose_n0(found, *validation, unseen=copied)[0] / found.plug_in_n0()
@@ -168,7 +168,7 @@ def tuning_run(b: LanguageModel, s: Tuning, *, factor: float, seed: int) -> pd.D
 
     def loss(wrapped: nn.Module, batch: tuple[Tensor]) -> Tensor:
         out = wrapped(input_ids=batch[0], use_cache=False, output_hidden_states=True)
-        hidden = out.hidden_states[b.s.at][:, :-1].detach().float()
+        hidden = out.hidden_states[b.settings.at][:, :-1].detach().float()
         ways.carried.update(hidden.flatten(0, 1), batch[0][:, 1:].flatten())
         return fine_tuning.lm_loss(out.logits, batch[0])
 
