@@ -25,8 +25,18 @@ def shape_hash(model: nn.Module) -> str:
 def resume(
     path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[float]:
-    """Load what an earlier run has finished; return its history, which is empty if there is nothing
-    to use.
+    """Load what an earlier run has finished, and return its history.
+
+    The history is empty if there is nothing to use.
+
+    Args:
+        path: from `save_run`.
+        run: what the run follows from; a checkpoint of another run is not used.
+        model: gets the weights.
+        optimizer: gets its state.
+
+    Warns:
+        CheckpointWarning: the file is damaged, or belongs to another run or model.
     """
     if not path.exists():
         return []
@@ -79,8 +89,9 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], **facts) -> None:
-    """Write tensors of any shape ``(...)`` and JSON facts as one safetensors file: complete under
-    its name, or not there at all.
+    """Write tensors of any shape ``(...)`` and JSON facts as one safetensors file.
+
+    The file is complete under its name, or not there at all.
     """
     from safetensors.torch import save_file
 
@@ -110,8 +121,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
-    """The tensors in ``path`` if they were saved with the same facts, else those of ``compute()``,
-    saved there; on the CPU.
+    """The tensors in ``path``, if they were saved with the same facts, on the CPU.
+
+    Otherwise they are those of ``compute()``, and saved there.
 
     Args:
         path: a ``.safetensors`` file.

@@ -152,7 +152,7 @@ def prune(
     balanced: bool = False,
     batch_size: int = 256,
 ) -> Pruned:
-    """Decide which samples a trained early exit network can do without.
+    """Decide which samples a trained early exit network can do without (5.1).
 
     Args:
         net: trained on the data set for a few epochs, in evaluation mode.
@@ -191,7 +191,7 @@ def prune(
 
 
 def _above(seen: Observation, threshold: float) -> Selection:
-    """Drop every sample that both exits get right, the early one above the threshold (5.1)."""
+    """Drop every sample that both exits get right, the early one above the threshold."""
     drop = seen.early_right & seen.final_right & (seen.confidence > threshold)
     return split_rows(drop.nonzero().squeeze(1), len(drop))
 
