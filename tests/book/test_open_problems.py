@@ -32,6 +32,7 @@ from eenotes_book.ch07_open import (
     two_sensors,
 )
 from eenotes_book.data import drawn_scenes, vision
+from eenotes_book.models.four_stages import four_stages
 
 
 @pytest.mark.parametrize("at", ["tiny", "reduced", "full"])
@@ -63,6 +64,7 @@ ONE = torch.ones(1)
             (lambda o=order: compression.compressed(None, o, None, bits=8), "letters of P, Q, D, C")
             for order in ("", "X", "PP", "QPQ")
         ),
+        (lambda: four_stages("cnn", (1, 8, 8), num_classes=2, width=2), "'conv' or 'mlp'"),
         (lambda: streets.draw_measured(0, seed=0, noise=0.1), "at least one scene"),
         (lambda: streets.draw_measured(1, seed=0, noise=-0.1), "at least one scene"),
         *(
@@ -200,11 +202,23 @@ def test_the_distillation_loss_by_hand_and_no_gradient_into_the_teacher(net):
     torch.testing.assert_close(found, torch.autograd.grad(hard[1] / 2, weight))
 
 
-@pytest.mark.parametrize("order", ["PQ", "QP"])
-def test_masks_and_rounding_live_together_in_either_order(net, order):
+def prune_half(net):
+    pruning.prune_smallest(pruning.layers(net).values(), rate=0.5)
+
+
+def round_to_two_bits(net):
+    for module in pruning.layers(net).values():
+        rounded = compression.Rounded(module.weight, 2)
+        parametrize.register_parametrization(module, "weight_orig", rounded)
+
+
+@pytest.mark.parametrize(
+    "steps", [(prune_half, round_to_two_bits), (round_to_two_bits, prune_half)]
+)
+def test_masks_and_rounding_live_together_in_either_order(net, steps):
     net = compression.with_masks(net)
-    for letter in order:
-        compression._change(net, letter, rate=0.5, bits=2)
+    for step in steps:
+        step(net)
         net(torch.randn(3, 4))[-1].sum().backward()
         pruning.sparsity(pruning.layers(net))
     total = sum(m.weight.numel() for m in pruning.layers(net).values())
@@ -233,7 +247,7 @@ def test_pruning_behind_the_rounded_weights_keeps_the_largest_unrounded_ones(net
     pruning.sparsity(pruning.layers(net))
     with pytest.raises(ValueError, match="rounded layers"):
         compression.prune_behind([first], rate=0.5)
-    compression._change(net, "Q", rate=0.5, bits=2)
+    round_to_two_bits(net)
     compression.prune_behind([first], rate=0.5)
     assert first.weight_mask.flatten().tolist() == [0] * 12 + [1] * 12
     with pytest.raises(ValueError, match="rate strictly"):
@@ -246,7 +260,7 @@ def test_rounded_weights_take_a_byte_each(net):
             module.weight.copy_(torch.rand_like(module.weight))
     plain = compression.stored_bytes(net)
     net = compression.with_masks(net)
-    compression._change(net, "Q", rate=0.5, bits=2)
+    round_to_two_bits(net)
     pruning.sparsity(pruning.layers(net))
     assert compression.stored_bytes(net) < plain / 2
 

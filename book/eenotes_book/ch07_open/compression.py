@@ -34,6 +34,7 @@ class Rounded(nn.Module):
         self.register_buffer("step", best_step(weight, bits=bits))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The rounded weight; its gradient is that of the weight."""
         return weight + (quantise(weight, bits=self.bits, step=self.step) - weight).detach()
 
 

@@ -33,6 +33,7 @@ class _MeasuredScene(drawn_scenes.DrawnScene):
         self.nearness = np.zeros(size)
 
     def on_painted(self, name: str, where: np.ndarray) -> None:
+        """Note how near the painted pixels are."""
         if where.any() and name != "sky":
             row = self.y[where] if name == "road" else self.y[where].max() + 1
             nearness = (row - self.horizon + 2) / (self.H - self.horizon + 2)

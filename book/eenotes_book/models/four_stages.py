@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -25,28 +26,35 @@ def four_stages(
         width: channels of the first convolution (then twice, twice, four times as many), or units
             of each hidden layer.
         exits: without them the network is a plain classifier of one stage.
+
+    Raises:
+        ValueError: another kind.
     """
-    if kind == "conv":
-        widths = [shape[0], width, 2 * width, 2 * width, 4 * width]
-        blocks = [
-            _convolution(a, b, stride=2 if j == 0 else 1)
-            for j, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
-        ]
-        blocks[2:] = [nn.Sequential(nn.MaxPool2d(2), block) for block in blocks[2:]]
-        last = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes)
-        )
-        stages = [*blocks[:3], nn.Sequential(blocks[3], last)]
-    else:
-        inputs = math.prod(shape)
-        stages = [nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.ReLU())]
-        stages += [nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(2)]
-        stages.append(nn.Linear(width, num_classes))
+    if kind not in ("conv", "mlp"):
+        raise ValueError(f"kind={kind!r} must be 'conv' or 'mlp'")
+    build = _convolutions if kind == "conv" else _layers
+    stages = build(shape, num_classes, width)
     if not exits:
         return EarlyExitNetwork([nn.Sequential(*stages)], [])
-    return EarlyExitNetwork(
-        stages, linear_exits(stages, torch.zeros(2, *shape), num_classes=num_classes)
-    )
+    example = torch.zeros(2, *shape)
+    return EarlyExitNetwork(stages, linear_exits(stages, example, num_classes=num_classes))
+
+
+def _convolutions(shape: Sequence[int], num_classes: int, width: int) -> list[nn.Module]:
+    widths = [shape[0], width, 2 * width, 2 * width, 4 * width]
+    blocks = [
+        _convolution(inputs, outputs, stride=2 if j == 0 else 1)
+        for j, (inputs, outputs) in enumerate(pairwise(widths))
+    ]
+    blocks[2:] = [nn.Sequential(nn.MaxPool2d(2), block) for block in blocks[2:]]
+    last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes))
+    return [*blocks[:3], nn.Sequential(blocks[3], last)]
+
+
+def _layers(shape: Sequence[int], num_classes: int, width: int) -> list[nn.Module]:
+    first = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), width), nn.ReLU())
+    hidden = [nn.Sequential(nn.Linear(width, width), nn.ReLU()) for _ in range(2)]
+    return [first, *hidden, nn.Linear(width, num_classes)]
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
