@@ -1,10 +1,14 @@
-"""The wheel that is built from this repository."""
+"""The wheel that is built from this repository, and pages of a browser."""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import browser as driver
 import chapters
 import pytest
 
@@ -26,3 +30,51 @@ def wheel(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     (built,) = target.glob("*.whl")
     return built
+
+
+@dataclass
+class Visit:
+    """What the visits of one page of a browser left behind."""
+
+    complaints: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)  #: addresses on other hosts
+
+    def watch(self, page) -> None:
+        page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("requestfailed", lambda failed: self.complaints.append(f"failed: {failed.url}"))
+        page.on("request", self._request)
+
+    def _request(self, request) -> None:
+        if urlsplit(request.url).hostname not in (None, "", "127.0.0.1"):
+            self.foreign.append(request.url)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if driver.find_chromium() is None:
+        pytest.skip("NOT RUN: no Chromium here: apt-get install chromium, or set CHROMIUM")
+    with driver.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def new_page(chromium) -> Callable:
+    """``new_page(address=None, **options)``: a page of its own, settled, and what its visits leave
+    behind.
+    """
+    opened = []
+
+    def make(address: str | None = None, **options):
+        context = chromium.new_context(**options)
+        opened.append(context)
+        page, visit = context.new_page(), Visit()
+        visit.watch(page)
+        if address is not None:
+            page.goto(address)
+            driver.settle(page)
+        return page, visit
+
+    yield make
+    for context in opened:
+        context.close()
