@@ -5,13 +5,12 @@
 
 import re
 import threading
-from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote, unquote, urlsplit
 
-import browser as driver
 import chapters
 import pytest
 import yaml
@@ -32,7 +31,8 @@ LOOK = """() => {
     words.querySelectorAll("pre, code, script, style, mjx-container").forEach(e => e.remove());
     return {
         title: document.querySelector("h1")?.innerText ?? "",
-        images: all("img").map(i => ({src: i.currentSrc || i.src, alt: i.alt, width: i.naturalWidth})),
+        images: all("img").map(i => (
+            {src: i.currentSrc || i.src, alt: i.alt, width: i.naturalWidth})),
         links: all("a[href]").map(a => a.href),
         ids: all("[id]").map(e => e.id),
         math: all(".math").length,
@@ -45,7 +45,10 @@ LOOK = """() => {
 OVERFLOW = """() => {
     const scrolls = e => ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX);
     const article = document.querySelector(".bd-article") ?? document.body;
-    const inside = e => { for (; e && e !== article; e = e.parentElement) if (scrolls(e)) return true; return false; };
+    const inside = e => {
+        for (; e && e !== article; e = e.parentElement) if (scrolls(e)) return true;
+        return false;
+    };
     const wide = [...article.querySelectorAll("*")].filter(
         e => e.getBoundingClientRect().right > innerWidth + 1 && e.getClientRects().length
             && !inside(e.parentElement) && !e.closest("mjx-assistive-mml"));
@@ -56,15 +59,6 @@ OVERFLOW = """() => {
 }"""
 
 
-@dataclass
-class Visit:
-    """What one visit to a page left behind."""
-
-    seen: dict = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-
-
 @pytest.fixture(scope="module")
 def site() -> Path:
     if not (chapters.HTML / "index.html").is_file():
@@ -72,90 +66,52 @@ def site() -> Path:
     return chapters.HTML
 
 
-@pytest.fixture(scope="module")
-def chromium(site):
-    if driver.find_chromium() is None:
-        pytest.skip(
-            "NOT RUN: no Chromium on this machine; install one (apt-get install chromium) or set CHROMIUM"
-        )
-    with driver.chromium() as running:
-        yield running
+@pytest.fixture
+def open_page(site, new_page):
+    """``open_page(name, **options)``: a page of the book, from disk."""
+    return lambda name, **options: new_page((site / f"{name}.html").as_uri(), **options)
 
 
 @pytest.fixture(scope="module")
-def visit(chromium, site):
-    """Visit a page from disk, once; later calls get the same visit."""
-    visits: dict[str, Visit] = {}
-
-    def go(name: str) -> Visit:
-        if name not in visits:
-            found = visits[name] = Visit()
-            page = chromium.new_page()
-            watch(page, found)
-            page.goto((site / f"{name}.html").as_uri())
-            driver.settle(page)
-            found.seen = page.evaluate(LOOK)
-            page.close()
-        return visits[name]
-
-    return go
+def visits() -> dict[str, SimpleNamespace]:
+    return {}
 
 
-def watch(page, found: Visit) -> None:
-    def console(message):
-        if message.type == "error":
-            found.complaints.append(message.text)
-
-    def request(asked):
-        if urlsplit(asked.url).hostname not in (None, "", "127.0.0.1"):
-            found.foreign.append(asked.url)
-
-    page.on("console", console)
-    page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    page.on("requestfailed", lambda failed: found.complaints.append(f"failed: {failed.url}"))
-    page.on("request", request)
+@pytest.fixture
+def seen(open_page, visits, name) -> SimpleNamespace:
+    """What a visit to the page found; all tests of a page get the same visit."""
+    if name not in visits:
+        page, visit = open_page(name)
+        visits[name] = SimpleNamespace(**vars(visit), **page.evaluate(LOOK))
+    return visits[name]
 
 
 # --- each page
 
 
 @each_page
-def test_page_asks_no_other_host_for_anything(visit, name):
-    assert not visit(name).foreign
+def test_page_loads_without_complaint_and_without_another_host(seen):
+    assert not seen.foreign and not seen.complaints and seen.title
 
 
 @each_page
-def test_page_loads_without_complaint(visit, name):
-    assert not visit(name).complaints
-    assert visit(name).seen["title"]
+def test_images_are_there_and_described(seen):
+    for image in seen.images:
+        assert image["width"] > 0 and image["alt"].strip(), image["src"]
+        file_name = r"\.(png|jpe?g|svg|gif)$"
+        assert not re.search(file_name, image["alt"]), f"a file name for alt text: {image['alt']}"
 
 
 @each_page
-def test_images_are_there_and_described(visit, name):
-    for image in visit(name).seen["images"]:
-        assert image["width"] > 0, f"does not load: {image['src']}"
-        assert image["alt"].strip(), f"no alt text: {image['src']}"
-        assert not re.search(r"\.(png|jpe?g|svg|gif)$", image["alt"]), (
-            f"a file name for alt text: {image['alt']}"
-        )
+def test_equations_are_typeset(seen):
+    assert not seen.mathErrors and seen.typeset >= seen.math
+    raw = re.findall(r".{,40}(?:\$\$|\\(?:frac|mathbb|tag|begin|sum)\b).{,40}", seen.words)
+    assert not raw, f"raw TeX in the text: {raw}"
 
 
 @each_page
-def test_equations_are_typeset(visit, name):
-    seen = visit(name).seen
-    assert not seen["mathErrors"]
-    assert seen["typeset"] >= seen["math"], (
-        f"{seen['typeset']} of {seen['math']} equations are typeset"
-    )
-    raw = re.search(r"\$\$|\\(?:frac|mathbb|tag|begin|sum)\b", seen["words"])
-    assert not raw, (
-        f"raw TeX in the text: …{seen['words'][max(0, raw.start() - 40) : raw.end() + 40]}…"
-    )
-
-
-@each_page
-def test_links_inside_the_book_lead_somewhere(visit, site, name):
-    for link in visit(name).seen["links"]:
+def test_links_inside_the_book_lead_somewhere(seen):
+    for link in seen.links:
         url = urlsplit(link)
         if url.scheme != "file":
             continue
@@ -167,12 +123,9 @@ def test_links_inside_the_book_lead_somewhere(visit, site, name):
 
 
 @each_page
-def test_narrow_screen_does_not_scroll_sideways(chromium, site, name):
-    page = chromium.new_page(viewport={"width": NARROW, "height": 800})
-    page.goto((site / f"{name}.html").as_uri())
-    driver.settle(page)
+def test_narrow_screen_does_not_scroll_sideways(open_page, name):
+    page, _ = open_page(name, viewport={"width": NARROW, "height": 800})
     measured = page.evaluate(OVERFLOW)
-    page.close()
     assert measured["page"] <= 1 and not measured["wide"], measured
 
 
@@ -197,7 +150,9 @@ CONTRAST = """theme => {
         return known[color];
     };
     const over = (top, ground) => [0, 1, 2].map(i => top[i] * top[3] + ground[i] * (1 - top[3]));
-    const behind = e => e ? over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : [255, 255, 255];
+    const white = [255, 255, 255];
+    const behind = e =>
+        e ? over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : white;
     const linear = c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
     const luminance = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
     const seen = e => e.getClientRects().length && getComputedStyle(e).visibility === "visible"
@@ -216,22 +171,17 @@ CONTRAST = """theme => {
             `${words.slice(0, 50)} in ${element.outerHTML.slice(0, 120)}`;
     }
     const pictures = [...article.querySelectorAll(".cell_output figure > img")];
-    return {faint: found, texts: count, grounds: pictures.map(e => getComputedStyle(e).backgroundColor)};
+    const grounds = pictures.map(e => getComputedStyle(e).backgroundColor);
+    return {faint: found, texts: count, grounds: grounds};
 }"""
 
 
 @each_page
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_captions_and_tables_stand_out(chromium, site, name, theme):
-    page = chromium.new_page(color_scheme=theme)
-    page.goto((site / f"{name}.html").as_uri())
-    driver.settle(page)
+def test_text_captions_and_tables_stand_out(open_page, name, theme):
+    page, _ = open_page(name, color_scheme=theme)
     looked = page.evaluate(CONTRAST, theme)
-    page.close()
-    assert looked["texts"] > 10
-    assert not looked["faint"], "\n".join(
-        f"{what}: {where}" for what, where in looked["faint"].items()
-    )
+    assert looked["texts"] > 10 and not looked["faint"], looked["faint"]
     assert set(looked["grounds"]) <= {"rgb(255, 255, 255)"}, "figures are drawn for a white ground"
 
 
@@ -260,98 +210,73 @@ def agrees(shown: dict) -> bool:
     _, score, cost, *_ = shown["heads"]
     threshold, accuracy, relative_cost, *left = shown["rows"][shown["at"]]
     said = f"{score} {accuracy}, {cost} {relative_cost}"
-    return (shown["value"], shown["spoken"], shown["said"], shown["shares"]) == (
-        threshold,
-        threshold,
-        said,
-        left,
-    )
+    row = [threshold, threshold, said, left]
+    return [shown[part] for part in ("value", "spoken", "said", "shares")] == row
 
 
 @each_slider
-def test_the_slider_is_moved_by_the_keyboard(chromium, site, name):
-    page = chromium.new_page()
-    page.goto((site / f"{name}.html").as_uri())
+def test_the_slider_is_moved_by_the_keyboard(open_page, name):
+    page, _ = open_page(name)
     figure = page.locator("figure.eenotes-slider")
     control = figure.get_by_role("slider", name="threshold")
     seen = [figure.evaluate(SHOWN)]
+    rows = seen[0]["rows"]
+    last = len(rows) - 1
     control.focus()
-    for key in ["Home", *["ArrowRight"] * (len(seen[0]["rows"]) - 1), "ArrowLeft", "End"]:
+    for key in ["Home", *["ArrowRight"] * last, "ArrowLeft", "End"]:
         control.press(key)
         seen.append(figure.evaluate(SHOWN))
-    table_is_folded = not figure.locator("table").is_visible()
-    page.close()
-    assert all(map(agrees, seen)), [shown for shown in seen if not agrees(shown)][:1]
-    last = len(seen[0]["rows"]) - 1
+    assert not [shown for shown in seen if not agrees(shown)]
     assert [shown["at"] for shown in seen[1:]] == [*range(last + 1), last - 1, last]
     assert len({shown["said"] for shown in seen}) > last / 2, "most steps change accuracy or cost"
-    assert len({shown["state"] for shown in seen}) > last / 2, "and who leaves where"
-    assert float(seen[1]["rows"][0][2]) < float(seen[1]["rows"][-1][2]), (
-        "a higher threshold costs more"
-    )
-    assert table_is_folded
+    assert len({shown["state"] for shown in seen}) > last / 2, "and where samples exit"
+    assert float(rows[0][2]) < float(rows[-1][2]), "a higher threshold costs more"
+    assert not figure.locator("table").is_visible(), "the table is folded"
 
 
 @each_slider
-def test_without_scripts_the_numbers_are_a_table(chromium, site, name):
-    context = chromium.new_context(java_script_enabled=False)
-    page = context.new_page()
+def test_without_scripts_the_numbers_are_a_table(site, new_page, name):
+    page, _ = new_page(java_script_enabled=False)
     page.goto((site / f"{name}.html").as_uri())
     figure = page.locator("figure.eenotes-slider")
     assert figure.locator("table").is_visible() and figure.locator("tbody tr").count() > 8
     assert not figure.locator("input").is_visible(), "a control that does nothing"
     assert "JavaScript" in figure.inner_text()
     said = figure.locator("output").inner_text()
-    row = next(
-        r
-        for r in figure.locator("tbody tr").all_inner_texts()
-        if r.split()[1] in said and r.split()[2] in said
-    )
-    assert figure.locator(".share").all_inner_texts() == row.split()[3:]
-    context.close()
+    rows = [row.split() for row in figure.locator("tbody tr").all_inner_texts()]
+    row = next(row for row in rows if row[1] in said and row[2] in said)
+    assert figure.locator(".share").all_inner_texts() == row[3:]
 
 
-def test_two_sliders_on_one_page_do_not_interfere(chromium, site, tmp_path):
-    two = [re.search(r'(?s)<figure class="eenotes-slider">.*?</figure>', (site / f"{name}.html").read_text(encoding="utf-8"))[0]
-           for name in SLIDERS[:2]]  # fmt: skip
-    both = tmp_path / "both.html"
+def test_two_sliders_on_one_page_do_not_interfere(site, new_page, tmp_path):
+    texts = [(site / f"{name}.html").read_text(encoding="utf-8") for name in SLIDERS[:2]]
+    figure = r'(?s)<figure class="eenotes-slider">.*?</figure>'
     # as slides do, which have keys of their own
     greedy = "<script>addEventListener('keydown', event => event.preventDefault())</script>"
-    both.write_text(
-        f'<!doctype html><meta charset="utf-8">{greedy}{"".join(two)}', encoding="utf-8"
-    )
-    page = chromium.new_page()
-    found = Visit()
-    watch(page, found)
-    page.goto(both.as_uri())
+    parts = ['<!doctype html><meta charset="utf-8">', greedy]
+    parts += [re.search(figure, text)[0] for text in texts]
+    (tmp_path / "both.html").write_text("".join(parts), encoding="utf-8")
+    page, visit = new_page((tmp_path / "both.html").as_uri())
     first, second = page.locator("figure.eenotes-slider").all()
-    before = second.evaluate(SHOWN)
-    first.locator("input").press("Home")
-    assert first.evaluate(SHOWN)["at"] == 0 and agrees(first.evaluate(SHOWN))
-    assert second.evaluate(SHOWN) == before
-    moved = first.evaluate(SHOWN)
-    second.locator("input").press("End")
-    assert second.evaluate(SHOWN)["at"] == len(before["rows"]) - 1 and agrees(
-        second.evaluate(SHOWN)
-    )
-    assert first.evaluate(SHOWN) == moved
-    page.close()
-    assert not found.complaints and not found.foreign
+    for moved, other, key in ((first, second, "Home"), (second, first, "End")):
+        before = other.evaluate(SHOWN)
+        moved.locator("input").press(key)
+        shown = moved.evaluate(SHOWN)
+        assert agrees(shown) and other.evaluate(SHOWN) == before
+        assert shown["at"] == (0 if key == "Home" else len(shown["rows"]) - 1)
+    assert not visit.complaints and not visit.foreign
 
 
 # --- each chapter
 
 
 @each_chapter
-def test_colab_button(visit, name):
-    repository = CONFIG["repository"]
-    path = f"{repository['path_to_book']}/{name}.ipynb"
+def test_colab_button(seen, name):
+    repository, colab = CONFIG["repository"], CONFIG["launch_buttons"]["colab_url"]
     own = repository["url"].removeprefix("https://github.com/")
-    wanted = (
-        f"{CONFIG['launch_buttons']['colab_url']}/github/{own}/blob/{repository['branch']}/{path}"
-    )
-    links = {link for link in visit(name).seen["links"] if "colab" in link}
-    assert links == {wanted}
+    path = f"{repository['path_to_book']}/{name}.ipynb"
+    wanted = f"{colab}/github/{own}/blob/{repository['branch']}/{path}"
+    assert {link for link in seen.links if "colab" in link} == {wanted}
 
 
 @pytest.fixture(scope="module")
@@ -368,24 +293,22 @@ def address(site):
         server.shutdown()
 
 
-def search(chromium, url: str, word: str) -> list[str]:
+DONE = "document.querySelector('#search-results h2')?.innerText !== 'Searching'"
+
+
+def search(page, url: str, word: str) -> list[str]:
     """The addresses that the book's own search finds."""
-    page = chromium.new_page()
     page.goto(f"{url}/search.html?q={quote(word)}")
     page.wait_for_selector("#search-results .search-summary:not(:empty)")
-    page.wait_for_function(
-        "document.querySelector('#search-results h2')?.innerText !== 'Searching'"
-    )
-    found = page.eval_on_selector_all("#search-results li a", "links => links.map(a => a.href)")
-    page.close()
-    return found
+    page.wait_for_function(DONE)
+    return page.eval_on_selector_all("#search-results li a", "links => links.map(a => a.href)")
 
 
 def rare_word(name: str) -> str:
     """A word of this chapter's text that no other page has."""
-    texts = {n: page_text(n) for n in PAGES}
-    others = set().union(*(set(words(t)) for n, t in texts.items() if n != name))
-    return max((w for w in words(texts[name]) if w not in others), key=len)
+    texts = {n: words(page_text(n)) for n in PAGES}
+    others = {word for n, found in texts.items() if n != name for word in found}
+    return max((word for word in texts[name] if word not in others), key=len)
 
 
 def page_text(name: str) -> str:
@@ -403,7 +326,7 @@ def words(text: str) -> list[str]:
 
 @each_chapter
 @pytest.mark.parametrize("way", ["http", "disk"])
-def test_search_finds_the_chapter(chromium, site, address, name, way):
+def test_search_finds_the_chapter(new_page, site, address, name, way):
     word = rare_word(name)
-    found = search(chromium, address if way == "http" else site.as_uri(), word)
+    found = search(new_page()[0], address if way == "http" else site.as_uri(), word)
     assert any(f"/{name}.html" in link for link in found), f"searching for {word!r} found {found}"
