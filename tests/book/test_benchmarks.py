@@ -11,13 +11,18 @@ from eenotes_book import timing
 from eenotes_book.models.resnet import CifarResNet
 
 
-@pytest.mark.parametrize("target", engine.COSTS)
-def test_rule_at_cost_comes_near_its_target(target):
+def network(depth: int, count: int):
     torch.manual_seed(0)
-    backbone, x = CifarResNet(14, width=4).eval(), torch.randn(200, 3, 8, 8)
+    backbone, x = CifarResNet(depth, width=4).eval(), torch.randn(count, 3, 8, 8)
     stages = split(backbone, at=backbone.exit_points)
     net = EarlyExitNetwork(stages, linear_exits(stages, x[:2], num_classes=10)).eval()
-    logits, costs = collect(net, [(x, torch.zeros(200))])[0], count_macs(net, x[:1])
+    return backbone, net, x, count_macs(net, x[:1])
+
+
+@pytest.mark.parametrize("target", engine.COSTS)
+def test_rule_at_cost_comes_near_its_target(target):
+    _, net, x, costs = network(14, 200)
+    logits, _ = collect(net, [(x, torch.zeros(200))])
     exit_index = simulate(logits, engine.rule_at_cost(logits, costs, target)).exit_index
     assert costs.relative_cost(exit_index).mean().item() == pytest.approx(target, abs=0.03)
     assert len(exit_index.unique()) > 3  # spread over the exits, not all at one
@@ -25,20 +30,13 @@ def test_rule_at_cost_comes_near_its_target(target):
 
 def test_speed_up_is_measured_over_what_stages_and_macs_promise(monkeypatch):
     monkeypatch.setitem(engine.STREAMS, 8, 24)
-    torch.manual_seed(0)
-    backbone, x = CifarResNet(8, width=4).eval(), torch.randn(16, 3, 8, 8)
-    stages = split(backbone, at=backbone.exit_points)
-    net = EarlyExitNetwork(stages, linear_exits(stages, x[:2], num_classes=10)).eval()
-    costs = count_macs(net, x[:1])
-    table = engine._at_batch_size(
-        backbone, net, x, [Confidence(0.0), Confidence(1.0)], costs, size=8, rounds=1
-    )
-    first, last = (costs.cumulative[[0, -1]] / costs.backbone).tolist()
-    # everybody leaves at once, or nobody early
-    assert table["relative cost"].tolist() == pytest.approx([first, last])
-    assert table["(b)"].tolist() == pytest.approx(
-        (table["speed-up"] * table["relative cost"]).tolist()
-    )
+    backbone, net, x, costs = network(8, 16)
+    rules = [Confidence(0.0), Confidence(1.0)]  # all samples exit at once, or none early
+    table = engine._at_batch_size(backbone, net, x, rules, costs, size=8, rounds=1)
+    promised = costs.cumulative[[0, -1]] / costs.backbone
+    assert table["relative cost"].tolist() == pytest.approx(promised.tolist())
+    speed_up = table["speed-up"] * table["relative cost"]
+    assert table["(b)"].tolist() == pytest.approx(speed_up.tolist())
     assert (table["(a)"] > 0).all() and (table["(a) rebatched"] < 10).all()
 
 

@@ -1,12 +1,12 @@
-"""The threshold slider: rows computed by hand, positions that fit the data, HTML that is complete
-and safe, and errors that say why.
-"""
+"""The threshold slider: its rows and positions, HTML that is complete and safe, and errors."""
 
-import json
+import base64
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import matplotlib.image
 import numpy as np
 import pages
 import pytest
@@ -21,6 +21,7 @@ from eenotes.rules import ClassMeanConfidence, Confidence, Entropy
 from eenotes.thresholds import evaluate
 from eenotes_book import slider
 from eenotes_book.slider import Row
+from eenotes_book.style import exit_colors
 
 # Three exits, four samples, two classes; exit j is so sure of class 0 (positive) or 1 (negative).
 SURE = [[0.9, -0.6, 0.7, -0.8], [0.9, 0.6, 0.7, -0.8], [0.99, 0.95, -0.7, -0.9]]
@@ -47,66 +48,49 @@ def test_rows_by_hand():
     low, middle, high = slider.rows(
         table(), LABELS, Confidence(1.0), COSTS, thresholds=[0.95, 0.5, 0.75], shown=[3, 2]
     )
-    # .5: everybody leaves at exit 1 with 0, 1, 0, 1: two of four right
+    # .5: all samples exit at exit 1 with 0, 1, 0, 1: two of four right
     assert (low.threshold, low.score, low.left) == (0.5, 0.5, [1.0, 0.0, 0.0])
-    assert low.relative_cost == pytest.approx(0.45)
-    # .75: samples 0 and 3 leave at exit 1, the others at the end with 0 and 1: all right
+    # .75: samples 0 and 3 exit at exit 1, the others at the end with 0 and 1: all right
     assert (middle.score, middle.left) == (1.0, [0.5, 0.0, 0.5])
-    assert middle.relative_cost == pytest.approx((2 * 0.45 + 2 * 1.10) / 4)
-    assert middle.exits.tolist() == [0, 2] and middle.answers.tolist() == [1, 1], (
-        "of samples 3 and 2, in this order"
-    )
-    # .95: nobody leaves early
+    assert middle.exits.tolist() == [0, 2] and middle.answers.tolist() == [1, 1], "of 3 and 2"
+    # .95: no sample exits early
     assert (high.score, high.left) == (1.0, [0.0, 0.0, 1.0])
-    assert high.relative_cost == pytest.approx(1.10)
+    found = [row.relative_cost for row in (low, middle, high)]
+    assert found == pytest.approx([0.45, (2 * 0.45 + 2 * 1.10) / 4, 1.10])
 
 
 @st.composite
 def logits_and_labels(draw):
     J, N, K = draw(st.integers(2, 5)), draw(st.integers(1, 20)), draw(st.integers(2, 6))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    scale = draw(st.sampled_from([0.01, 1.0, 30.0]))
-    return scale * torch.randn(J, N, K, generator=generator), torch.randint(
-        K, (N,), generator=generator
-    )
+    logits = torch.randn(J, N, K, generator=generator) * draw(st.sampled_from([0.01, 1.0, 30.0]))
+    return logits, torch.randint(K, (N,), generator=generator)
 
 
 @given(logits_and_labels())
-def test_rows_are_what_simulate_says(drawn):
-    logits, labels = drawn
-    costs = Costs(tuple(range(1, len(logits) + 1)), (1,) * (len(logits) - 1))
-    for row in slider.rows(logits, labels, Confidence(0.7), costs, shown=range(len(labels))):
-        rule = Confidence(row.threshold)
-        outcome, numbers = simulate(logits, rule), evaluate(logits, labels, rule, costs)
-        assert torch.equal(row.exits, outcome.exit_index) and torch.equal(
-            row.answers, outcome.prediction
-        )
-        assert (row.score, row.relative_cost, row.left) == (
-            numbers["accuracy"],
-            numbers["relative_cost"],
-            numbers["left"],
-        )
-
-
-@given(logits_and_labels())
-def test_a_higher_threshold_lets_nobody_leave_earlier(drawn):
+def test_rows_are_what_simulate_says_and_a_higher_threshold_delays(drawn):
     logits, labels = drawn
     costs = Costs(tuple(range(1, len(logits) + 1)), (1,) * (len(logits) - 1))
     found = slider.rows(logits, labels, Confidence(0.7), costs, shown=range(len(labels)))
-    assert found[0].left[0] == 1, "at the first position everybody leaves at exit 1"
-    if logits[:-1].softmax(2).max() < 1:
-        assert found[-1].left[-1] == 1, "at the last nobody leaves early"
+    for row in found:
+        rule = Confidence(row.threshold)
+        outcome, numbers = simulate(logits, rule), evaluate(logits, labels, rule, costs)
+        assert torch.equal(row.exits, outcome.exit_index)
+        assert torch.equal(row.answers, outcome.prediction)
+        assert (row.score, row.relative_cost) == (numbers["accuracy"], numbers["relative_cost"])
+        assert row.left == numbers["left"]
+    assert found[0].left[0] == 1, "at the first position all samples exit at exit 1"
+    assert found[-1].left[-1] == 1 or logits[:-1].softmax(2).max() == 1, "at the last none early"
     for lower, higher in zip(found, found[1:], strict=False):
-        assert (lower.exits <= higher.exits).all()
+        assert (lower.exits <= higher.exits).all() and lower.threshold < higher.threshold
         assert lower.relative_cost <= higher.relative_cost + 1e-12
-        assert lower.threshold < higher.threshold
 
 
 @given(st.integers(2, 1000), st.floats(1e-4, 0.3), st.integers(2, 40))
 def test_positions_follow_the_data_even_just_above_one_over_k(K, width, count):
-    seen = 1 / K + (1 - 1 / K) * width * torch.rand(
-        3, 50, generator=torch.Generator().manual_seed(K), dtype=torch.float64
-    )
+    generator = torch.Generator().manual_seed(K)
+    random = torch.rand(3, 50, generator=generator, dtype=torch.float64)
+    seen = 1 / K + (1 - 1 / K) * width * random
     found = slider.positions(seen, count=count)
     assert 2 <= len(found) <= count and found == sorted(set(found))
     assert 0 <= found[0] < seen[0].min() and seen.max() <= found[-1] <= 1
@@ -122,43 +106,33 @@ def test_positions_move_equally_many_samples():
 
 
 def test_the_rule_s_own_threshold_is_a_position():
-    assert 0.6543 in [
-        row.threshold for row in slider.rows(table(), LABELS, Confidence(0.6543), COSTS)
-    ]
-    several = slider.rows(table(), LABELS, Confidence([0.6543, 0.7]), COSTS)
-    assert 0.6543 not in [row.threshold for row in several]
+    for thresholds, is_one in ((0.6543, True), ([0.6543, 0.7], False)):
+        found = slider.rows(table(), LABELS, Confidence(thresholds), COSTS)
+        assert (0.6543 in [row.threshold for row in found]) is is_one
 
 
 def test_e2cm_s_normalised_confidence_moves_through_its_narrow_band():
     """Ten class means on the axes, distances divided by their average: all confidences lie just
     above 1/10.
     """
-    x = torch.randn(60, 10, generator=torch.Generator().manual_seed(0)) * 0.3 + torch.eye(
-        10
-    ).repeat(6, 1)
-    head = ClassMeanExit(torch.eye(10))
+    noise = torch.randn(60, 10, generator=torch.Generator().manual_seed(0)) * 0.3
+    x = noise + torch.eye(10).repeat(6, 1)
     mu = torch.cdist(x, torch.eye(10)).mean(0)
-    logits, labels = torch.stack([head(x), 9 * x]), torch.arange(10).repeat(6)
+    logits, labels = torch.stack([ClassMeanExit(torch.eye(10))(x), 9 * x]), torch.arange(60) % 10
     rule = ClassMeanConfidence(1.0, (mu,))
     found = slider.rows(logits, labels, rule, Costs((1, 1), (0,)))
     assert 0.1 <= found[0].threshold < found[-1].threshold < 0.2
-    assert len({tuple(row.left) for row in found}) > 10, "and yet most steps move somebody"
+    assert len({tuple(row.left) for row in found}) > 10, "and yet most steps move a sample"
     one = found[len(found) // 2]
-    assert (
-        one.score
-        == (simulate(logits, replace(rule, thresholds=one.threshold)).prediction == labels)
-        .double()
-        .mean()
-    )
+    prediction = simulate(logits, replace(rule, thresholds=one.threshold)).prediction
+    assert one.score == (prediction == labels).double().mean()
 
 
 # --- the HTML
 
 
 class Tree(HTMLParser):
-    """What a browser would find: tags with attributes, and text outside of scripts and styles;
-    unclosed tags raise.
-    """
+    """Tags with attributes, and text outside of scripts and styles; unclosed tags raise."""
 
     VOID = {"img", "input", "br"}
 
@@ -185,26 +159,27 @@ class Tree(HTMLParser):
 
 
 def small(**changes):
-    found = slider.rows(
-        table(), LABELS, Confidence(1.0), COSTS, thresholds=[0.5, 0.75, 0.95], shown=[0, 1]
-    )
+    numbers = {"thresholds": [0.5, 0.75, 0.95], "shown": [0, 1]}
     options = {"names": ["first", "second", "last"], "caption": "What it shows."} | changes
-    return slider.slider(options.pop("rows", found), **options)
+    found = options.pop("rows", None)
+    found = found or slider.rows(table(), LABELS, Confidence(1.0), COSTS, **numbers)
+    return slider.slider(found, **options)
+
+
+def drawings(first="cat", second="dog"):
+    return slider.pictures([np.eye(2), np.ones((2, 2))], [0, 0], [first, second])
 
 
 def test_the_page_has_a_native_slider_that_says_where_it_is():
     page = Tree(small().html)
     (control,) = page.all("input")
-    assert control["type"] == "range" and (control["min"], control["max"], control["step"]) == (
-        "0",
-        "2",
-        "1",
-    )
-    assert control["value"] == "1" and control["aria-valuetext"] == "0.75", (
-        "the middle of the costs"
-    )
+    wanted = {"type": "range", "min": "0", "max": "2", "step": "1"}
+    wanted |= {"value": "1", "aria-valuetext": "0.75"}  # the middle of the costs
+    assert wanted.items() <= control.items()
     assert "label" in dict(page.tags) and len(page.all("output")) == 1
     assert "accuracy 1.000, relative cost 0.775" in page.text
+    for start, value in [(0.0, "0"), (0.74, "1"), (1.0, "2")]:
+        assert Tree(small(start=start).html).all("input")[0]["value"] == value, "the nearest"
 
 
 def test_every_position_is_in_the_table_and_in_the_page():
@@ -219,71 +194,49 @@ def test_every_position_is_in_the_table_and_in_the_page():
     ]
     positions = page.all("template")
     assert [p["data-value"] for p in positions] == [line[0] for line in cells]
-    assert [p["data-said"] for p in positions] == [
-        f"accuracy {line[1]}, relative cost {line[2]}" for line in cells
-    ]
+    said = [f"accuracy {line[1]}, relative cost {line[2]}" for line in cells]
+    assert [p["data-said"] for p in positions] == said
+    found = [Row(t, 0.8, 0.4, [0.25, 0.75]) for t in (0.12345, 0.12346, 0.5)]
+    page = Tree(small(rows=found, names=["a", "b"]).html)
+    told_apart = ["0.12345", "0.12346", "0.50000"]
+    assert [position["data-value"] for position in page.all("template")] == told_apart
 
 
 def test_the_page_works_without_scripts_and_without_a_network():
-    source = small(samples=slider.pictures([np.eye(2)] * 2, [0, 0], ["a", "b"])).html
+    source = small(samples=drawings()).html
     page = Tree(source)
     assert "open" in page.all("details")[0], "the table is open until a script folds it"
-    assert any("hidden" in attrs for attrs in page.all("div") if attrs.get("class") == "control"), (
-        "and the dead control is hidden"
-    )
-    assert page.all("noscript")
-    addresses = [
-        attrs[key] for _, attrs in page.tags for key in ("src", "href") if key in attrs
-    ] + re.findall(r"url\('?([^')]*)", source)
+    (control,) = [attrs for attrs in page.all("div") if attrs.get("class") == "control"]
+    assert "hidden" in control and page.all("noscript")
+    addresses = [attrs[key] for _, attrs in page.tags for key in ("src", "href") if key in attrs]
+    addresses += re.findall(r"url\('?([^')]*)", source)
     assert addresses and all(address.startswith("data:image/png;base64,") for address in addresses)
     assert not re.search(r"https?://|@import", source)
-
-
-def test_start_is_the_nearest_position():
-    for start, value in [(0.0, "0"), (0.74, "1"), (1.0, "2")]:
-        assert Tree(small(start=start).html).all("input")[0]["value"] == value
-
-
-def test_thresholds_are_told_apart():
-    found = [made(threshold=t) for t in (0.12345, 0.12346, 0.5)]
-    assert [
-        a["data-value"] for a in Tree(small(rows=found, names=["a", "b"]).html).all("template")
-    ] == ["0.12345", "0.12346", "0.50000"]
 
 
 EVIL = "<script>alert(\"1\")</script> & 'x'"
 
 
-def test_nothing_from_outside_becomes_markup():
-    names, words = [EVIL, "b", "c"], [EVIL, "line\nbreak"]
-    for samples in (
-        slider.tokens(words, [0, 0], lead=EVIL),
-        slider.pictures([np.eye(2)] * 2, [0, 0], [EVIL, "b"]),
-    ):
-        source = small(names=names, samples=samples, caption=EVIL, score=EVIL, cost=EVIL).html
-        page = Tree(source)
-        assert len(page.all("script")) == 1 and EVIL in page.text
-        assert any(EVIL in attrs["data-said"] for attrs in page.all("template")), (
-            "quotes do not end an attribute"
-        )
-        live = Tree(small(names=names, samples=samples, caption=EVIL, score=EVIL)._live(0))
-        assert not live.all("script") and EVIL in live.text
+@pytest.mark.parametrize(
+    "samples", [slider.tokens([EVIL, "line\nbreak"], [0, 0], lead=EVIL), drawings(EVIL)]
+)
+def test_nothing_from_outside_becomes_markup(samples):
+    options = {"names": [EVIL, "b", "c"], "samples": samples, "caption": EVIL, "score": EVIL}
+    page = Tree(small(**options, cost=EVIL).html)
+    assert len(page.all("script")) == 1 and EVIL in page.text
+    said = [attrs["data-said"] for attrs in page.all("template")]
+    assert any(EVIL in text for text in said), "quotes do not end an attribute"
+    live = Tree(small(**options)._live(0))
+    assert not live.all("script") and EVIL in live.text
 
 
-def test_pictures_say_where_they_leave_and_whether_they_are_right():
-    drawn = small(
-        samples=slider.pictures([np.eye(2), np.ones((2, 2))], [0, 0], ["cat", "dog"])
-    ).state(1)
-    said = [
-        attrs["aria-label"] for attrs in Tree(drawn).all("span") if attrs.get("class") == "cell"
-    ]
-    assert said == [
+def test_pictures_say_where_they_exit_and_whether_they_are_right():
+    cells = Tree(small(samples=drawings()).state(1)).all("span")
+    assert [attrs["aria-label"] for attrs in cells if attrs.get("class") == "cell"] == [
         "class cat: leaves at first, answer cat, right",
         "class cat: leaves at last, answer cat, right",
     ]
-    first = Tree(
-        small(samples=slider.pictures([np.eye(2)] * 2, [0, 0], ["cat", "dog"])).state(0)
-    ).text
+    first = Tree(small(samples=drawings()).state(0)).text
     assert "cat ✓" in first and "dog ✗" in first, "not by colour alone"
 
 
@@ -294,29 +247,15 @@ def test_tokens_carry_number_and_verdict():
 
 
 def test_a_scene_s_map_has_one_pixel_per_place_in_the_exit_s_colour():
-    import base64
-    import io
-
-    import matplotlib.image
-
-    from eenotes_book.style import exit_colors
-
     places = torch.tensor([[0, 1, 1], [1, 0, 0]])
     found = [made(threshold=t, exits=places) for t in (0.1, 0.2)]
-    page = Tree(
-        slider.slider(
-            found, names=["a", "b"], caption="c", samples=slider.scene(np.zeros((4, 6, 3)), (2, 3))
-        ).state(0)
-    )
-    (image,) = page.all("img")
+    scene = slider.scene(np.zeros((4, 6, 3)), (2, 3))
+    drawn = slider.slider(found, names=["a", "b"], caption="c", samples=scene).state(0)
+    (image,) = Tree(drawn).all("img")
     assert image["alt"] == "Map of where the places of the image leave: 50% at a, 50% at b."
-    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))[
-        ..., :3
-    ]
-    wanted = np.array([matplotlib.colors.to_rgb(ground) for ground, _ in exit_colors(2)])[
-        places.numpy()
-    ]
-    np.testing.assert_allclose(pixels, wanted, atol=1 / 255)
+    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+    colors = np.array([matplotlib.colors.to_rgb(ground) for ground, _ in exit_colors(2)])
+    np.testing.assert_allclose(pixels[..., :3], colors[places.numpy()], atol=1 / 255)
 
 
 # --- live and static
@@ -333,46 +272,41 @@ def test_a_front_end_with_widgets_gets_the_live_one_any_other_the_page_s(monkeyp
 def test_the_live_slider_shows_the_same_rows_by_the_same_drawing():
     made = small(samples=slider.tokens(["a", "b"], [0, 0]))
     control, shown = made.live().children
-    assert [label for label, _ in control.options] == [
-        "0.50",
-        "0.75",
-        "0.95",
-    ] and control.value == made.first
+    assert [label for label, _ in control.options] == ["0.50", "0.75", "0.95"]
+    assert control.value == made.first
     for i in range(3):
         control.value = i
-        assert made.state(i) in shown.value and made._numbers(made.rows[i]) in shown.value
-        assert (
-            f'<template data-value="{control.label}" data-said="{made._numbers(made.rows[i])}">{made.state(i)}</template>'
-            in made.html
-        )
+        state, said = made.state(i), made._numbers(made.rows[i])
+        assert state in shown.value and said in shown.value
+        position = f'<template data-value="{control.label}" data-said="{said}">{state}</template>'
+        assert position in made.html
 
 
 def test_the_page_keeps_the_slider_and_drops_what_needs_a_kernel():
-    kept = {
-        "output_type": "display_data",
-        "data": {"text/html": "<p>", slider._VIEW: {"model_id": "1"}},
-    }
-    dead = {
-        "output_type": "display_data",
-        "data": {"text/plain": "Bar()", slider._VIEW: {"model_id": "2"}},
-    }
+    def output(**data):
+        return {"output_type": "display_data", "data": data}
+
     text = {"output_type": "stream", "name": "stdout", "text": "x"}
-    cell = {"cell_type": "code", "outputs": [kept, dead, text]}
-    page = pages.without_live_widgets(
-        {"metadata": {"widgets": {}}, "cells": [cell, {"cell_type": "markdown"}]}
-    )
-    assert page["cells"][0]["outputs"] == [
-        {"output_type": "display_data", "data": {"text/html": "<p>"}},
-        text,
-    ]
-    assert "widgets" not in page["metadata"] and json.dumps(page)
+    live = output(**{"text/html": "<p>", slider._VIEW: {"model_id": "1"}})
+    dead = output(**{"text/plain": "Bar()", slider._VIEW: {"model_id": "2"}})
+    cells = [{"cell_type": "code", "outputs": [live, dead, text]}, {"cell_type": "markdown"}]
+    page = pages.without_live_widgets({"metadata": {"widgets": {}}, "cells": cells})
+    assert page["cells"][0]["outputs"] == [output(**{"text/html": "<p>"}), text]
+    assert "widgets" not in page["metadata"]
 
 
 # --- bad input
 
 
+ONE = slider.tokens(["a"], [0])
+
+
+def exits_at(exit_index, **changes):
+    return made(threshold=0.1, exits=torch.tensor([exit_index]), **changes)
+
+
 @pytest.mark.parametrize(
-    ("change", "what"),
+    "change, what",
     [
         ({"caption": " "}, "caption"),
         ({"rows": [made()]}, "at least two"),
@@ -380,50 +314,52 @@ def test_the_page_keeps_the_slider_and_drops_what_needs_a_kernel():
         ({"rows": [made(threshold=0.1), made(left=[1.0])]}, "2 shares"),
         ({"rows": [made(threshold=0.1), made(left=[0.5, 0.6])]}, "add up to 1"),
         ({"rows": [made(threshold=0.1), made(score=float("nan"))]}, "finite"),
-        ({"rows": [made(threshold=0.1), made()], "samples": slider.tokens(["a"], [0])}, "exits, got None"),
-        ({"rows": [made(threshold=0.1, exits=torch.tensor([2]), answers=torch.tensor([0])), made()],
-          "samples": slider.tokens(["a"], [0])}, "from 0 to 1"),
-        ({"rows": [made(threshold=0.1, exits=torch.tensor([1])), made()], "samples": slider.tokens(["a"], [0])}, "1 answers"),
+        ({"rows": [made(threshold=0.1), made()], "samples": ONE}, "exits, got None"),
+        ({"rows": [exits_at(2, answers=torch.tensor([0])), made()], "samples": ONE}, "from 0 to 1"),
+        ({"rows": [exits_at(1), made()], "samples": ONE}, "1 answers"),
     ],
-)  # fmt: skip
+)
 def test_a_slider_that_cannot_be(change, what):
     with pytest.raises(ValueError, match=what):
         small(**{"names": ["a", "b"]} | change)
 
 
-def test_rows_that_cannot_be():
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        ({"labels": LABELS[:3]}, "4 samples and labels for 3"),
+        ({"shown": [0, 4]}, r"samples \[4\]"),
+        ({"logits": table()[:1]}, "single exit"),
+        ({"thresholds": [0.5, 1.5]}, r"in \[0, 1"),
+    ],
+)
+def test_rows_that_cannot_be(change, what):
+    options = {"logits": table(), "labels": LABELS} | change
+    logits, labels = options.pop("logits"), options.pop("labels")
+    with pytest.raises(ValueError, match=what):
+        slider.rows(logits, labels, Confidence(0.5), COSTS, **options)
+
+
+def test_rows_and_positions_of_something_else():
     with pytest.raises(TypeError, match="as of Confidence, got Entropy"):
         slider.rows(table(), LABELS, Entropy(0.1), COSTS)
-    with pytest.raises(ValueError, match="4 samples and labels for 3"):
-        slider.rows(table(), LABELS[:3], Confidence(0.5), COSTS)
-    with pytest.raises(ValueError, match=r"samples \[4\]"):
-        slider.rows(table(), LABELS, Confidence(0.5), COSTS, shown=[0, 4])
-    with pytest.raises(ValueError, match="single exit"):
-        slider.rows(table()[:1], LABELS, Confidence(0.5), COSTS)
-    with pytest.raises(ValueError, match="in \\[0, 1"):
-        slider.rows(table(), LABELS, Confidence(0.5), COSTS, thresholds=[0.5, 1.5])
-
-
-def test_positions_that_cannot_be():
-    for wrong in (
-        torch.zeros(0, 5),
-        torch.zeros(2, 0),
-        torch.full((1, 3), 1.5),
-        torch.tensor([0.5]),
-        torch.full((1, 2), float("nan")),
-    ):
+    outside, nan = torch.full((1, 3), 1.5), torch.full((1, 2), float("nan"))
+    for wrong in (torch.zeros(0, 5), torch.zeros(2, 0), outside, torch.tensor([0.5]), nan):
         with pytest.raises(ValueError, match=r"\(J-1, N\)"):
             slider.positions(wrong)
     with pytest.raises(ValueError, match="count=1"):
         slider.positions(torch.full((1, 3), 0.5), count=1)
 
 
-def test_samples_that_cannot_be():
-    with pytest.raises(ValueError, match="one size"):
-        slider.pictures([np.eye(2), np.eye(3)], [0, 0], ["a"])
-    with pytest.raises(ValueError, match="a class for each"):
-        slider.pictures([np.eye(2)], [0, 1], ["a", "b"])
-    with pytest.raises(ValueError, match="got 1 and 2"):
-        slider.tokens(["a"], [0, 1])
-    with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
-        slider.scene(np.eye(2), (1, 1))
+@pytest.mark.parametrize(
+    "build, what",
+    [
+        (lambda: slider.pictures([np.eye(2), np.eye(3)], [0, 0], ["a"]), "one size"),
+        (lambda: slider.pictures([np.eye(2)], [0, 1], ["a", "b"]), "a class for each"),
+        (lambda: slider.tokens(["a"], [0, 1]), "got 1 and 2"),
+        (lambda: slider.scene(np.eye(2), (1, 1)), r"\(H, W, 3\)"),
+    ],
+)
+def test_samples_that_cannot_be(build, what):
+    with pytest.raises(ValueError, match=what):
+        build()

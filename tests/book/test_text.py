@@ -13,12 +13,13 @@ def manual():
     return text.load("python-manual", vocabulary=300, length=16, train=4000, val=400, test=400)
 
 
-def test_rows_and_counts(manual):
+def test_rows_counts_and_the_same_tokens_every_time(manual):
     assert manual.train.shape == (250, 16) and manual.val.shape == manual.test.shape == (25, 16)
     assert manual.counts == {"train": 4000, "val": 400, "test": 400}
-    assert manual.vocabulary == 300
+    assert manual.vocabulary == 300 and len(manual.digest) == 16
     assert manual.train.dtype == torch.int64 and manual.train.max() < 300
-    assert len(manual.digest) == 16
+    again = text.load("python-manual", vocabulary=300, length=16, train=4000, val=400, test=400)
+    assert torch.equal(again.train, manual.train) and again.digest == manual.digest
 
 
 def test_the_splits_are_all_of_the_manual_and_nothing_twice():
@@ -31,45 +32,37 @@ def test_the_splits_are_all_of_the_manual_and_nothing_twice():
     assert [round(len(part) / len(whole), 3) for part in splits.values()] == [0.8, 0.1, 0.1]
 
 
-def test_there_and_back(manual):
+def test_there_and_back_and_with_a_ready_tokenizer(manual):
     sentence = "The is operator compares identities; naïve – ünïcode, too.\n"
     assert manual.decode(manual.encode(sentence)) == sentence
-
-
-def test_the_same_tokens_every_time(manual):
-    again = text.load("python-manual", vocabulary=300, length=16, train=4000, val=400, test=400)
-    assert torch.equal(again.train, manual.train) and again.digest == manual.digest
-
-
-def test_a_ready_tokenizer(manual):
-    other = text.load(
-        "python-manual", length=8, train=800, val=80, test=80, tokenizer=manual.tokenizer
-    )
+    options = {"length": 8, "train": 800, "val": 80, "test": 80}
+    other = text.load("python-manual", **options, tokenizer=manual.tokenizer)
     assert torch.equal(other.train.flatten(), manual.train.flatten()[:800])
 
 
 def test_wikitext_from_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("EENOTES_DATA", str(tmp_path))
     monkeypatch.delenv("EENOTES_DOWNLOAD", raising=False)
-    with pytest.raises(
-        FileNotFoundError, match=r"wiki.train.tokens does not exist.*EENOTES_DOWNLOAD=1"
-    ):
+    missing = r"wiki.train.tokens does not exist.*EENOTES_DOWNLOAD=1"
+    with pytest.raises(FileNotFoundError, match=missing):
         text.load("WikiText-2")
     (tmp_path / "wikitext-2").mkdir()
     for split in ("train", "valid", "test"):
-        (tmp_path / "wikitext-2" / f"wiki.{split}.tokens").write_text(
-            f" = {split} = \n a few words of <unk> \n" * 30, encoding="utf-8"
-        )
+        path = tmp_path / "wikitext-2" / f"wiki.{split}.tokens"
+        path.write_text(f" = {split} = \n a few words of <unk> \n" * 30, encoding="utf-8")
     found = text.load("WikiText-2", vocabulary=260, length=4)
     assert "= valid =" in found.decode(found.val.flatten())
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match="unknown text"):
-        text.load("Moby-Dick")
-    with pytest.raises(ValueError, match="above 256"):
-        text.load("python-manual", vocabulary=100)
-    with pytest.raises(ValueError, match="train=-5"):
-        text.load("python-manual", train=-5)
-    with pytest.raises(ValueError, match="fewer than one row"):
-        text.load("python-manual", vocabulary=300, length=64, test=10)
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("Moby-Dick", {}, "unknown text"),
+        ("python-manual", {"vocabulary": 100}, "above 256"),
+        ("python-manual", {"train": -5}, "train=-5"),
+        ("python-manual", {"vocabulary": 300, "length": 64, "test": 10}, "fewer than one row"),
+    ],
+)
+def test_bad_input(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        text.load(name, **options)
