@@ -2,7 +2,7 @@
 
 The parts are modules of their own: ``network`` and ``cutting`` (a backbone as stages), ``exits``,
 ``rules``, ``inference``, ``streaming``, ``costs``, ``class_statistics`` and ``thresholds``.  What
-is built from them lies in ``methods``, ``baselines`` and ``language``.  Each name below is imported
+is built from them lies in ``methods`` and ``language``.  Each name below is imported
 from its module when it is first used, so ``import eenotes`` stays cheap.
 """
 

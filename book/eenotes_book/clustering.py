@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import checkpoints
-from eenotes.baselines import deep_clustering
 from eenotes.cutting import split
 from eenotes.exits import ClassMeanExit
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
+from eenotes_book import deep_clustering
 from eenotes_book.data import vision
 
 

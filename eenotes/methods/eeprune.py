@@ -220,7 +220,7 @@ def scores(
 ) -> Scores:
     """Train a network for a few epochs and score every sample.
 
-    This is EEPrune behind the signature of all scores (`eenotes.baselines.sample_scores`).
+    The rivals of chapter 5 have the same signature.
 
     Args:
         dataset: of ``(x, y)``.

@@ -169,7 +169,7 @@ def resolves(full: str) -> bool:
 def test_how_we_read_the_thesis_names_what_exists():
     """Every name in code with a dot is a module, a function, a class or one of its members."""
     names = set(re.findall(r"`((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*)`", page("reading-the-thesis")))
-    packages = ("eenotes", "eenotes.methods", "eenotes.baselines", "eenotes_book")
+    packages = ("eenotes", "eenotes.methods", "eenotes_book")
     assert len(names) > 50
     for name in names - {"settings.toml"}:
         assert any(resolves(f"{package}.{name}") for package in packages), name

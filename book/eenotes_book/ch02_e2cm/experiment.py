@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from eenotes.baselines import trained_exits
 from eenotes.costs import count_macs
 from eenotes.cutting import split
 from eenotes.inference import collect
@@ -17,6 +16,7 @@ from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Entropy, ScoreRule
 from eenotes.thresholds import draw_thresholds, evaluate, sweep, thresholds_for_budgets
 from eenotes_book import networks
+from eenotes_book.ch02_e2cm import trained_exits
 from eenotes_book.ch02_e2cm.settings import Backbone
 from eenotes_book.data import vision
 from eenotes_book.models.resnet import CifarResNet

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from eenotes.baselines import deep_clustering
+from eenotes_book import deep_clustering
 
 
 @dataclass

@@ -7,13 +7,12 @@ import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from eenotes.baselines import deep_clustering
 from eenotes.costs import count_macs
 from eenotes.inference import collect, simulate
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.thresholds import thresholds_for_budgets
-from eenotes_book import cache, clustering, scale
+from eenotes_book import cache, clustering, deep_clustering, scale
 from eenotes_book.ch02_e2cm.settings import Clusters
 from eenotes_book.data import vision
 

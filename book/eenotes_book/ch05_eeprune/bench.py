@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from eenotes import checkpoints, training
-from eenotes.baselines import sample_scores
-from eenotes.baselines.complexity_gap import complexity_gap
 from eenotes.methods import eeprune
 from eenotes.methods.sample_selection import Scores
 from eenotes.methods.scoring import Recipe
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, networks
+from eenotes_book.ch05_eeprune import sample_scores
+from eenotes_book.ch05_eeprune.complexity_gap import complexity_gap
 from eenotes_book.ch05_eeprune.energy import Cost, Stopwatch
 from eenotes_book.ch05_eeprune.settings import RaceSettings, TrainingSettings
 from eenotes_book.data import vision

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from eenotes.baselines.complexity_gap import complexity_gap
 from eenotes.methods import eeprune
 from eenotes.methods.eeprune import Pruned
 from eenotes_book import statistics
@@ -18,6 +17,7 @@ from eenotes_book.ch05_eeprune import bench as benches
 from eenotes_book.ch05_eeprune import experiment, tables
 from eenotes_book.ch05_eeprune import sweep as ch05_sweep
 from eenotes_book.ch05_eeprune.bench import Bench
+from eenotes_book.ch05_eeprune.complexity_gap import complexity_gap
 from eenotes_book.ch05_eeprune.harness import fit_and_measure
 from eenotes_book.ch05_eeprune.ring import learn_ring
 from eenotes_book.ch05_eeprune.settings import RaceSettings, SweepSettings

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes.baselines import deep_clustering
 from eenotes.language import evaluation, exits, initialisation, token_statistics
 from eenotes.methods import e2cm, eeprune, sample_selection
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import cache, clustering, language_models, scale
+from eenotes_book import cache, clustering, deep_clustering, language_models, scale
 from eenotes_book.ch07_open.networks import device_of, freeze_garbage
 from eenotes_book.ch07_open.settings import Clusters
 from eenotes_book.data import vision

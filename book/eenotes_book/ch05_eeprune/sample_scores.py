@@ -2,7 +2,7 @@ r"""Other scores of training samples: random, EL2N, Forgetting and selection via
 
 A score is called as ``score(dataset, recipe, *, seed)`` and returns
 `eenotes.methods.sample_selection.Scores`: the higher, the more a sample is worth keeping.
-`eenotes.methods.eeprune.scores` and `eenotes.baselines.complexity_gap` have the same signature.
+`eenotes.methods.eeprune.scores` and `complexity_gap` have the same signature.
 Networks are read at their last exit.
 """
 

@@ -6,7 +6,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from eenotes import collect, split
-from eenotes.baselines.trained_exits import branchy_network, shallow_deep_network, with_linear_exits
+from eenotes_book.ch02_e2cm.trained_exits import (
+    branchy_network,
+    shallow_deep_network,
+    with_linear_exits,
+)
 from eenotes_book.models.resnet import CifarResNet
 
 Y = torch.arange(60) % 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eenotes import split
-from eenotes.baselines import deep_clustering
+from eenotes_book import deep_clustering
 from eenotes_book.data import vision
 
 SMALL = {"epochs": 2, "steps": 5, "widths": [6, 2], "update_interval": 2}
@@ -144,7 +144,7 @@ def test_digits_are_found_without_labels():
 @pytest.mark.parametrize(
     ("x", "options", "error", "message"),
     [
-        (samples()[0], {}, ValueError, r"shape \(N, D\)"),
+        (samples()[0], {}, ValueError, r"must be \(N, D\)"),
         (samples(2), {}, ValueError, "3 clusters of 2 samples"),
         (samples().fill_(math.nan), {}, ValueError, "30 of 30 samples are not finite"),
         (samples().long(), {}, TypeError, "floats"),

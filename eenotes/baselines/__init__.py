@@ -1,1 +1,0 @@
-"""What the methods are compared with."""
