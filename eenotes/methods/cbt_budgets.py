@@ -92,32 +92,24 @@ def choice(v: Answers, thresholds: Tensor, **how) -> Choice:
 
 
 def scale_for_budget(
-    found: Statistics,
-    v: Answers,
-    *,
-    budget: float,
-    shared: bool = True,
-    betas: Sequence[float] = _BETAS,
+    found: Statistics, v: Answers, *, budget: float, shared: bool = True
 ) -> Choice:
     """The [alpha, beta] with the best mean IoU among those that cost at most ``budget``.
 
-    For each beta the largest alpha, at least one half, that keeps the budget is found by bisection.
+    Ten betas from 0.6 to 0.9995 are tried.  For each the largest alpha, at least one half, that
+    keeps the budget is found by bisection.
 
     Args:
         found: from `eenotes.methods.cbt.statistics`.
         v: the validation samples.
         budget: relative cost; 1.0 is the backbone without exits.
         shared: CBT, or CBT-ns.
-        betas: which to try.
 
     Raises:
-        ValueError: if even the smallest thresholds cost more; it says how much.  If there is no
-            beta to try.
+        ValueError: if even the smallest thresholds cost more; it says how much.
     """
-    if not len(betas):
-        raise ValueError("betas is empty: there is nothing to choose from")
     choices = []
-    for beta in betas:
+    for beta in _BETAS:
 
         def at(alpha: float, beta: float = beta) -> Tensor:
             return found.thresholds(alpha=alpha, beta=beta, shared=shared)
@@ -198,9 +190,7 @@ def priced(
     return thresholds
 
 
-def priced_for_budget(
-    v: Answers, *, budget: float, per_class: bool = True, steps: int = 16
-) -> Choice:
+def priced_for_budget(v: Answers, *, budget: float, per_class: bool = True) -> Choice:
     """`priced` at the lowest price that keeps the budget, by bisection on its logarithm.
 
     Raises:
@@ -212,7 +202,7 @@ def priced_for_budget(
         return priced(v, price=10.0**exponent, per_class=per_class, loss=loss)
 
     # _largest wants a cost that grows with its argument: a cheaper price is a higher cost.
-    exponent = -_largest(lambda value: cost(v, at(-value)), -3.0, 6.0, budget, steps=steps)
+    exponent = -_largest(lambda value: cost(v, at(-value)), -3.0, 6.0, budget, steps=16)
     return _best([choice(v, at(exponent), price=10.0**exponent)], budget)
 
 

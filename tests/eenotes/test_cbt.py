@@ -292,10 +292,7 @@ ZEROS = torch.zeros(2, 1, 3)
         (lambda: cbt_budgets.validation(ZEROS, torch.tensor([2]), COSTS), "3 stages"),
         (lambda: cbt_budgets.validation(ZEROS * torch.nan, torch.tensor([2]), TWO), "NaN"),
         (lambda: cbt_budgets.cost(SPLIT, torch.tensor([0.4, 0.6, 0.6])), "at least 0.5"),
-        (
-            lambda: cbt_budgets.scale_for_budget(found(), SPLIT, budget=0.5, betas=()),
-            "betas is empty",
-        ),
+        (lambda: cbt_budgets.scale_for_budget(found(), SPLIT, budget=0.1), r"at most 0\.1.*least"),
         (lambda: cbt_budgets.priced(SPLIT, price=torch.nan), "price"),
         (lambda: cbt_budgets.priced(SPLIT, price=-1.0), "price"),
         (lambda: cbt_budgets.single_for_budget(SPLIT, budget=0.1), r"at most 0\.1.*least"),

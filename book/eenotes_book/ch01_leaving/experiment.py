@@ -1,6 +1,5 @@
 """Experiment of chapter 1: what images meet in a network with early exits, what exiting saves."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,22 +15,19 @@ from eenotes.thresholds import draw_thresholds, evaluate, pareto_front, sweep
 TARGETS = (0.3, 0.5, 0.7)  # relative costs to be timed
 
 
-def by_margin(logits: Tensor, labels: Tensor, *, groups: int = 10) -> pd.DataFrame:
+def by_margin(logits: Tensor, labels: Tensor) -> pd.DataFrame:
     """Accuracy of one classifier, logits ``(N, K)``, among images sorted by its margin.
 
     The margin is the best minus the second-best logit.
 
     Returns:
-        ``groups`` rows of equal size, most clear-cut first: ``group`` (from 1), ``accuracy``.
+        Ten rows, of groups of equal size, most clear-cut first: ``group`` (from 1), ``accuracy``.
     """
     best = logits.topk(2, dim=1).values
     order = (best[:, 0] - best[:, 1]).argsort(descending=True)
     right = (logits.argmax(1) == labels)[order].double()
     return pd.DataFrame(
-        {
-            "group": range(1, groups + 1),
-            "accuracy": [part.mean().item() for part in right.tensor_split(groups)],
-        }
+        {"group": range(1, 11), "accuracy": [part.mean().item() for part in right.tensor_split(10)]}
     )
 
 
@@ -107,35 +103,32 @@ def falls(logits: Tensor, labels: Tensor, *, count: int) -> pd.DataFrame:
     )
 
 
-def single_threshold(
-    logits: Tensor, labels: Tensor, costs: Costs, *, points: int = 91
-) -> pd.DataFrame:
+def single_threshold(logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
     """One confidence threshold for all exits, and what it gives.
 
-    The thresholds are evenly spaced from 0.1 to 1, and as many quantiles of the confidences
+    The thresholds are 91, evenly spaced from 0.1 to 1, and as many quantiles of the confidences
     besides: those crowd near 1.
 
     Returns:
         One row per threshold: ``threshold`` and the numbers of `eenotes.thresholds.evaluate`.
     """
-    grid = torch.linspace(0.1, 1, points, dtype=torch.float64)
+    grid = torch.linspace(0.1, 1, 91, dtype=torch.float64)
     confidences = logits[:-1].softmax(2).amax(2).flatten().double().cpu().sort().values
-    quantiles = confidences[torch.linspace(0, len(confidences) - 1, points).long()]
+    quantiles = confidences[torch.linspace(0, len(confidences) - 1, 91).long()]
     thresholds = torch.cat([grid, quantiles[quantiles >= 0.1]]).unique().tolist()
     return pd.DataFrame(
         [{"threshold": t, **evaluate(logits, labels, Confidence(t), costs)} for t in thresholds]
     )
 
 
-def rules_at_costs(table: pd.DataFrame, targets: Sequence[float] = TARGETS) -> dict[str, Rule]:
-    """The rule whose relative cost is nearest to each target, under its threshold's name.
+def rules_at_costs(table: pd.DataFrame) -> dict[str, Rule]:
+    """The rules that the clock runs: those of `single_threshold` nearest to `TARGETS`.
 
-    Args:
-        table: from `single_threshold`.
-        targets: relative costs.
+    Returns:
+        threshold, in words → rule.
     """
     thresholds = [
-        table.threshold[(table.relative_cost - target).abs().idxmin()] for target in targets
+        table.threshold[(table.relative_cost - target).abs().idxmin()] for target in TARGETS
     ]
     return {f"{threshold:.3f}": Confidence(threshold) for threshold in thresholds}
 
