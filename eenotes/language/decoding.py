@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from eenotes._checks import require_eval
 from eenotes.language.exits import Anatomy, ExitModel, anatomy, check_ids, hidden_states, only
 
 
@@ -290,8 +291,7 @@ def _checked(model: ExitModel, ids: Tensor, max_new_tokens: int) -> Tensor:
         )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if model.training:
-        raise ValueError("the model is in training mode: call eval() before generating")
+    require_eval(model.modules(), what="model", before="generating")
     check_ids(ids[None], model.exit_head.linear.out_features)
     longest = getattr(model.model.config, "max_position_embeddings", None)
     total = len(ids) + max_new_tokens

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from eenotes._checks import require_eval
 from eenotes.class_statistics import ClassMeans, ClassMoments, Moments
 from eenotes.language.exits import ExitModel, align, check_ids
 
@@ -106,11 +107,8 @@ def statistics(
     """
     if target not in ("next", "input"):
         raise ValueError(f"target={target!r} must be 'next' or 'input'")
-    if any(module.training for module in model.modules()):
-        raise ValueError(
-            "the model is in training mode: call eval(), or dropout would be averaged into the "
-            "class means"
-        )
+    # dropout would be averaged into the class means
+    require_eval(model.modules(), what="model", before="statistics")
     head = model.exit_head.linear
     device, positions = head.weight.device, 0
     sums = (ClassMoments if covariance else ClassMeans)(head.out_features)

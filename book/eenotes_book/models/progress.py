@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eenotes._checks import require_eval
 from eenotes.inference import check_answers
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Rule
@@ -100,8 +101,7 @@ class Progress:
     def __init__(
         self, net: EarlyExitNetwork, x: Tensor, rule: Rule | None, exit_index: Tensor | None
     ):
-        if any(module.training for module in net.modules()):
-            raise ValueError("the network is in training mode: call net.eval() before segment")
+        require_eval(net.modules(), what="network", before="segment")
         if x.ndim != 4 or x.shape[1] != 3 or len(x) == 0:
             empty = "" if len(x) else " (empty)"
             raise ValueError(
