@@ -94,8 +94,8 @@ def _claim_order(record: Record, order: pd.DataFrame) -> None:
     _claim(
         record,
         "3a",
-        f"with {most} bits the order matters by less than a point; "
-        "ours: what pruning before rounding gains",
+        f"with {most} bits it matters by less than a point whether pruning or rounding comes first; "
+        "ours: what pruning first gains",
         (high.before - high.after).tolist(),
         wanted="equal",
         margin=_POINT,
