@@ -94,7 +94,7 @@ def _claim_order(record: Record, order: pd.DataFrame) -> None:
     _claim(
         record,
         "3a",
-        f"with {most} bits it matters by less than a point whether pruning or rounding comes first; "
+        f"with {most} bits it matters by less than a point whether pruning comes first; "
         "ours: what pruning first gains",
         (high.before - high.after).tolist(),
         wanted="equal",
