@@ -49,11 +49,13 @@ def trained(runs: Sequence[dict], data: Mapping[str, Any]) -> statistics.Gate:
     """The gate of every claim about trained networks: whether the unpruned one is fully trained."""
     published = PUBLISHED.get(_depth(runs)) if "CIFAR10" in data else None
     if published is None:
-        return statistics.Gate("a data set on which this network's accuracy is published", False)
+        return statistics.Gate(
+            "the data set must be one on which this network's accuracy is published", False
+        )
     found = statistics.mean([run["accuracy"][UNPRUNED][-1] for run in runs])
     condition = (
-        f"the unpruned network is within two points of its published accuracy, {published:.2%}; "
-        f"it has {found:.1%}"
+        "the unpruned network must be within two points of its published accuracy, "
+        f"{published:.2%}; it has {found:.1%}"
     )
     return statistics.Gate(condition, found >= published - 0.02)
 
@@ -189,7 +191,7 @@ def _claim_sweep(
     tables = [sweep_table([sweep], "early") for sweep in sweeps]
     gaps = [float(table["as all"].mean()) for table in tables]
     left = [float(table.drop(columns="as all").iloc[:, 0].mean()) for table in tables]
-    condition = "separate pruning is behind at the early exits in every run"
+    condition = "separate pruning must be behind at the early exits in every run"
     if gate.passed:
         gate = statistics.Gate(condition, min(gaps) > 0)
     record.claim(
