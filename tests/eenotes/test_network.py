@@ -14,38 +14,28 @@ from eenotes import EarlyExitNetwork, LinearExit, cut_points, linear_exits, spli
 from eenotes.network import in_mode
 from eenotes_book.models.resnet import CifarResNet
 
+ENCODER = "encoder.layers.encoder_layer_"
 TORCHVISION = {
     "resnet50": (["layer1", "layer2", "layer3.2", "layer4"], 64),
     "mobilenet_v3_large": (["features.3", "features.7.block.0", "features.12"], 64),
     "efficientnet_v2_s": (["features.2", "features.4", "features.6.0"], 64),
-    "vit_b_16": (
-        ["encoder.layers.encoder_layer_2", "encoder.layers.encoder_layer_7.add", "encoder"],
-        224,
-    ),
+    "vit_b_16": ([f"{ENCODER}2", f"{ENCODER}7.add", "encoder"], 224),
 }
 
 
 def tiny_vit():
     torch.manual_seed(0)
-    net = torchvision.models.VisionTransformer(
-        image_size=8,
-        patch_size=4,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=8,
-        mlp_dim=16,
-        num_classes=3,
-        dropout=0.2,
-    )
+    sizes = {"image_size": 8, "patch_size": 4, "hidden_dim": 8, "mlp_dim": 16, "num_classes": 3}
+    sizes |= {"num_layers": 2, "num_heads": 2, "dropout": 0.2}
+    net = torchvision.models.VisionTransformer(**sizes)
     nn.init.normal_(net.heads.head.weight)
     return net
 
 
 def tiny_densenet():
     torch.manual_seed(0)
-    return torchvision.models.DenseNet(
-        growth_rate=4, block_config=(2, 2), num_init_features=8, num_classes=3
-    )
+    sizes = {"growth_rate": 4, "block_config": (2, 2), "num_init_features": 8, "num_classes": 3}
+    return torchvision.models.DenseNet(**sizes)
 
 
 def resnet(**options):
@@ -58,12 +48,9 @@ def cut(request):
     """A backbone, its stages, and what it was before it was split."""
     torch.manual_seed(0)
     at, size = TORCHVISION.get(request.param, (["stem", "group1", "group2.0"], 16))
-    backbone = (
-        resnet()
-        if request.param == "cifar_resnet"
-        else torchvision.models.get_model(request.param, weights=None)
-    )
-    backbone.eval()
+    named = torchvision.models.get_model
+    own = request.param == "cifar_resnet"
+    backbone = (resnet() if own else named(request.param, weights=None)).eval()
     for p in backbone.parameters():
         if not p.any():  # the head of a new vision transformer: all its logits would be zero
             nn.init.normal_(p, std=0.1)
@@ -71,9 +58,8 @@ def cut(request):
     with torch.no_grad():
         out = backbone(x)
     state = {name: value.clone() for name, value in backbone.state_dict().items()}
-    return SimpleNamespace(
-        backbone=backbone, stages=split(backbone, at=at), at=at, x=x, out=out, state=state
-    )
+    stages = split(backbone, at=at)
+    return SimpleNamespace(backbone=backbone, stages=stages, at=at, x=x, out=out, state=state)
 
 
 def run(stages, x):
@@ -82,27 +68,23 @@ def run(stages, x):
     return x
 
 
+def equal(first, other):
+    return all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
 # --- equal, shared, untouched
 
 
-def test_stages_leave_the_backbone_as_it_was(cut):
+def test_stages_leave_the_backbone_as_it_was_and_share_its_parameters(cut):
     assert not any(part.training for part in [*cut.backbone.modules(), *cut.stages.modules()])
-    assert all(
-        torch.equal(value, cut.state[name]) for name, value in cut.backbone.state_dict().items()
-    )
+    now = cut.backbone.state_dict()
+    assert all(torch.equal(value, cut.state[name]) for name, value in now.items())
     assert all(p.requires_grad for p in cut.backbone.parameters())
+    assert len(cut.stages) == len(cut.at) + 1
+    for shared in (nn.Module.parameters, nn.Module.buffers):
+        assert set(map(id, shared(cut.stages))) == set(map(id, shared(cut.backbone)))
     with torch.no_grad():
         assert torch.equal(cut.backbone(cut.x), cut.out)
-
-
-def test_stages_share_the_parameters(cut):
-    assert len(cut.stages) == len(cut.at) + 1
-    assert {id(p) for p in cut.stages.parameters()} == {id(p) for p in cut.backbone.parameters()}
-    assert {id(b) for b in cut.stages.buffers()} == {id(b) for b in cut.backbone.buffers()}
-
-
-def test_stages_compose_to_the_backbone_in_evaluation_mode(cut):
-    with torch.no_grad():
         assert torch.equal(run(cut.stages.eval(), cut.x), cut.out)
 
 
@@ -116,9 +98,7 @@ def test_stages_compose_to_the_backbone_in_training_mode(cut):
     assert torch.equal(*results)
     # no batch normalisation, and no dropout by default
     stateless = isinstance(cut.backbone, torchvision.models.VisionTransformer)
-    assert stateless or not torch.equal(results[0], cut.out), (
-        "if the modes did not differ, the test would show nothing"
-    )
+    assert stateless or not torch.equal(results[0], cut.out), "else the test would show nothing"
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -192,22 +172,19 @@ def test_a_parameter_that_two_stages_read_is_one():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_deepcopy_is_independent_and_in_the_same_modes(training, modes):
-    backbone = resnet().train(training)
+    backbone, x = resnet().train(training), torch.randn(2, 3, 8, 8)
     stages = split(backbone, at=["group1", "group2"])
-    net = EarlyExitNetwork(stages, linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=10))
+    net = EarlyExitNetwork(stages, linear_exits(stages, x, num_classes=10))
     backbone.stem.eval()
-    twin = copy.deepcopy(net)
-    assert modes(twin) == modes(net)
+    twin, before = copy.deepcopy(net), modes(net)
+    assert modes(twin) == before
     assert not {id(p) for p in twin.parameters()} & {id(p) for p in net.parameters()}
-    x = torch.randn(2, 3, 8, 8)
     expected = [z.clone() for z in net(x)]
-    assert all(torch.equal(a, b) for a, b in zip(twin(x), expected, strict=True))
+    assert equal(twin(x), expected)
     with torch.no_grad():
         for p in twin.parameters():
             p.zero_()
-    assert all(torch.equal(a, b) for a, b in zip(net(x), expected, strict=True))
-    assert not twin(x)[0].any()
-    before = modes(net)
+    assert equal(net(x), expected) and not twin(x)[0].any()
     twin.train(not training)
     assert modes(net) == before
 
@@ -235,9 +212,8 @@ def test_every_cut_point_is_legal_and_nothing_later_overwrites_its_features(name
         for stage in stages:
             x = stage(x)
             features.append((x, x.clone()))
-    assert [
-        p for p, (now, then) in zip(at, features, strict=False) if not torch.equal(now, then)
-    ] == []
+    pairs = zip(at, features, strict=False)
+    assert not [p for p, (now, then) in pairs if not torch.equal(now, then)]
 
 
 def test_features_are_the_outputs_of_the_stages():
@@ -245,32 +221,17 @@ def test_features_are_the_outputs_of_the_stages():
     net = EarlyExitNetwork(stages, [nn.Identity(), nn.Identity()])
     x = torch.randn(2, 3, 8, 8)
     first = stages[0](x)
-    assert all(
-        torch.equal(a, b) for a, b in zip(net.features(x), [first, stages[1](first)], strict=True)
-    )
-    assert [tuple(f.shape) for f in net.features(x)] == [(2, 4, 8, 8), (2, 8, 4, 4)]
+    found = net.features(x)
+    assert equal(found, [first, stages[1](first)])
+    assert [tuple(f.shape) for f in found] == [(2, 4, 8, 8), (2, 8, 4, 4)]
 
 
 def test_cut_points_are_named_shortest_and_in_order():
-    assert cut_points(CifarResNet(14, width=4)) == [
-        "stem.0", "stem.1", "stem",
-        "group1.0.add", "group1.0", "group1.1.add", "group1",
-        "group2.0.add", "group2.0", "group2.1.add", "group2",
-        "group3.0.add", "group3.0", "group3.1.add", "group3",
-        "mean",
-    ]  # fmt: skip
-
-
-def test_exit_points_of_the_resnet_are_legal():
     backbone = CifarResNet(14, width=4)
-    assert backbone.exit_points == [
-        "stem",
-        "group1.0",
-        "group1.1",
-        "group2.0",
-        "group2.1",
-        "group3.0",
-    ]
+    groups = [f"group{g}{end}" for g in (1, 2, 3) for end in (".0.add", ".0", ".1.add", "")]
+    assert cut_points(backbone) == ["stem.0", "stem.1", "stem", *groups, "mean"]
+    places = ["stem", *(f"group{g}.{block}" for g in (1, 2, 3) for block in (0, 1))][:-1]
+    assert backbone.exit_points == places
     assert len(split(backbone, at=backbone.exit_points)) == 7
 
 
@@ -280,12 +241,8 @@ def in_place(body):
     class Chain(nn.Module):
         def __init__(self):
             super().__init__()
-            self.l1, self.l2 = nn.Linear(4, 4), nn.Linear(4, 4)
-            self.relu, self.identity, self.flatten = (
-                nn.ReLU(inplace=True),
-                nn.Identity(),
-                nn.Flatten(),
-            )
+            self.l1, self.l2, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(inplace=True)
+            self.identity, self.flatten = nn.Identity(), nn.Flatten()
 
         def forward(self, x):
             return self.l2(body(self, self.l1(x)))
@@ -380,39 +337,38 @@ def test_an_illegal_cut_names_the_nearest_legal_places(build, name, near):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
-    [("gruop2", "group2"), ("group", "group1"), ("group1.0.conv3", "group1.0.conv1")],
+    "name, near", [("gruop2", "group2"), ("group", "group1"), ("group1.0.conv3", "group1.0.conv1")]
 )
 def test_an_unknown_name_suggests_near_ones(name, near):
-    with pytest.raises(ValueError, match="no node") as error:
+    with pytest.raises(ValueError, match=f"no node(?s:.*){near!r}"):
         split(resnet(), at=["stem", name])
-    assert repr(near) in str(error.value)
 
 
-@pytest.mark.parametrize("at", [["group2", "group1"], ["group1", "group1"], ["group1", "group1.0"]])
-def test_names_must_differ_and_be_in_order(at):
-    with pytest.raises(ValueError, match="order of execution"):
+@pytest.mark.parametrize(
+    "at, error, message",
+    [
+        (["group2", "group1"], ValueError, "order of execution"),
+        (["group1", "group1"], ValueError, "order of execution"),
+        (["group1", "group1.0"], ValueError, "order of execution"),
+        ("group1", TypeError, r"at=\['group1'\]"),
+        ([], ValueError, "at least one"),
+    ],
+)
+def test_names_are_a_list_in_order(at, error, message):
+    with pytest.raises(error, match=message):
         split(resnet(), at=at)
 
 
-def test_a_bare_string_or_nothing_is_no_list_of_names():
-    with pytest.raises(TypeError, match=r"at=\['group1'\]"):
-        split(resnet(), at="group1")
-    with pytest.raises(ValueError, match="at least one"):
-        split(resnet(), at=[])
-
-
-def test_only_modules_that_can_be_traced():
+@pytest.mark.parametrize("function", [lambda net: split(net, at=["x"]), cut_points])
+def test_only_modules_that_can_be_traced(function):
     class Loop(nn.Module):
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    for function in (lambda net: split(net, at=["x"]), cut_points):
-        with pytest.raises(ValueError, match="by hand") as error:
-            function(Loop())
-        assert "Loop" in str(error.value)
-        with pytest.raises(TypeError, match="Module"):
-            function(torch.relu)
+    with pytest.raises(ValueError, match="Loop(?s:.*)by hand"):
+        function(Loop())
+    with pytest.raises(TypeError, match="Module"):
+        function(torch.relu)
 
 
 # --- the network
@@ -424,21 +380,16 @@ def test_logits_of_every_exit_by_hand():
     nn.init.constant_(head.weight, 3.0)
     net = EarlyExitNetwork([double, nn.Sequential(double, head)], [head])
     first, last = net(torch.tensor([[1.0], [5.0]]))
-    assert first.tolist() == [[6, 6], [30, 30]]
-    assert last.tolist() == [[12, 12], [60, 60]]
-    assert net.num_exits == 2
+    assert (first.tolist(), last.tolist()) == ([[6, 6], [30, 30]], [[12, 12], [60, 60]])
     features, logits = net.step(0, torch.tensor([[1.0]]))
-    assert (features.item(), logits.tolist()) == (2, [[6, 6]])
+    assert (net.num_exits, features.item(), logits.tolist()) == (2, 2, [[6, 6]])
 
 
-def test_a_network_takes_the_mode_of_its_stages():
+def test_a_network_takes_the_mode_of_its_stages(modes):
     stages = split(resnet().eval(), at=["group1"])
-    assert not any(
-        part.training for part in EarlyExitNetwork(stages, [LinearExit(4, 10)]).modules()
-    )
-    assert all(
-        part.training for part in EarlyExitNetwork(stages.train(), [LinearExit(4, 10)]).modules()
-    )
+    for training in (False, True):
+        net = EarlyExitNetwork(stages.train(training), [LinearExit(4, 10)])
+        assert set(modes(net).values()) == {training}
 
 
 @pytest.mark.parametrize(("stages", "exits"), [(0, 0), (1, 1), (3, 1), (3, 3)])
@@ -447,18 +398,11 @@ def test_one_exit_less_than_stages(stages, exits):
         EarlyExitNetwork([nn.Identity()] * stages, [nn.Identity()] * exits)
 
 
-@pytest.mark.parametrize("depth", [2, 3, 9, 21])
-def test_depth_of_the_resnet(depth):
-    with pytest.raises(ValueError, match="6n"):
-        CifarResNet(depth)
-
-
 def test_depth_counts_the_layers_with_weights():
     net = CifarResNet(20)
-    main = [
-        m
-        for n, m in net.named_modules()
-        if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in n
-    ]
-    assert len(main) == 20
+    layers = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len([name for name in layers if "shortcut" not in name]) == 20
     assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    for depth in (2, 3, 9, 21):
+        with pytest.raises(ValueError, match="6n"):
+            CifarResNet(depth)
