@@ -62,6 +62,19 @@ def cut(request):
     return SimpleNamespace(backbone=backbone, stages=stages, at=at, x=x, out=out, state=state)
 
 
+class Net(nn.Module):
+    """A module with these parts, whose forward is ``body(net, x)``."""
+
+    def __init__(self, body, **parts):
+        super().__init__()
+        self.body = body
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
 def run(stages, x):
     for stage in stages:
         x = stage(x)
@@ -128,15 +141,8 @@ def test_every_submodule_keeps_its_mode(unchanged, modes):
 
 
 def test_parts_shared_between_stages_keep_their_modes(modes):
-    class Shared(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last, self.drop = nn.Linear(4, 4), nn.Linear(4, 4), nn.Dropout(0.5)
-
-        def forward(self, x):
-            return self.drop(self.last(self.drop(self.first(x))))
-
-    backbone = Shared().train()
+    parts = {"first": nn.Linear(4, 4), "last": nn.Linear(4, 4), "drop": nn.Dropout(0.5)}
+    backbone = Net(lambda net, x: net.drop(net.last(net.drop(net.first(x)))), **parts).train()
     stages = split(backbone, at=["first", "last"])
     backbone.drop.eval()
     before = modes(stages)
@@ -145,28 +151,23 @@ def test_parts_shared_between_stages_keep_their_modes(modes):
     assert modes(stages) == before
 
 
-def test_later_changes_of_the_weights_reach_the_stages():
-    backbone, other = resnet().eval(), resnet()
-    stages, x = split(backbone, at=["group1"]), torch.randn(2, 3, 16, 16)
+def test_later_changes_of_the_weights_reach_the_stages_and_gradients_the_backbone():
+    backbone, other, x = resnet().eval(), resnet(), torch.randn(2, 3, 16, 16)
+    stages = split(backbone, at=["group1"])
     nn.init.normal_(other.stem[0].weight)
     backbone.load_state_dict(other.state_dict())
-    torch.nn.init.zeros_(backbone.classifier.bias)
+    nn.init.zeros_(backbone.classifier.bias)
     assert torch.equal(run(stages, x), backbone(x))
+    run(stages, x).sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
 
 
 def test_a_parameter_that_two_stages_read_is_one():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.tensor(3.0))
-            self.middle = nn.ReLU()
-
-        def forward(self, x):
-            return self.middle(x * self.weight) * self.weight
-
-    backbone = Tied()
+    weight = nn.Parameter(torch.tensor(3.0))
+    backbone = Net(lambda net, x: net.middle(x * net.weight) * net.weight, weight=weight)
+    backbone.middle = nn.ReLU()
     stages = split(backbone, at=["middle"])
-    assert all(stage.weight is backbone.weight for stage in stages)
+    assert all(stage.weight is weight for stage in stages)
     assert run(stages, torch.tensor([[2.0]])).item() == 18
 
 
@@ -187,12 +188,6 @@ def test_deepcopy_is_independent_and_in_the_same_modes(training, modes):
     assert equal(net(x), expected) and not twin(x)[0].any()
     twin.train(not training)
     assert modes(net) == before
-
-
-def test_gradients_flow_through_the_stages_into_the_backbone():
-    backbone = resnet()
-    run(split(backbone, at=["group1"]), torch.randn(2, 3, 8, 8)).sum().backward()
-    assert all(p.grad is not None for p in backbone.parameters())
 
 
 # --- where to cut
@@ -237,17 +232,9 @@ def test_cut_points_are_named_shortest_and_in_order():
 
 def in_place(body):
     """A chain l1 → body → l2."""
-
-    class Chain(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.l1, self.l2, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(inplace=True)
-            self.identity, self.flatten = nn.Identity(), nn.Flatten()
-
-        def forward(self, x):
-            return self.l2(body(self, self.l1(x)))
-
-    return Chain()
+    parts = {"l1": nn.Linear(4, 4), "l2": nn.Linear(4, 4), "relu": nn.ReLU(inplace=True)}
+    parts |= {"identity": nn.Identity(), "flatten": nn.Flatten()}
+    return Net(lambda net, x: net.l2(body(net, net.l1(x))), **parts)
 
 
 @pytest.mark.parametrize(
@@ -283,37 +270,27 @@ def test_a_cut_where_nothing_is_in_place(body):
     assert torch.equal(run(split(net, at=["l1"]), x), net(x))
 
 
-class Auxiliary(nn.Module):
-    """Like GoogLeNet: in training a second value lives on beside the trunk."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c, self.head = (nn.Linear(2, 2) for _ in range(4))
-
-    def forward(self, x):
-        x = self.a(x)
-        extra = self.head(x) if self.training else None
-        x = self.c(self.b(x))
-        return (x, extra) if self.training else x
-
-
 def test_cut_points_are_legal_in_both_modes():
-    assert cut_points(Auxiliary()) == ["a"]
+    """As in GoogLeNet: in training a second value lives on beside the trunk."""
+
+    def body(net, x):
+        x = net.a(x)
+        extra = net.head(x) if net.training else None
+        x = net.c(net.b(x))
+        return (x, extra) if net.training else x
+
+    backbone = Net(body, **{name: nn.Linear(2, 2) for name in ("a", "b", "c", "head")})
+    assert cut_points(backbone) == ["a"]
     with pytest.raises(ValueError, match="'b'"):
-        split(Auxiliary(), at=["b"])
+        split(backbone, at=["b"])
 
 
 def test_a_tuple_is_no_place_to_cut():
-    class Chunks(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Linear(2, 4)
+    def body(net, x):
+        a, b = net.first(x).chunk(2, dim=1)
+        return (a + b).exp()
 
-        def forward(self, x):
-            a, b = self.first(x).chunk(2, dim=1)
-            return (a + b).exp()
-
-    assert cut_points(Chunks()) == ["first", "add"]
+    assert cut_points(Net(body, first=nn.Linear(2, 4))) == ["first", "add"]
 
 
 @pytest.mark.parametrize(
@@ -361,12 +338,8 @@ def test_names_are_a_list_in_order(at, error, message):
 
 @pytest.mark.parametrize("function", [lambda net: split(net, at=["x"]), cut_points])
 def test_only_modules_that_can_be_traced(function):
-    class Loop(nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
-
-    with pytest.raises(ValueError, match="Loop(?s:.*)by hand"):
-        function(Loop())
+    with pytest.raises(ValueError, match="Net(?s:.*)by hand"):
+        function(Net(lambda net, x: x if x.sum() > 0 else -x))
     with pytest.raises(TypeError, match="Module"):
         function(torch.relu)
 
