@@ -24,7 +24,6 @@ from eenotes_book import probes, scale, settings, statistics
 from eenotes_book.cache import write_json
 from eenotes_book.chapters import folder
 
-VERDICTS = {True: "holds", False: "does not hold", None: "not testable here"}
 _HERE = Path(__file__).parent
 _START = time.perf_counter()  # a chapter imports this module first: its seconds count from here
 
@@ -98,38 +97,6 @@ class Record:
             ratio=_short(ours / thesis_value) if thesis_value else None,
         )  # fmt: skip
 
-    def old_claim(
-        self,
-        statement: str,
-        *,
-        thesis: str,
-        ours: float | str,
-        holds: bool | None,
-        spread: float | None = None,
-        where: str = "",
-    ) -> None:
-        """`claim` before there was one meaning of a verdict; to be replaced.
-
-        Args:
-            statement: what is claimed.
-            thesis: its number with its source, "≈" where read off a figure; or "not stated".
-            ours: our number, computed in this run.
-            holds: whether the claim holds here; ``None``: cannot be tested at this scale.
-            spread: standard deviation over the seeds.
-            where: the label of the cell that made the number.
-        """
-        ours = float(f"{ours:.4g}") if isinstance(ours, float) else ours
-        self.claims.append(
-            {
-                "statement": statement,
-                "thesis": thesis,
-                "ours": ours,
-                "spread": spread,
-                "holds": holds,
-                "where": where,
-            }
-        )
-
     def check(
         self, statement: str, *, values: Sequence[float], holds: bool, where: str = ""
     ) -> None:
@@ -167,10 +134,10 @@ class Record:
                 "claim": row["statement"],
                 "thesis": row["thesis"],
                 "ours": with_spread(row["ours"], row["spread"]),
-                "verdict": row["verdict"] if "verdict" in row else _old_verdict(row),
+                "verdict": row.get("verdict", ""),
             }
             for row in self.claims
-            if row.get("kind") != "check"
+            if row["kind"] != "check"
         ]
         return pd.DataFrame(rows)
 
@@ -291,10 +258,6 @@ def with_spread(value: float | str, spread: float | None) -> str:
         return value
     certain = spread is None or math.isnan(spread)
     return f"{value:.4g}" if certain else f"{value:.4g} ± {spread:.2g}"
-
-
-def _old_verdict(row: Mapping[str, Any]) -> str:
-    return VERDICTS[row["holds"]] if "holds" in row else ""
 
 
 def _short(value: float | None) -> float | None:

@@ -35,10 +35,7 @@ def load(chapter: str, at: str | None = None) -> Any:
     place = f"{folder(chapter)}/settings.toml"
     if at not in table:
         raise ValueError(f"{place} has no section {at!r}; it has {', '.join(table)}")
-    try:
-        module = import_module(f"eenotes_book.{folder(chapter)}.settings")
-    except ModuleNotFoundError:  # TODO: until every chapter has one
-        return _namespace(table[at])
+    module = import_module(f"eenotes_book.{folder(chapter)}.settings")
     kind = getattr(module, "StudySettings", module.Settings) if at == "study" else module.Settings
     return _build(kind, table[at], f"{place}, section {at}")
 
@@ -94,10 +91,3 @@ def _one_of(kinds: list[Any], value: Any, place: str) -> Any:
         except ValueError:
             continue
     return _value(kinds[-1], value, place)
-
-
-def _namespace(table: dict[str, Any]) -> types.SimpleNamespace:
-    nested = {
-        key: _namespace(value) if isinstance(value, dict) else value for key, value in table.items()
-    }
-    return types.SimpleNamespace(**nested)

@@ -91,7 +91,7 @@ def use_style() -> None:
     plt.rcParams |= dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9)
 
 
-LONGEST_CAPTION = 400  # TODO 40, when the chapters have moved their captions
+LONGEST_CAPTION = 40  # words
 
 
 def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "") -> HTML:

@@ -124,7 +124,8 @@ def load(
     ]:
         if wanted > found or train < 1 or min(val, test) < 0:
             raise ValueError(
-                f"{name} has {found} images for {what}, asked for {wanted} (train={train}, val={val}, test={test})"
+                f"{name} has {found} images for {what}, asked for {wanted} "
+                f"(train={train}, val={val}, test={test})"
             )
     rows, val_rows, test_rows = order[val : val + train], order[:val], test_order[:test]
     pixels = images[rows].float() / 255
@@ -222,9 +223,11 @@ def _torchvision(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _how_to_mend(name: str, root: Path, what: str) -> str:
     return (
-        f"{name} could not be read from {root.resolve()} ({what}). What lies there: {', '.join(_listing(root)) or 'nothing'}. "
-        f"Set EENOTES_DATA to a folder that holds {name} in torchvision's layout, or let torchvision download it:\n"
-        f"  EENOTES_DOWNLOAD=1 EENOTES_DATA={root} python -c \"from eenotes_book.data import vision; vision.load('{name}')\""
+        f"{name} could not be read from {root.resolve()} ({what}). What lies there: "
+        f"{', '.join(_listing(root)) or 'nothing'}. Set EENOTES_DATA to a folder that holds {name} "
+        "in torchvision's layout, or let torchvision download it:\n"
+        f"  EENOTES_DOWNLOAD=1 EENOTES_DATA={root} python -c "
+        f"\"from eenotes_book.data import vision; vision.load('{name}')\""
     )
 
 
