@@ -46,7 +46,8 @@ def evidence(chapter: results.Chapter, scale: str, words: str) -> list[str]:
             about = f" {results.text(subject)}:" if subject else ":"
             old = "" if record["current"] else f" {results.OUTDATED}"
             run = f"<b>{results.text(results.run_name(scale, name))}</b>"
-            lines.append(f"{run}{about} {results.link(place, ours)} {results.verdict(claim)}{old}")
+            word = results.verdict(claim) if "verdict" in claim else ""
+            lines.append(f"{run}{about} {results.link(place, ours)} {word}{old}")
     return lines
 
 

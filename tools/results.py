@@ -96,17 +96,6 @@ def run_name(scale: str, run: str) -> str:
     return f"{run}, this build" if run == scale else run
 
 
-def kind_of(claim: Mapping[str, Any]) -> str:
-    """claim, check or number; a row without a kind is a claim of an older record."""
-    return claim.get("kind", "claim")
-
-
-def word_of(claim: Mapping[str, Any]) -> str:
-    """The verdict in words; an older record has only whether the claim holds."""
-    old = {True: "holds", False: "fails", None: "not testable here"}
-    return claim["verdict"] if "verdict" in claim else old[claim["holds"]]
-
-
 def grouped(scale: str, chapter: Chapter, kind: str) -> list[list[Entry]]:
     """The rows of one kind: a list per claim, with every run that speaks of it, the best first.
 
@@ -116,7 +105,7 @@ def grouped(scale: str, chapter: Chapter, kind: str) -> list[list[Entry]]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for run, record in runs(scale, chapter).items():
         for claim in record["claims"]:
-            if kind_of(claim) == kind:
+            if claim["kind"] == kind:
                 plain = re.sub(r"\d+(\.\d+)?", "#", statement(claim)[0])
                 groups.setdefault((plain, claim["thesis"]), []).append(Entry(run, record, claim))
     return list(groups.values())
@@ -137,7 +126,7 @@ def summary(scale: str, chapters: Sequence[Chapter]) -> str:
     """How many claims of each chapter have which verdict, by the best record of each."""
     rows = []
     for chapter in chapters:
-        words = [word_of(e.claim) for g in grouped(scale, chapter, "claim") for e in best(g)]
+        words = [e.claim["verdict"] for g in grouped(scale, chapter, "claim") for e in best(g)]
         counts = {word: str(words.count(word) or "") for word in MARKS}
         name = link(f"{chapter.name}.html", f"{chapter.number}. {text(chapter.title)}")
         rows.append({"chapter": name} | counts)
@@ -161,7 +150,7 @@ def section(scale: str, chapter: Chapter) -> list[str]:
         content = claims(scale, chapter, others, "results-others")
         parts.append(folded(f"Other runs of the same claims ({len(others)})", content))
     if checks:
-        broken = any(word_of(entry.claim) != "holds" for entry in checks)
+        broken = any(entry.claim["verdict"] != "holds" for entry in checks)
         content = plain(scale, chapter, checks, "results-checks")
         parts.append(folded(f"What holds by construction ({len(checks)})", content, opened=broken))
     if numbers:
@@ -193,7 +182,7 @@ def plain(scale: str, chapter: Chapter, entries: Sequence[Entry], name: str) -> 
     """A table of checks, with what they came to, or of numbers, with the thesis's."""
     rows = []
     for entry in entries:
-        check = kind_of(entry.claim) == "check"
+        check = entry.claim["kind"] == "check"
         beside = (
             {"result": verdict(entry.claim)} if check else {"thesis": text(entry.claim["thesis"])}
         )
@@ -228,7 +217,7 @@ def interval(claim: Mapping[str, Any]) -> str:
 
 def why(claim: Mapping[str, Any]) -> str:
     """The reason of a verdict that is neither holds nor fails."""
-    decided = word_of(claim) in ("holds", "fails", "one run")
+    decided = claim["verdict"] in ("holds", "fails", "one run")
     return "" if decided else claim.get("reason", "")
 
 
@@ -285,7 +274,7 @@ def number(value: float | str | None) -> str:
 
 def verdict(claim: Mapping[str, Any]) -> str:
     """The verdict of a claim or check, with its sign and, by its class, its colour."""
-    word = word_of(claim)
+    word = claim["verdict"]
     kind = {"holds": "yes", "fails": "no"}.get(word, "open")
     return f'<span class="results-{kind}">{MARKS[word]} {word}</span>'
 

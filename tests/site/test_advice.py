@@ -119,8 +119,8 @@ ADVICE = [
     ("03-pruning", "reduced", "unstructured zeros leave the latency as it is", "fails"),
     ("03-pruning", "reduced", "removing channels saves time", "fails"),
     ("04-cbt", "study", "class thresholds of equal marginal loss: ahead of the best", "fails"),
-    ("05-eeprune", "study", "EEPrune is at least as accurate as random pruning", "holds"),
-    ("05-eeprune", "study", "some methods unbalance the classes", "fails"),
+    ("05-eeprune", "study", "EEPrune is not behind random pruning", "holds"),
+    ("05-eeprune", "study", "methods without a quota unbalance the classes", "fails"),
     ("06-class-aware-init", "study", "All weights: the copied head ends ahead", "fails"),
     ("06-class-aware-init", "study", "Drafting: the text is that of plain greedy", "fails"),
 ]
@@ -131,7 +131,7 @@ def test_advice_agrees_with_the_records(chapter, run, words, contradiction):
     path = chapters.RECORDS / run / f"{chapter}.json"
     found = evidence.matching(json.loads(path.read_text(encoding="utf-8")), words)
     assert found, f"no claim of this record has the words {words!r}"
-    against = [c["statement"] for c in found if results.word_of(c) == contradiction]
+    against = [c["statement"] for c in found if c.get("verdict") == contradiction]
     assert not against, f"book/which-method.md advises otherwise: {against}"
 
 

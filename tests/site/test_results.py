@@ -27,12 +27,6 @@ def claim(statement="early is cheap", *, thesis="not stated", ours=0.5, **more) 
     return row_of("claim", statement, thesis, ours, **found | more)
 
 
-def old_claim(statement: str, holds: bool | None, *, ours=0.5, spread=None) -> dict:
-    """A claim of an older record."""
-    row = {"statement": statement, "thesis": "not stated", "ours": ours, "spread": spread}
-    return row | {"holds": holds, "where": "curve"}
-
-
 def check(verdict="holds") -> dict:
     return row_of("check", "parts add up", "by construction", 0.0, verdict=verdict)
 
@@ -146,13 +140,6 @@ def test_every_verdict_has_its_sign_and_only_open_ones_their_reason():
         "✓ holds", "✗ fails", "≈ undecided / why", "• one run", "– not testable here / why",
     ]  # fmt: skip
     assert found.tables["results-glance"] == [["chapter", *words], ["2. Means", *"11111"]]
-
-
-def test_claims_of_older_records_are_shown_with_their_spread():
-    old = [old_claim("a", True, ours=0.123456, spread=0.00789), old_claim("b", False, ours="two")]
-    rows = read(chapter(fresh=record(*old, old_claim("c", None)))).tables["results-claims"][1:]
-    assert [row[2].split(" / ")[0] for row in rows] == ["0.1235 ± 0.0079", "two", "0.5"]
-    assert [row[3] for row in rows] == ["✓ holds", "✗ fails", "– not testable here"]
 
 
 def test_checks_and_numbers_are_listed_apart_and_a_broken_check_is_in_sight():
