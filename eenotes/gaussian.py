@@ -1,9 +1,8 @@
-r"""The vector AWGN channel and its optimal detector.
+r"""The optimal detector of messages in Gaussian noise, which is a linear layer.
 
 One theory for class-mean exits (E²CM) and for class-aware heads of language models.  One of M
 messages is sent as a point $s_m$; what arrives is $r = s_m + n$ with independent Gaussian noise of
-variance $N_0/2$ in each of D dimensions.  The detector that errs least turns out to be a linear
-layer.  Equation numbers are those of chapter 6.
+variance $N_0/2$ in each of D dimensions.  Equation numbers are those of chapter 6.
 """
 
 import math
@@ -12,35 +11,6 @@ import torch
 from torch import Tensor
 
 from eenotes.class_statistics import Moments
-
-
-def awgn(
-    signals: Tensor, messages: Tensor, *, n0: float, generator: torch.Generator | None = None
-) -> Tensor:
-    r"""Send messages over the channel (6.1): $r = s_m + n$, $n_i \sim \mathcal N(0, N_0/2)$.
-
-    Args:
-        signals: ``(M, D)``, one point per message.
-        messages: ``(N,)`` whole numbers in 0..M-1, what is sent.
-        n0: $N_0 > 0$; the noise variance per dimension is half of it.
-        generator: of the noise, on the signals' device.
-
-    Returns:
-        ``(N, D)``, what arrives.
-
-    Raises:
-        ValueError: signals that are no finite matrix, ``n0`` that is not positive, messages out of
-            range.
-    """
-    _check_signals(signals)
-    _check_n0(n0)
-    whole = not (messages.is_floating_point() or messages.dtype == torch.bool)
-    inside = ((messages >= 0) & (messages < len(signals))).all()
-    if messages.ndim != 1 or not whole or not inside:
-        raise ValueError(f"messages must be a vector of whole numbers in 0..{len(signals) - 1}")
-    shape, like = (len(messages), signals.shape[1]), signals
-    noise = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-    return signals[messages.long()] + math.sqrt(n0 / 2) * noise
 
 
 def map_detector(
@@ -67,8 +37,8 @@ def map_detector(
         ValueError: signals that are no finite matrix, ``n0`` that is not positive, or a prior that
             is none.
     """
-    _check_signals(signals)
-    _check_n0(n0)
+    check_signals(signals)
+    check_n0(n0)
     bias = -0.5 * signals.square().sum(1)
     if prior is not None:
         bias = bias + 0.5 * n0 * _checked_prior(prior, len(signals)).to(bias).log()
@@ -110,7 +80,7 @@ def linear_discriminant(
         ValueError: shapes that do not fit, or a covariance that is not symmetric and positive
             definite.
     """
-    _check_signals(means)
+    check_signals(means)
     D = means.shape[1]
     if covariance.shape != (D, D):
         raise ValueError(f"the covariance must be {D} × {D}, got {tuple(covariance.shape)}")
@@ -158,60 +128,12 @@ def whitened_discriminant(
     return weight, bias - weight @ centre
 
 
-def detect(received: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The message with the largest logit of a linear detector (6.8): ``(N, D)`` → ``(N,)``.
+def check_signals(signals: Tensor) -> None:
+    """Refuse signals that are no finite matrix ``(M, D)``.
 
     Raises:
-        ValueError: received vectors of another width than the weights, or with NaN.
+        ValueError: another shape or type, or values that are not finite.
     """
-    _check_received(received, weight.shape[1])
-    return torch.addmm(bias, received, weight.T).argmax(1)
-
-
-def q(x: float | Tensor) -> Tensor:
-    r"""The Gaussian tail $Q(x) = P(\mathcal N(0,1) > x)$ (6.12), in double precision.
-
-    The shape is that of ``x``, ``(...)`` → ``(...)``.  For two signals at distance d and equal
-    priors ``q(d / math.sqrt(2 * n0))`` is the error probability.
-    """
-    return 0.5 * torch.erfc(torch.as_tensor(x, dtype=torch.float64) / math.sqrt(2))
-
-
-def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> float:
-    r"""An upper bound of the MAP detector's error probability (6.13); exact for two signals.
-
-    $\sum_i P_i \sum_{j \ne i} Q\bigl((d_{ij}^2 + N_0 \ln(P_i/P_j)) / (d_{ij}\sqrt{2N_0})\bigr)$
-    with the distances $d_{ij} = \lVert s_i - s_j\rVert$: each summand is the probability that i was
-    sent and j scores higher.
-
-    Args:
-        signals: ``(M, D)``.
-        n0: $N_0 > 0$.
-        prior: ``(M,)``; ``None``: all equal.
-
-    Raises:
-        ValueError: as `map_detector`, and for two signals at the same place or a prior with a zero,
-            where the probability of a confusion is not defined.
-    """
-    _check_signals(signals)
-    _check_n0(n0)
-    count = len(signals)
-    prior = torch.full((count,), 1 / count) if prior is None else _checked_prior(prior, count)
-    prior, signals = prior.double().cpu(), signals.double().cpu()
-    distance = (signals[:, None] - signals).norm(dim=-1)
-    others = ~torch.eye(count, dtype=torch.bool)
-    if (distance[others] == 0).any() or (prior == 0).any():
-        raise ValueError(
-            "the union bound needs signals at different places and priors above 0: "
-            "leave out the message in question"
-        )
-    distance.fill_diagonal_(1.0)  # left out below
-    shift = n0 * (prior[:, None] / prior).log()
-    errors = q((distance.square() + shift) / (distance * math.sqrt(2 * n0)))
-    return float((prior * errors.masked_fill(~others, 0).sum(1)).sum())
-
-
-def _check_signals(signals: Tensor) -> None:
     matrix = signals.ndim == 2 and signals.is_floating_point() and len(signals)
     if not matrix or not signals.isfinite().all():
         raise ValueError(
@@ -220,14 +142,12 @@ def _check_signals(signals: Tensor) -> None:
         )
 
 
-def _check_received(received: Tensor, width: int) -> None:
-    if received.ndim != 2 or received.shape[1] != width or received.isnan().any():
-        raise ValueError(
-            f"what arrives must be (N, {width}), without NaN, got {tuple(received.shape)}"
-        )
+def check_n0(n0: float) -> None:
+    """Refuse a noise that is not positive.
 
-
-def _check_n0(n0: float) -> None:
+    Raises:
+        ValueError: $N_0$ that is not a positive number.
+    """
     if not (n0 > 0 and math.isfinite(n0)):
         raise ValueError(
             f"n0 must be a positive number, twice the noise variance per dimension, got {n0}"

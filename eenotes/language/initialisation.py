@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from eenotes.gaussian import linear_discriminant, map_detector
+from eenotes.gaussian import check_n0, linear_discriminant, map_detector
 from eenotes.language.evaluation import accuracy
 from eenotes.language.exits import ExitModel, Linear, anatomy, load
 from eenotes.language.token_statistics import Statistics
@@ -64,10 +64,7 @@ def class_mean_head(
             f"got {tuple(unseen.shape)}"
         )
     n0 = found.plug_in_n0() if n0 is None else n0
-    if not (n0 > 0 and math.isfinite(n0)):
-        raise ValueError(
-            f"n0 must be a positive number, twice the noise variance per dimension, got {n0}"
-        )
+    check_n0(n0)
     if whiten:
         covariance = found.noise_covariance(n0, shrinkage=_SHRINKAGE)
         weight, bias = linear_discriminant(means.double().cpu(), covariance, prior=prior.cpu())

@@ -1,10 +1,9 @@
-"""What pruning saves: tables of sparsity, effective MACs, bytes of a file, and whole channels.
+"""What pruning saves: a table of sparsity, effective MACs, and whole channels.
 
 Zeros come from `eenotes.methods.pruning`.  Weights that are really gone, not only zero, are
 torch-pruning's work (`prune_channels`).
 """
 
-import gzip
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from eenotes.costs import Costs, count_macs
 from eenotes.methods.pruning import WEIGHTED, check_rate, layers, permanent, sparsity
-from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork, in_mode
 
 
@@ -39,31 +37,6 @@ def sparsity_table(net: EarlyExitNetwork) -> pd.DataFrame:
         for name, module in found.items()
     ]
     return pd.DataFrame(rows, index=pd.Index(found, name="layer"))
-
-
-def pool_sparsity(table: pd.DataFrame) -> pd.Series:
-    """From `sparsity_table`: the share of zeros in ``backbone``, ``exits`` and ``all`` together."""
-    pools = table.groupby("part")[["zeros", "weights"]].sum()
-    pools.loc["all"] = pools.sum()
-    return pd.Series(pools.zeros / pools.weights, name="sparsity")
-
-
-def by_round(iterations: Sequence[Iteration]) -> pd.DataFrame:
-    """Sparsity after each round: one row per round (from 1), one column per layer.
-
-    The two phases of `pruning_schedule.separately` are put side by side: row r holds the backbone
-    after r rounds of its own and the exits after r of theirs.
-    """
-    rows: dict[int, dict[str, float]] = {}
-    for iteration in iterations:
-        mine = {
-            name: value
-            for name, value in iteration.sparsity.items()
-            if iteration.part == "all" or name.startswith("exits.") == (iteration.part == "exits")
-        }
-        rows.setdefault(iteration.number, {}).update(mine)
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table[list(iterations[0].sparsity)].rename_axis("round") if iterations else table
 
 
 @torch.no_grad()
@@ -108,21 +81,6 @@ def _uses(net: EarlyExitNetwork, found: dict[str, nn.Module], x: Tensor) -> Coun
         for handle in handles:
             handle.remove()
     return uses
-
-
-def checkpoint_bytes(net: EarlyExitNetwork, *, compress: bool = True) -> int:
-    """The size of the network as a safetensors file without masks, gzipped or plain.
-
-    (3.5) says how small it can get.
-    """
-    from safetensors.torch import save
-
-    state = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in permanent(net).state_dict().items()
-    }
-    content = save(state)
-    return len(gzip.compress(content, mtime=0) if compress else content)
 
 
 def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyExitNetwork:

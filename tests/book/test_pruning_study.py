@@ -8,11 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
+from eenotes.exits import LinearExit
 from eenotes.methods import pruned_costs, pruning
+from eenotes.methods.pruning_schedule import Iteration
+from eenotes.network import EarlyExitNetwork
 from eenotes_book import networks, records, style
-from eenotes_book.ch03_pruning import claims, deployment, experiment, figures, layer_figures, tables
+from eenotes_book.ch03_pruning import (
+    claims,
+    deployment,
+    experiment,
+    figures,
+    layer_figures,
+    sparsities,
+    tables,
+)
 from eenotes_book.ch03_pruning.settings import Settings, Sweep
 from eenotes_book.data import vision
 
@@ -51,6 +63,40 @@ def test_layers_by_hand():
     by_round = tables.difference_by_round([RUN])
     assert by_round.loc[1].tolist() == pytest.approx([0.1, -0.2, 0, 0])
     assert list(by_round.columns) == ["1", "E1", "3", "E2"]
+
+
+def test_sparsities_by_hand():
+    net = EarlyExitNetwork([nn.Linear(2, 2), nn.Linear(2, 2)], [LinearExit(2, 2)])
+    with torch.no_grad():
+        for weights, zeros in zip(pruning.layers(net).values(), (4, 4, 1), strict=True):
+            weights.weight.fill_(1).view(-1)[:zeros] = 0
+    pools = sparsities.pool_sparsity(pruned_costs.sparsity_table(net))
+    assert pools.to_dict() == {"backbone": 5 / 8, "exits": 1, "all": 9 / 12}
+
+
+def test_by_round_puts_the_phases_side_by_side():
+    rounds = [
+        Iteration("backbone", 1, {"stages.0": 0.5, "exits.0": 0.0}, ()),
+        Iteration("backbone", 2, {"stages.0": 0.75, "exits.0": 0.0}, ()),
+        Iteration("exits", 1, {"stages.0": 0.75, "exits.0": 0.25}, ()),
+        Iteration("exits", 2, {"stages.0": 0.75, "exits.0": 0.5}, ()),
+    ]
+    table = sparsities.by_round(rounds)
+    assert table.loc[1].tolist() == [0.5, 0.25] and table.loc[2].tolist() == [0.75, 0.5]
+    pool = sparsities.by_round([Iteration("all", 1, {"stages.0": 0.5, "exits.0": 0.3}, ())])
+    assert pool.loc[1].tolist() == [0.5, 0.3] and list(pool.columns) == ["stages.0", "exits.0"]
+
+
+def test_zeros_compress_and_plain_files_do_not_shrink():
+    def net():
+        torch.manual_seed(0)
+        return EarlyExitNetwork([nn.Linear(60, 40), nn.Linear(40, 3)], [LinearExit(40, 3)])
+
+    dense, zeros = net(), net()
+    pruning.prune_smallest(pruning.layers(zeros).values(), rate=0.9)
+    sizes = [deployment.checkpoint_bytes(each, compress=False) for each in (dense, zeros)]
+    assert sizes[0] == sizes[1] > 4 * pruned_costs.sparsity_table(dense).weights.sum()
+    assert deployment.checkpoint_bytes(zeros) < 0.5 * deployment.checkpoint_bytes(dense)
 
 
 def test_accuracies_by_hand():

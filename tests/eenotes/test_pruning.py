@@ -1,6 +1,5 @@
 """Pruning on a network of twelve weights, where every zero can be computed by hand."""
 
-import copy
 import math
 import sys
 from functools import partial
@@ -24,14 +23,7 @@ from eenotes import (
 )
 from eenotes.exits import ClassMeanExit
 from eenotes.methods import pruning_schedule
-from eenotes.methods.pruned_costs import (
-    by_round,
-    checkpoint_bytes,
-    effective_costs,
-    pool_sparsity,
-    prune_channels,
-    sparsity_table,
-)
+from eenotes.methods.pruned_costs import effective_costs, prune_channels, sparsity_table
 from eenotes.methods.pruning import fingerprint, layers, permanent, prune_smallest, sparsity
 from eenotes.methods.pruning_schedule import accuracies, separately, together
 from eenotes_book.models.resnet import CifarResNet
@@ -138,11 +130,6 @@ def test_the_second_time_a_fraction_of_what_remains():
         prune_smallest(layers(net).values(), rate=0.5)
     assert net.stages[1].weight.tolist() == [[0, -10], [11, -12]]
     assert sparsity_table(net).zeros.tolist() == [4, 4, 1]
-    assert pool_sparsity(sparsity_table(net)).to_dict() == {
-        "backbone": 5 / 8,
-        "exits": 1,
-        "all": 9 / 12,
-    }
 
 
 def test_pools_of_their_own_by_hand():
@@ -252,14 +239,6 @@ def test_both_give_every_weight_as_many_rounds_and_end_with_as_many_zeros(rounds
         zeros.append(table.zeros.sum())
         assert zeros[-1] / table.weights.sum() == pytest.approx(1 - 0.7**rounds, abs=2e-3)
     assert abs(zeros[0] - zeros[1]) <= rounds + 1  # two pools are rounded twice
-
-
-def test_by_round_puts_the_phases_side_by_side():
-    apart = by_round(list(run(toy(), separately)))
-    assert apart.loc[1].tolist() == [1, 0.5, 0] and apart.loc[2].tolist() == [1, 0.75, 0.5]
-    assert list(apart.columns) == [STAGE, EXIT, CLASSIFIER]
-    pool = by_round(list(run(toy())))
-    assert (apart - pool).loc[2].tolist() == [0, -0.25, 0.25]
 
 
 def test_the_iterator_prunes_step_by_step():
@@ -481,16 +460,6 @@ def test_two_digits_of_a_stage_are_not_confused():
     assert costs.stages == (4,) * 10 + (2,) and costs.exits == (4, 0) + (4,) * 8
 
 
-def test_zeros_compress_and_plain_files_do_not_shrink():
-    dense, _ = small()
-    net = copy.deepcopy(dense)
-    prune_smallest(layers(net).values(), rate=0.9)
-    assert checkpoint_bytes(net, compress=False) == checkpoint_bytes(dense, compress=False)
-    assert checkpoint_bytes(net) < 0.5 * checkpoint_bytes(dense)
-    weights = sparsity_table(dense).weights.sum()
-    assert checkpoint_bytes(dense, compress=False) > 4 * weights
-
-
 # --- channels, really gone
 
 
@@ -513,7 +482,6 @@ def test_channels_are_gone_from_backbone_and_exits(torch_pruning, unchanged):
     assert after.backbone < 0.3 * dense.backbone and all(
         a < d for a, d in zip(after.exits, dense.exits, strict=True)
     )
-    assert checkpoint_bytes(thin, compress=False) < 0.5 * checkpoint_bytes(net, compress=False)
     assert not any(part.training for part in thin.modules())
 
 

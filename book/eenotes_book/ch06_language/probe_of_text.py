@@ -72,7 +72,7 @@ def of_channel() -> Numbers:
     covariance = torch.tensor([[0.4, 0.1], [0.1, 0.3]])
     coloured = gaussian.linear_discriminant(signals, covariance, prior=prior)
     curves = channel.error_curves(decibels=[-3, 3], count=500, seed=SEED)
-    decided = gaussian.detect(received, sent["weight"], sent["bias"])
+    decided = channel.detect(received, sent["weight"], sent["bias"])
     density = torch.distributions.Normal(signals, 0.5)  # N₀ = 0.5: a variance of 0.25
     return {
         "channel_sent": sent["messages"].double().mean(),
