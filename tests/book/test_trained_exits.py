@@ -30,11 +30,11 @@ def trained(build, *, seed=1):
 
 def moved(net):
     """Which stages differ from those of the start."""
-    pairs = zip(net.stages, stages(), strict=True)
-    return [
-        any(not torch.equal(a, b) for a, b in zip(x.state_dict().values(), y.state_dict().values(), strict=True))
-        for x, y in pairs
-    ]  # fmt: skip
+    now, start = (
+        [list(stage.state_dict().values()) for stage in found] for found in (net.stages, stages())
+    )
+    pairs = zip(now, start, strict=True)
+    return [not all(map(torch.equal, mine, other)) for mine, other in pairs]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def name(request) -> str:
 
 @pytest.fixture(scope="session")
 def made() -> Callable:
-    """``made(name)``: a language model with V = 40, D = 16 and four decoders, in evaluation mode."""
+    """``made(name)``: a language model in evaluation mode; V = 40, D = 16, four decoders."""
     import torch
     import transformers
 

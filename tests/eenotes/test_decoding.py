@@ -37,7 +37,7 @@ def test_without_exits_and_with_drafts_the_text_is_plain_greedy(name, exited, pr
 
 
 def test_every_token_is_what_its_head_says_of_the_whole_prefix(name, exited, prompt):
-    """The keys and values that waiting tokens get later are those that they would have got at once."""
+    """Waiting tokens get later the keys and values that they would have got at once."""
     model = exited(name)
     sure = decoding.early_exit(model, prompt, max_new_tokens=NEW, threshold=1.0).confidence
     found = decoding.early_exit(model, prompt, max_new_tokens=NEW, threshold=sorted(sure)[NEW // 2])

@@ -19,7 +19,10 @@ from pathlib import Path
 
 import chapters
 import nbformat
+import numpy
 import pytest
+import torch
+import torchvision
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
@@ -32,32 +35,37 @@ NAMES = chapters.chapters()
 KEPT = ("torch", "torchvision", "numpy")
 QUICK = "02-e2cm"  # the whole chapter that is run
 TRAINS = "01-why-leave-early"  # the chapter that is cut off while it trains
+TRAINING = r"networks\.train_or_load\("  # in this cell
 NOWHERE = "http://127.0.0.1:9"
 
 # What Colab had in August 2026 of what the package needs (github.com/googlecolab/backend-info,
 # pip-freeze.txt); the rest it lacked.
 COLAB = {
-    "torch": "2.11.0+cpu", "torchvision": "0.26.0+cpu", "numpy": "2.1.3", "accelerate": "1.14.0", "safetensors": "0.8.0",
-    "scikit-learn": "1.6.1", "pandas": "2.2.3", "matplotlib": "3.10.0", "seaborn": "0.13.2", "tqdm": "4.67.3", "ipywidgets": "7.7.1",
-    "transformers": "5.15.0", "ipython": "7.34.0", "scipy": "1.16.3",
+    "torch": "2.11.0+cpu", "torchvision": "0.26.0+cpu", "numpy": "2.1.3", "accelerate": "1.14.0",
+    "safetensors": "0.8.0", "scikit-learn": "1.6.1", "pandas": "2.2.3", "matplotlib": "3.10.0",
+    "seaborn": "0.13.2", "tqdm": "4.67.3", "ipywidgets": "7.7.1", "transformers": "5.15.0",
+    "ipython": "7.34.0", "scipy": "1.16.3",
 }  # fmt: skip
 
 
 def run(*command, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, **options
-    )
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
 
 
-def code_cells(name: str) -> list[str]:
+def code_cells(name: str, up_to: str | None = None) -> list[str]:
+    """A chapter's code cells, up to the first one that matches."""
     cells = chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    if up_to is None:
+        return code
+    return code[: next(i for i, source in enumerate(code) if re.search(up_to, source)) + 1]
 
 
-def up_to(name: str, pattern: str) -> list[str]:
-    """A chapter's code cells up to the first one that matches."""
-    cells = code_cells(name)
-    return cells[: next(i for i, source in enumerate(cells) if re.search(pattern, source)) + 1]
+def new_environment(folder: Path) -> Path:
+    """An environment with nothing in it; its folder of packages."""
+    assert run(sys.executable, "-m", "venv", "--without-pip", folder).returncode == 0
+    (packages,) = folder.glob("lib/python3.*/site-packages")
+    return packages
 
 
 # --- what pip would do in Colab
@@ -71,6 +79,13 @@ def install_arguments(name: str, wheel: Path, installed: dict[str, str]) -> list
     return [*before.replace("{kept}", kept).split(), f"{requirement} @ {wheel.as_uri()}"]
 
 
+def metadata(name: str, version: str) -> str:
+    return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+
+
+WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
 @pytest.fixture
 def machine(tmp_path):
     """``machine(installed, *arguments)``: what pip would install where these versions are, and all
@@ -79,53 +94,31 @@ def machine(tmp_path):
     Both are packages without content: pip reads of them what it would read of the real ones, names
     and versions.
     """
-    links = tmp_path / "links"
+    links, home, report = tmp_path / "links", tmp_path / "machine", tmp_path / "report.json"
     links.mkdir()
     for name in [*COLAB, "torchmetrics", "torch-pruning"]:
-        file_name = name.replace("-", "_")
-        info = f"{file_name}-99.0.dist-info"
-        with zipfile.ZipFile(links / f"{file_name}-99.0-py3-none-any.whl", "w") as archive:
-            archive.writestr(
-                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n"
-            )
-            archive.writestr(
-                f"{info}/WHEEL",
-                "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            )
-            archive.writestr(f"{info}/RECORD", "")
+        stem = f"{name.replace('-', '_')}-99.0"
+        with zipfile.ZipFile(links / f"{stem}-py3-none-any.whl", "w") as archive:
+            files = {"METADATA": metadata(name, "99.0"), "WHEEL": WHEEL, "RECORD": ""}
+            for file, content in files.items():
+                archive.writestr(f"{stem}.dist-info/{file}", content)
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python"]
+    pip += ["--disable-pip-version-check", "install", "--dry-run", "--report", report]
+    pip += ["--no-index", "--find-links", links]
 
     def ask(installed: dict[str, str], *arguments: str) -> tuple[dict[str, str], str]:
-        home, report = tmp_path / "machine", tmp_path / "report.json"
-        shutil.rmtree(home, ignore_errors=True)
-        report.unlink(missing_ok=True)
-        assert run(sys.executable, "-m", "venv", "--without-pip", home).returncode == 0
+        packages = new_environment(home)
         for name, version in installed.items():
-            info = site_packages(home) / f"{name.replace('-', '_')}-{version}.dist-info"
+            info = packages / f"{name.replace('-', '_')}-{version}.dist-info"
             info.mkdir()
-            (info / "METADATA").write_text(
-                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-            )
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            home / "bin" / "python",
-            "--disable-pip-version-check",
-        ]
-        options = ["--dry-run", "--report", report, "--no-index", "--find-links", links]
-        done = run(*pip, "install", *options, *arguments)
+            (info / "METADATA").write_text(metadata(name, version))
+        done = run(*pip, *arguments)
         if done.returncode != 0:
             return {}, done.stderr
         found = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
         return {canonicalize_name(entry["name"]): entry["version"] for entry in found}, done.stderr
 
     return ask
-
-
-def site_packages(environment: Path) -> Path:
-    (folder,) = environment.glob("lib/python3.*/site-packages")
-    return folder
 
 
 def test_pip_adds_in_colab_what_is_missing_and_changes_nothing(machine, wheel):
@@ -145,13 +138,6 @@ def test_pip_says_so_where_torch_is_too_old_and_does_not_replace_it(machine, whe
     assert not found and "torch" in complaint and "ResolutionImpossible" in complaint
 
 
-def test_pip_would_replace_torch_if_it_were_asked_to(machine, wheel):
-    """The tests above would see it."""
-    *_, requirement = install_arguments(QUICK, wheel, COLAB)
-    found, _ = machine(COLAB, "--upgrade", "--upgrade-strategy", "eager", requirement)
-    assert {name: found[name] for name in KEPT} == dict.fromkeys(KEPT, "99.0")
-
-
 # --- what the chapters do there
 
 
@@ -160,6 +146,7 @@ class Colab:
     """A machine with Python and packages, and no eenotes."""
 
     environment: Path
+    packages: Path
     content: Path  # the working directory
     wheel: Path
     variables: dict[str, str]
@@ -168,89 +155,73 @@ class Colab:
     def python(self) -> Path:
         return self.environment / "bin" / "python"
 
-    @property
-    def package(self) -> Path:
-        return site_packages(self.environment) / "eenotes_book"
-
     def forget(self) -> None:
-        for path in site_packages(self.environment).glob("eenotes*"):
+        for path in self.packages.glob("eenotes*"):
             shutil.rmtree(path)
 
     def install(self) -> None:
         self.forget()
-        done = run(
-            self.python, "-m", "pip", "install", "-q", "--no-deps", self.wheel, env=self.variables
-        )
+        pip = (self.python, "-m", "pip", "install", "-q", "--no-deps", self.wheel)
+        done = run(*pip, env=self.variables)
         assert done.returncode == 0, done.stderr
 
     def script(self, code: str, *arguments, **variables: str) -> subprocess.CompletedProcess:
-        return run(
-            self.python, "-c", code, *arguments, cwd=self.content, env=self.variables | variables
-        )
+        command, environment = (self.python, "-c", code, *arguments), self.variables | variables
+        return run(*command, cwd=self.content, env=environment)
 
     def notebook(self, cells: list[str], *, seconds: int = 600):
         """Run cells in a kernel, as Colab would; the wheel takes the repository's place."""
-        address = re.compile(r"git\+https://[^\s\"]+")
-        cells = [
-            nbformat.v4.new_code_cell(address.sub(self.wheel.as_uri(), source)) for source in cells
-        ]
-        specs = KernelSpecManager(
-            kernel_dirs=[str(self.environment / "kernels")], ensure_native_kernel=False
-        )
+        address, wheel = re.compile(r"git\+https://[^\s\"]+"), self.wheel.as_uri()
+        cells = [nbformat.v4.new_code_cell(address.sub(wheel, source)) for source in cells]
+        folders = [str(self.environment / "kernels")]
+        specs = KernelSpecManager(kernel_dirs=folders, ensure_native_kernel=False)
         kernel = AsyncKernelManager(kernel_name="colab", kernel_spec_manager=specs)
         notebook = nbformat.v4.new_notebook(cells=cells)
-        client = NotebookClient(
-            notebook,
-            km=kernel,
-            timeout=seconds,
-            resources={"metadata": {"path": str(self.content)}},
-        )
+        place = {"metadata": {"path": str(self.content)}}
+        client = NotebookClient(notebook, km=kernel, timeout=seconds, resources=place)
         return client.execute(env=self.variables)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
 
 
 @pytest.fixture(scope="module")
 def colab(wheel, tmp_path_factory) -> Colab:
     home = tmp_path_factory.mktemp("colab")
     environment, seen, content = home / "env", home / "seen", home / "content"
-    assert run(sys.executable, "-m", "venv", "--without-pip", environment).returncode == 0
+    own = new_environment(environment)
     seen.mkdir()
     content.mkdir()
     for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         for path in Path(folder).iterdir():
             if "eenotes" not in path.name and path.suffix != ".pth":
                 (seen / path.name).symlink_to(path)
-    own = site_packages(environment)
     (own / "seen.pth").write_text(f"{seen}\n")
-    module = own / "google" / "colab" / "__init__.py"
-    module.parent.mkdir(parents=True)
-    module.touch()
+    write(own / "google" / "colab" / "__init__.py", "")
+    # Colab's kernel has done so before the first cell
     startup = home / "ipython" / "profile_default" / "startup" / "colab.py"
-    startup.parent.mkdir(parents=True)
-    startup.write_text("import google.colab\n")  # Colab's kernel has done so before the first cell
-    spec = environment / "kernels" / "colab" / "kernel.json"
-    spec.parent.mkdir(parents=True)
-    argv = [
-        str(environment / "bin" / "python"),
-        "-m",
-        "ipykernel_launcher",
-        "-f",
-        "{connection_file}",
-    ]
-    spec.write_text(json.dumps({"argv": argv, "display_name": "Colab", "language": "python"}))
-    variables = {
-        "HOME": str(home), "PATH": os.environ["PATH"], "IPYTHONDIR": str(home / "ipython"), "CUDA_VISIBLE_DEVICES": "",
-        "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "HF_HUB_OFFLINE": "1", "no_proxy": "localhost,127.0.0.1",
-        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE),
-        **{name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")},
-    }  # fmt: skip
-    return Colab(environment, content, wheel, variables)
+    write(startup, "import google.colab\n")
+    python = str(environment / "bin" / "python")
+    spec = {"argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    spec |= {"display_name": "Colab", "language": "python"}
+    write(environment / "kernels" / "colab" / "kernel.json", json.dumps(spec))
+    proxies = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+    variables = {name: value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")}
+    variables |= dict.fromkeys(proxies, NOWHERE) | {"no_proxy": "localhost,127.0.0.1"}
+    variables |= dict.fromkeys(("PIP_NO_INDEX", "PIP_DISABLE_PIP_VERSION_CHECK"), "1")
+    variables |= {"HOME": str(home), "PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"}
+    variables |= {"IPYTHONDIR": str(home / "ipython"), "CUDA_VISIBLE_DEVICES": ""}
+    return Colab(environment, own, content, wheel, variables)
 
 
 LOOK = """
 import json, os, sys, eenotes_book, numpy, torch, torchvision
 print(json.dumps({
-    "package": eenotes_book.__file__, "scale": os.environ["EENOTES_SCALE"], "download": os.environ["EENOTES_DOWNLOAD"],
-    "versions": [module.__version__ for module in (torch, torchvision, numpy)], "settings": len(vars(s)),
+    "package": eenotes_book.__file__, "settings": len(vars(s)),
+    "variables": [os.environ["EENOTES_SCALE"], os.environ["EENOTES_DOWNLOAD"]],
+    "versions": [module.__version__ for module in (torch, torchvision, numpy)],
 }))
 """
 
@@ -265,19 +236,14 @@ def test_first_cells_of_a_chapter(colab, name):
     is new on the machine.
     """
     colab.forget()
-    own = site_packages(colab.environment)
-    before = {path.name for path in own.iterdir()}
-    first, *_, last = colab.notebook([*up_to(name, r"= settings\.load\("), LOOK]).cells
+    before = {path.name for path in colab.packages.iterdir()}
+    first, *_, last = colab.notebook([*code_cells(name, r"= settings\.load\("), LOOK]).cells
     assert "Scale tiny, because this machine has no GPU." in printed(first)
     seen = json.loads(printed(last))
-    assert Path(seen["package"]) == colab.package / "__init__.py"
-    assert (seen["scale"], seen["download"]) == ("tiny", "1") and seen["settings"]
-    import numpy
-    import torch
-    import torchvision
-
+    assert Path(seen["package"]) == colab.packages / "eenotes_book" / "__init__.py"
+    assert seen["variables"] == ["tiny", "1"] and seen["settings"]
     assert seen["versions"] == [module.__version__ for module in (torch, torchvision, numpy)]
-    added = {path.name for path in own.iterdir()} - before
+    added = {path.name for path in colab.packages.iterdir()} - before
     assert {re.sub(r"-.*", "", name) for name in added} == {"eenotes", "eenotes_book"}, added
 
 
@@ -301,9 +267,7 @@ def test_settings_records_tables_and_embedded_data_come_with_the_wheel(colab):
     colab.install()
     done = colab.script(ASSETS, *NAMES)
     assert done.returncode == 0, done.stderr
-    committed = [
-        path for scale in ("reduced", "study") for path in (chapters.RECORDS / scale).glob("*.json")
-    ]
+    committed = [p for at in ("reduced", "study") for p in (chapters.RECORDS / at).glob("*.json")]
     assert int(done.stdout) == len(committed) > 0
 
 
@@ -311,12 +275,10 @@ def test_a_whole_chapter(colab):
     colab.forget()
     ran = colab.notebook(code_cells(QUICK))
     assert not [o for cell in ran.cells for o in cell["outputs"] if o["output_type"] == "error"]
-    path = colab.package / "records" / "tiny" / f"{QUICK}.json"
+    path = colab.packages / "eenotes_book" / "records" / "tiny" / f"{QUICK}.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["claims"] and record["scale"] == "tiny"
-    assert not list(colab.content.iterdir()), (
-        "a chapter at tiny writes nothing into the working directory"
-    )
+    assert not list(colab.content.iterdir()), "it writes nothing into the working directory"
 
 
 # --- a run that was cut off
@@ -343,17 +305,13 @@ print("scores", json.dumps(test_logits.mean((1, 2)).tolist()))
 def test_a_chapter_that_was_cut_off_goes_on_with_what_it_had(colab, tmp_path):
     """That the same network comes out, cut off or not, is for tests/eenotes/test_training.py."""
     colab.install()
-    cells = json.dumps(up_to(TRAINS, r"experiment\.train\("))
+    cells = json.dumps(code_cells(TRAINS, TRAINING))
 
     def attempt(**variables: str) -> tuple[int, list[int], str]:
         done = colab.script(CUT_OFF, cells, EENOTES_CACHE=str(tmp_path), **variables)
-        scores = re.findall(r"scores (.*)", done.stdout)
+        scores = "".join(re.findall(r"scores (.*)", done.stdout))
         assert scores or done.returncode < 0, done.stderr
-        return (
-            done.returncode,
-            [int(n) for n in re.findall(r"epoch (\d+)", done.stdout)],
-            "".join(scores),
-        )
+        return done.returncode, list(map(int, re.findall(r"epoch (\d+)", done.stdout))), scores
 
     died, epochs, _ = attempt(DIE_AFTER="2")
     assert died == -9 and epochs == [1, 2]

@@ -49,14 +49,11 @@ def test_what_a_workflow_refers_to_is_there(path):
             assert list(ROOT.glob(pattern)), pattern
 
 
-def test_the_published_book_is_the_built_one():
+def test_the_published_book_is_the_built_one_and_the_weekly_run_is_without_pins():
     jobs = yaml.safe_load(read(".github/workflows/publish.yml"))["jobs"]
     assert jobs["build"]["env"]["SCALE"] == "reduced"
     uploads = [step["with"]["path"] for step in jobs["build"]["steps"] if "upload" in str(step)]
     assert [ROOT / path for path in uploads] == [chapters.HTML]
-
-
-def test_weekly_run_is_without_pins():
     assert "make test PINS=/dev/null" in read(".github/workflows/weekly.yml")
     assert "-c $(PINS)" in MAKEFILE
 

@@ -50,8 +50,8 @@ class Tables(HTMLParser):
 
     def __init__(self, markdown: str):
         super().__init__()
-        self.tables, self.links, self.outdated, self.cell, self.rows = {}, [], [], None, []
-        self.folded, self.depth = set(), 0
+        self.tables, self.links, self.outdated, self.folded = {}, [], [], set()
+        self.cell, self.closed = None, False
         self.feed(markdown)
 
     def handle_starttag(self, tag, attributes):
@@ -59,9 +59,9 @@ class Tables(HTMLParser):
         if tag == "table":
             name = attributes["class"].split()[-1]
             self.rows = self.tables.setdefault(name, [])
-            self.folded |= {name} if self.depth else set()
+            self.folded |= {name} if self.closed else set()
         elif tag == "details":
-            self.depth += "open" not in attributes
+            self.closed = "open" not in attributes
         elif tag == "tr":
             self.rows.append([])
             self.outdated.append("results-outdated" in attributes.get("class", ""))
@@ -69,15 +69,15 @@ class Tables(HTMLParser):
             self.cell = ""
         elif tag == "a":
             self.links.append(attributes["href"])
-        elif tag == "br" and self.cell is not None:
-            self.cell += " / "
+        elif tag == "br":
+            self.handle_data(" / ")
 
     def handle_endtag(self, tag):
         if tag in ("td", "th"):
             self.rows[-1].append(self.cell)
             self.cell = None
         elif tag == "details":
-            self.depth = 0
+            self.closed = False
 
     def handle_data(self, data):
         if self.cell is not None:

@@ -35,16 +35,11 @@ def test_wheel_has_both_packages_with_their_settings_and_nothing_else(wheel):
 
 
 def test_wheel_says_what_it_is(wheel, metadata):
-    assert (
-        metadata["Name"] == "eenotes"
-        and metadata["License-Expression"] == "MIT"
-        and metadata["License-File"] == "LICENSE"
-    )
-    assert metadata["Requires-Python"] == ">=3.11"
+    said = [metadata[key] for key in ("Name", "License-Expression", "License-File")]
+    assert said == ["eenotes", "MIT", "LICENSE"] and metadata["Requires-Python"] == ">=3.11"
     addresses = dict(entry.split(", ") for entry in metadata.get_all("Project-URL"))
-    assert set(addresses) == {"Source", "Changelog", "Book"} and all(
-        url.startswith("https://") for url in addresses.values()
-    )
+    assert set(addresses) == {"Source", "Changelog", "Book"}
+    assert all(url.startswith("https://") for url in addresses.values())
     assert "# eenotes" in metadata.get_payload()
 
 
