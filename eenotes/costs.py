@@ -47,19 +47,19 @@ class Costs:
 
     @property
     def cumulative(self) -> Tensor:
-        """``(J,)`` MACs of a sample that leaves at exit j (1.3): all stages and all exit tests up
-        to there.
-        """
+        """MACs of a sample that exits at j, ``(J,)`` (1.3): all stages and exit tests up to it."""
         return self._up_to(self.stages) + self._up_to((*self.exits, 0))
 
     def relative_cost(self, exit_index: Tensor) -> Tensor:
-        """``(N,)`` exit indices → ``(N,)`` costs of stages and exit tests (1.3); 1.0 is the
-        backbone without exits.
+        """The cost of stages and exit tests (1.3), ``(N,)``; 1.0 is the backbone without exits.
+
+        Args:
+            exit_index: where each sample exits, ``(N,)``, from 0.
         """
         return self._at(self.cumulative, exit_index)
 
     def overhead(self, exit_index: Tensor) -> Tensor:
-        """The part of `relative_cost` that the exit tests alone take, ``(N,)`` → ``(N,)``."""
+        """The part of `relative_cost` that the exit tests alone take, ``(N,)``."""
         return self._at(self._up_to((*self.exits, 0)), exit_index)
 
     def _at(self, macs: Tensor, exit_index: Tensor) -> Tensor:

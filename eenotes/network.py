@@ -9,13 +9,14 @@ from torch import Tensor, fx, nn
 
 
 class EarlyExitNetwork(nn.Module):
-    """Stages with an exit head after each one but the last; the last stage ends in the backbone's
-    own classifier.
+    """Stages with an exit after each of them but the last.
+
+    The last stage ends in the backbone's own classifier.
 
     Args:
         stages: J modules; stage j maps the features of stage j-1, ``(B, ...)``, to its own.  The
             last one returns logits ``(B, K)``.
-        exits: J-1 heads, each mapping the features of its stage to logits ``(B, K)``.
+        exits: J-1 modules, each mapping the features of its stage to logits ``(B, K)``.
 
     Raises:
         ValueError: unless there is exactly one stage more than there are exits.
@@ -26,30 +27,30 @@ class EarlyExitNetwork(nn.Module):
         self.stages, self.exits = nn.ModuleList(stages), nn.ModuleList(exits)
         if len(self.exits) != len(self.stages) - 1 or not self.stages:
             raise ValueError(
-                f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exit heads (the "
+                f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exits (the "
                 f"last stage ends in the backbone's own classifier), got {len(self.exits)}"
             )
-        # New heads take the mode of the stages they join; inside a stage all modes stay as they
+        # New exits take the mode of the stages they join; inside a stage all modes stay as they
         # are.
         self.training = self.stages.training = self.stages[0].training
         self.exits.train(self.training)
 
     @property
     def num_exits(self) -> int:
-        """J: the exit heads and the classifier."""
+        """J: the exits and the classifier."""
         return len(self.stages)
 
     def step(self, j: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Run stage ``j`` (from 0) and its exit test; return the new features ``(B, ...)`` and the
-        logits ``(B, K)``.
+        """Run stage ``j`` (from 0) and its exit test.
+
+        Returns:
+            The new features ``(B, ...)`` and the logits ``(B, K)``.
         """
         features = self.stages[j](features)
         return features, self.exits[j](features) if j < len(self.exits) else features
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The logits ``(B, K)`` of all J exits, first to last, with nothing left out: for training
-        and for calibration.
-        """
+        """The logits ``(B, K)`` of all J exits, first to last, for training and calibration."""
         logits = []
         for j in range(self.num_exits):
             x, exit_logits = self.step(j, x)
