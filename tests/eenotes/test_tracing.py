@@ -16,16 +16,18 @@ X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 
 
 class TwoLayers(nn.Module):
-    """A linear layer, whatever a subclass does in between, and a classifier."""
+    """A linear layer, a classifier, and ``body(net, x)`` for a forward."""
 
-    def __init__(self):
+    def __init__(self, body=None):
         super().__init__()
-        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.first, self.last, self.body = nn.Linear(4, 8), nn.Linear(8, 3), body
 
-
-class Dropout(TwoLayers):
     def forward(self, x):
-        return self.last(nn.functional.dropout(self.first(x).relu(), 0.5, self.training))
+        return self.body(self, x)
+
+
+def dropout(net, x):
+    return net.last(nn.functional.dropout(net.first(x).relu(), 0.5, net.training))
 
 
 def network(backbone, at=("relu",), x=X):
@@ -50,7 +52,7 @@ def by_pickle(net):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("way", [by_torch_save, by_pickle, copy.deepcopy])
 def test_a_copy_follows_train_and_eval(way, training):
-    net = network(Dropout()).train(training)
+    net = network(TwoLayers(dropout)).train(training)
     twin = way(net)
     assert [m.training for m in twin.modules()] == [m.training for m in net.modules()]
     for mode in (True, False):
@@ -65,22 +67,15 @@ def test_a_copy_follows_train_and_eval(way, training):
 
 @pytest.mark.parametrize("way", [by_torch_save, by_pickle, copy.deepcopy])
 def test_parts_shared_between_stages_stay_shared(way):
-    class Shared(TwoLayers):
-        def __init__(self):
-            super().__init__()
-            self.middle = nn.Linear(8, 8)
-
-        def forward(self, x):
-            x = self.middle(self.first(x)).relu()
-            return self.last(self.middle(x))
-
-    twin = way(network(Shared()))
+    backbone = TwoLayers(lambda net, x: net.last(net.middle(net.middle(net.first(x)).relu())))
+    backbone.middle = nn.Linear(8, 8)
+    twin = way(network(backbone))
     assert twin.stages[0].middle is twin.stages[1].middle
 
 
 @pytest.mark.parametrize("way", [by_torch_save, copy.deepcopy])
 def test_a_network_with_masks_can_be_copied(way):
-    net = network(Dropout())
+    net = network(TwoLayers(dropout))
     pruning.prune_smallest(pruning.layers(net).values(), rate=0.3)
     net.train()(X)[-1].sum().backward()  # the masked weights have a history now
     twin = way(net).eval()
@@ -91,82 +86,74 @@ def test_a_network_with_masks_can_be_copied(way):
 # --- what a trace freezes
 
 
-class Optional(TwoLayers):
-    def forward(self, x, scale=None, mask=None):
-        h = self.first(x).relu()
-        if scale is None:
-            h = 2 * h
-        return self.last(h if mask is None else h * mask)
-
-
 def test_optional_arguments_take_their_defaults():
+    class Optional(TwoLayers):
+        def forward(self, x, scale=None, mask=None):
+            h = self.first(x).relu()
+            if scale is None:
+                h = 2 * h
+            return self.last(h if mask is None else h * mask)
+
     backbone = Optional().eval()
     first, rest = split(backbone, at=["relu"])
     assert torch.equal(rest(first(X)), backbone(X))
 
 
-class RandomDepth(TwoLayers):
-    def forward(self, x):
-        x = self.first(x)
-        if self.training and random.random() < 0.5:
-            x = x.relu()
-        return self.last(x.tanh())
+def random_depth(net, x):
+    x = net.first(x)
+    if net.training and random.random() < 0.5:
+        x = x.relu()
+    return net.last(x.tanh())
 
 
-class Noise(TwoLayers):
-    def forward(self, x):
-        x = self.first(x).relu()
-        return self.last(x + torch.randn(8) if self.training else x)
+def noise(net, x):
+    x = net.first(x).relu()
+    return net.last(x + torch.randn(8) if net.training else x)
 
 
-class NoiseOfItsInput(TwoLayers):
-    def forward(self, x):
-        x = self.first(x).relu()
-        return self.last(x + torch.randn_like(x) if self.training else x)
+def noise_of_its_input(net, x):
+    x = net.first(x).relu()
+    return net.last(x + torch.randn_like(x) if net.training else x)
 
 
 @pytest.mark.parametrize(
-    ("backbone", "words"),
-    [(RandomDepth, "random decision in training mode"), (Noise, "draws random numbers .*'add'")],
+    "body, words",
+    [(random_depth, "random decision in training mode"), (noise, "draws random numbers .*'add'")],
 )
-def test_random_numbers_are_refused(backbone, words):
-    backbone, state = backbone(), (random.getstate(), torch.get_rng_state())
+def test_random_numbers_are_refused(body, words):
+    backbone, state = TwoLayers(body), (random.getstate(), torch.get_rng_state())
     with pytest.raises(ValueError, match=words):
         split(backbone, at=["first"])
     assert not [name for name in vars(backbone) if "constant" in name]
     assert state[0] == random.getstate() and torch.equal(state[1], torch.get_rng_state())
 
 
-def test_noise_shaped_like_its_input_is_no_constant():
-    backbone = NoiseOfItsInput().train()
+@pytest.mark.parametrize(
+    "body",
+    [
+        noise_of_its_input,
+        lambda net, x: net.last(net.first(x).relu() + torch.arange(8.0)),  # belongs to the stage
+    ],
+)
+def test_what_forward_makes_is_no_constant_of_the_backbone(body):
+    backbone = TwoLayers(body).train()
     first, rest = split(backbone, at=["relu"])
     torch.manual_seed(2)
     expected = backbone(X)
     torch.manual_seed(2)
     assert torch.equal(rest(first(X)), expected)
-
-
-def test_a_constant_of_forward_belongs_to_the_stage_and_not_to_the_backbone():
-    class Ramp(TwoLayers):
-        def forward(self, x):
-            return self.last(self.first(x).relu() + torch.arange(8.0))
-
-    backbone = Ramp()
-    first, rest = split(backbone, at=["relu"])
-    assert torch.equal(rest(first(X)), backbone(X))
     assert not [name for name in vars(backbone) if "constant" in name]
 
 
 def test_a_decision_about_the_batch_is_found_by_the_comparison():
-    class Counting(TwoLayers):
-        calls = 0
+    calls = []
 
-        def forward(self, x):
-            Counting.calls += 1
-            return self.last(self.first(x).relu() * (1.0 if Counting.calls < 9 else 2.0))
+    def counting(net, x):
+        calls.append(1)
+        return net.last(net.first(x).relu() * (1.0 if len(calls) < 9 else 2.0))
 
     with pytest.raises(ValueError, match="give other answers than the backbone|random decision"):
-        split(Counting(), at=["relu"])
+        split(TwoLayers(counting), at=["relu"])
 
 
 def test_running_statistics_and_modes_are_left_alone(unchanged):
@@ -198,26 +185,26 @@ def test_an_unused_item_of_a_tuple_forbids_no_cut():
     assert torch.allclose(rest(first(x)), backbone(x))
 
 
-def test_an_illegal_cut_names_what_else_is_needed():
-    class Sized(TwoLayers):
-        def forward(self, x):
-            size = x.size(0)
-            return self.last(self.first(x).relu().reshape(size, 8))
+def sized(net, x):
+    size = x.size(0)
+    return net.last(net.first(x).relu().reshape(size, 8))
 
-    with pytest.raises(ValueError, match=r"more than one value \(size\).*nearest legal places"):
-        split(Sized(), at=["relu"])
 
-    class Skip(TwoLayers):
-        def forward(self, x):
-            return self.last(self.first(x).relu()) + x[:, :3]
+def skip(net, x):
+    return net.last(net.first(x).relu()) + x[:, :3]
 
-    with pytest.raises(ValueError, match=r"more than one value \(x\).*no legal place"):
-        split(Skip(), at=["relu"])
+
+@pytest.mark.parametrize(
+    "body, words", [(sized, r"\(size\).*nearest legal places"), (skip, r"\(x\).*no legal place")]
+)
+def test_an_illegal_cut_names_what_else_is_needed(body, words):
+    with pytest.raises(ValueError, match="more than one value " + words):
+        split(TwoLayers(body), at=["relu"])
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
 def test_wrappers_are_looked_through(wrap):
-    backbone = Dropout().eval()
+    backbone = TwoLayers(dropout).eval()
     stages = split(wrap(backbone), at=["relu"])
     assert stages[0].first is backbone.first
 
@@ -230,12 +217,9 @@ def test_two_arguments_and_a_missing_example():
     with pytest.raises(ValueError, match=r"more than one argument \(y\)"):
         split(Two(), at=["first"])
 
-    class Odd(TwoLayers):
-        def forward(self, x):
-            return self.last(self.first(x.reshape(-1, 7, 4).sum(1)).relu())
-
+    odd = TwoLayers(lambda net, x: net.last(net.first(x.reshape(-1, 7, 4).sum(1)).relu()))
     with pytest.raises(ValueError, match="example=x"):
-        split(Odd(), at=["relu"])
-    assert len(split(Odd(), at=["relu"], example=torch.randn(2, 28))) == 2
+        split(odd, at=["relu"])
+    assert len(split(odd, at=["relu"], example=torch.randn(2, 28))) == 2
     with pytest.raises(ValueError, match="must be a batch"):
-        split(Dropout(), at=["relu"], example=torch.randn(0, 4))
+        split(TwoLayers(dropout), at=["relu"], example=torch.randn(0, 4))
