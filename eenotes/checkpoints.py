@@ -1,6 +1,5 @@
 """Checkpoints: networks and other tensors in safetensors files, which hold data and no code."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable
@@ -10,16 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from eenotes.files import write_atomically
+from eenotes.identity import described, difference
 
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was damaged or belongs to another run, and is not used."""
-
-
-def shape_hash(model: nn.Module) -> str:
-    """A hash of the names and shapes of a model's state: equal where a checkpoint fits."""
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
 
 
 def resume(
@@ -43,7 +37,7 @@ def resume(
     try:
         tensors, found = load_tensors(path)
         if found.get("run") != run:
-            raise ValueError(f"it belongs to another run: {found.get('run')} instead of {run}")
+            raise ValueError(f"it belongs to another run ({difference(found.get('run'), run)})")
         state = {
             name.removeprefix("model."): value
             for name, value in tensors.items()
@@ -128,18 +122,20 @@ def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> d
     Args:
         path: a ``.safetensors`` file.
         compute: gives tensors of any shape ``(...)`` by name.
-        facts: what the tensors follow from, as JSON knows it.
+        facts: what the tensors follow from: settings, and whatever `identity.described` knows,
+            such as data sets, networks and tensors.
 
     Warns:
         CheckpointWarning: if the file is damaged or holds other facts; then it is written anew, and
             no error is raised.
     """
+    facts = described(facts)
     if Path(path).exists():
         try:
             tensors, found = load_tensors(path)
-            if found == json.loads(json.dumps(facts)):
+            if found == facts:
                 return tensors
-            raise ValueError(f"it holds {found} instead of {facts}")
+            raise ValueError(f"it follows from something else ({difference(found, facts)})")
         except ValueError as error:
             warnings.warn(
                 f"{path} is not used and computed anew: {error}", CheckpointWarning, stacklevel=2

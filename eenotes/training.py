@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from eenotes._wrapping import own_randomness, prepared, unwrapped
-from eenotes.checkpoints import resume, save_run, shape_hash
+from eenotes.checkpoints import resume, save_run
+from eenotes.identity import data_digest, described, fingerprint
 from eenotes.network import in_mode
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
@@ -120,8 +121,8 @@ def fit(
             as they were.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
             on after its last whole epoch and ends with the same weights; a finished run is only
-            loaded.  A damaged or foreign file is reported by a `CheckpointWarning` and written
-            anew.
+            loaded.  A damaged file, or one of another data set, loss, start or setting (see
+            `eenotes.identity`), is reported by a `CheckpointWarning` and written anew.
         title: of the progress bar.
 
     Returns:
@@ -135,15 +136,17 @@ def fit(
     _check(len(dataset), epochs, batch_size, waiting)
     part = model if part is None else part  # a list of exits can be empty
     model.to(accelerator().device)
-    optimizer = optimizer([p for p in part.parameters() if p.requires_grad])
-    run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset)}
-    run |= {"loss": _name(loss), "augment": _name(augment), "optimizer": repr(optimizer)}
-    run |= {"model": shape_hash(model), "part": shape_hash(part)}
-    if schedule is not warmup_cosine:
-        run["schedule"] = _name(schedule)
-    if first_epoch:
-        run["first_epoch"] = first_epoch
-    history = resume(checkpoint, run, model, optimizer) if checkpoint else []
+    trained = {id(p): p for p in part.parameters() if p.requires_grad}
+    optimizer = optimizer(list(trained.values()))
+    history = []
+    if checkpoint:
+        run = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "samples": len(dataset)}
+        run |= {"first_epoch": first_epoch, "optimizer": repr(optimizer)}
+        called = {"loss": loss, "augment": augment, "schedule": schedule}
+        run |= {name: described(function) for name, function in called.items()}
+        run |= {"data": data_digest(dataset), "start": fingerprint(model)}
+        run["part"] = described([name for name, p in model.named_parameters() if id(p) in trained])
+        history = resume(checkpoint, run, model, optimizer)
     done = len(history)
     if done:
         waiting = {n: call for n, call in waiting.items() if n > done * len(dataset)}
@@ -240,7 +243,3 @@ def _call_due(waiting: dict[int, Callable[[], object]], seen: int, model: nn.Mod
 def _set_mode(model: nn.Module, part: nn.Module) -> None:
     model.eval()
     part.train()
-
-
-def _name(function: Callable | None) -> str | None:
-    return function and getattr(function, "__name__", type(function).__name__)

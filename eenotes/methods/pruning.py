@@ -5,7 +5,6 @@ Masks are those of ``torch.nn.utils.prune``.  When weights go, and what is train
 """
 
 import copy
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -120,16 +119,6 @@ def refresh(modules: Iterable[nn.Module]) -> None:
     for module in modules:
         for hook in _masks(module):
             hook(module, None)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A hash of every parameter and buffer: as long as it is the same, no bit of them changes."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check_rate(rate: float) -> None:

@@ -17,13 +17,13 @@ from torch.nn.utils import prune
 from torch.utils.data import Dataset, Subset
 
 from eenotes import checkpoints, training
+from eenotes.identity import described, difference, fingerprint
 from eenotes.inference import check_answers, collect
 from eenotes.methods.pruning import (
     Part,
     Scope,
     check_rate,
     check_scope,
-    fingerprint,
     layers,
     prune_smallest,
     refresh,
@@ -85,9 +85,9 @@ def run(
         scope: see `pruning.prune_smallest`.
         checkpoint: a ``.safetensors`` file, written after every iteration.  A run that was cut off
             goes on after its last whole iteration: those before it are yielded from the file,
-            and the network is in the state of the last of them.  A file of another network or plan
-            is reported by a `checkpoints.CheckpointWarning` and written anew; the file does not
-            know what ``tune`` does.
+            and the network is in the state of the last of them.  A file of another network, plan,
+            ``tune`` or ``evaluate`` (see `eenotes.identity`) is reported by a
+            `checkpoints.CheckpointWarning` and written anew.
 
     Returns:
         An iterator over one `Iteration` per round of each phase.
@@ -105,7 +105,10 @@ def run(
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
             raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
     check_scope(scope)
-    facts = {"plan": [list(phase) for phase in plan], "scope": scope, "start": fingerprint(net)}
+    facts = {"plan": [list(phase) for phase in plan], "scope": scope}
+    if checkpoint:
+        facts["start"] = fingerprint(net)
+        facts |= described({"tune": tune, "evaluate": evaluate})
     return _iterations(net, plan, facts, tune=tune, evaluate=evaluate, checkpoint=checkpoint)
 
 
@@ -241,9 +244,7 @@ def _resume(path: Path, facts: dict, net: EarlyExitNetwork) -> list[Iteration]:
     try:
         tensors, found = checkpoints.load_tensors(path)
         if found.get("run") != facts:
-            raise ValueError(
-                f"it belongs to another plan or network: {found.get('run')} instead of {facts}"
-            )
+            raise ValueError(f"it belongs to another run ({difference(found.get('run'), facts)})")
     except ValueError as error:
         message = f"{path} is not used, pruning starts anew: {error}"
         warnings.warn(message, checkpoints.CheckpointWarning, stacklevel=4)

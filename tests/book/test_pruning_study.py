@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from eenotes.exits import LinearExit
+from eenotes.identity import fingerprint
 from eenotes.methods import pruned_costs, pruning
 from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork
@@ -279,10 +280,10 @@ def drawn(monkeypatch):
 
 
 def test_a_run_and_the_figures_it_feeds(bench, drawn):
-    before = pruning.fingerprint(bench.net)
+    before = fingerprint(bench.net)
     names = (experiment.TOGETHER, experiment.SEPARATELY)
     run = experiment.run(bench, {name: experiment.by_approach(bench, name) for name in names})
-    assert pruning.fingerprint(bench.net) == before
+    assert fingerprint(bench.net) == before
     assert run["macs"]["unpruned"] == 1 and run["macs"]["together"] < 1
     assert len(run["accuracy"]["together"]) == 3 and len(run["sparsity"]["together"]) == 2
     assert run["pools"]["separately"]["exits"] == pytest.approx(0.64, abs=0.02)

@@ -22,9 +22,10 @@ from eenotes import (
     training,
 )
 from eenotes.exits import ClassMeanExit
+from eenotes.identity import fingerprint
 from eenotes.methods import pruning_schedule
 from eenotes.methods.pruned_costs import effective_costs, prune_channels, sparsity_table
-from eenotes.methods.pruning import fingerprint, layers, permanent, prune_smallest, sparsity
+from eenotes.methods.pruning import layers, permanent, prune_smallest, sparsity
 from eenotes.methods.pruning_schedule import accuracies, separately, together
 from eenotes_book.models.resnet import CifarResNet
 
@@ -410,11 +411,20 @@ def test_a_run_that_was_cut_off_goes_on(order, cut, tmp_path):
         assert fingerprint(again) == fingerprint(net)
 
 
-@pytest.mark.parametrize("change", [{"rate": 0.4}, {"net": small(seed=1)[0]}, {"scope": "layer"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rate": 0.4},
+        {"net": small(seed=1)[0]},
+        {"scope": "layer"},
+        {"tune": tuning(small()[1])},
+        {"evaluate": lambda net: [0.25] * net.num_exits},
+    ],
+)
 def test_a_foreign_checkpoint_is_reported_and_not_used(change, tmp_path):
     path = tmp_path / "a.safetensors"
     first = list(run(small()[0], checkpoint=path))
-    with pytest.warns(checkpoints.CheckpointWarning, match="another plan or network"):
+    with pytest.warns(checkpoints.CheckpointWarning, match="another run"):
         assert list(run(**{"net": small()[0]} | change, checkpoint=path)) != first
 
 

@@ -2,21 +2,24 @@
 behind.
 """
 
+import copy
 import json
 import pickle
+import random
 import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
-from eenotes import EarlyExitNetwork, LinearExit, training
+from eenotes import EarlyExitNetwork, LinearExit, identity, training
 from eenotes.checkpoints import CheckpointWarning, load_tensors, remember, save_tensors
 from eenotes.files import write_atomically
 from eenotes.training import adamw, classification_loss, constant_rate, sgd, warmup_cosine
@@ -68,6 +71,10 @@ def network(seed=0):
 
 def noise(x, generator):
     return x + 0.1 * torch.randn(x.shape, generator=generator)
+
+
+def weighted(net, batch, *, factor):
+    return factor * classification_loss(net, batch)
 
 
 class Counting:
@@ -126,7 +133,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, precision, opt
 def test_a_finished_run_is_only_loaded(tmp_path):
     path, first = tmp_path / "deep" / "er" / "run.safetensors", model()
     history = fit(first, Counting(), checkpoint=path)
-    again, loss = model(seed=1).train(), Counting()
+    again, loss = model().train(), Counting()
     assert quiet(lambda: fit(again, loss, checkpoint=path)) == history
     assert loss.calls == 0
     assert same(again, first)
@@ -197,16 +204,15 @@ DAMAGE = {
 def test_a_damaged_checkpoint_is_said_and_rebuilt(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     path, first = tmp_path / "run.safetensors", model()
-    fit(first, checkpoint=path)
+    fit(first, Counting(), checkpoint=path)
     DAMAGE[kind](path)
     again, loss = model(), Counting()
-    loss.__name__ = "classification_loss"
     with pytest.warns(CheckpointWarning, match="run.safetensors.*anew"):
         fit(again, loss, checkpoint=path)
     assert loss.calls == 9
     assert same(again, first)
     assert not Path("exploded").exists(), "the file was executed"
-    quiet(lambda: fit(model(), checkpoint=path))
+    quiet(lambda: fit(model(), Counting(), checkpoint=path))
 
 
 @pytest.mark.parametrize(
@@ -216,25 +222,31 @@ def test_a_damaged_checkpoint_is_said_and_rebuilt(tmp_path, monkeypatch, kind):
         {"epochs": 4},
         {"batch_size": 6},
         {"dataset": data(count=16)},
+        {"dataset": TensorDataset(data().tensors[0], 2 - data().tensors[1])},
+        {"net": model(seed=1)},
+        {"part": 0},
         {"optimizer": partial(sgd, lr=0.05)},
         {"optimizer": adamw},
         {"augment": noise},
         {"loss": Counting()},
         {"net": model(width=6)},
         {"part": 4},
+        {"loss": partial(weighted, factor=2.0)},
+        {"loss": lambda net, batch: 2 * classification_loss(net, batch)},
     ],
 )
 def test_a_checkpoint_of_another_run_is_said_and_rebuilt(tmp_path, change):
     path = tmp_path / "run.safetensors"
     fit(model(), checkpoint=path)
     options = {name: value for name, value in change.items() if name != "net"}
-    net, twin = change.get("net", model()), model(width=6) if "net" in change else model()
+    net = change.get("net", model())
+    twin = copy.deepcopy(net)
     if "part" in options:
-        options["part"] = net[options["part"]]
+        options["part"] = net[change["part"]]
     with pytest.warns(CheckpointWarning, match="another run"):
         fit(net, checkpoint=path, **options)
     if "part" in options:
-        options["part"] = twin[4]
+        options["part"] = twin[change["part"]]
     if "loss" not in options:
         fit(twin, **options)
         assert same(net, twin), "nothing of the other run may have come along"
@@ -451,6 +463,28 @@ def test_the_learning_rate_follows_the_schedule(tmp_path, schedule):
 
 
 # --- remember
+
+
+@pytest.mark.parametrize("other", [torch.ones(4), data(seed=1), model(seed=1), lambda x: -x])
+def test_remember_knows_data_weights_and_functions(tmp_path, other):
+    mine = {torch.Tensor: torch.zeros(4), TensorDataset: data(), nn.Sequential: model()}
+    first, path = mine.get(type(other), lambda x: x), tmp_path / "a.safetensors"
+    for _ in range(2):
+        quiet(lambda: remember(path, lambda: {"a": torch.zeros(1)}, source=first))
+    with pytest.warns(CheckpointWarning, match="source: .* instead of"):
+        found = remember(path, lambda: {"a": torch.ones(1)}, source=other)
+    assert found["a"].item() == 1
+
+
+def test_random_transforms_are_the_same_data():
+    class Noisy(Dataset):
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, row):
+            return {"x": torch.randn(3) + random.random(), "y": np.array(row)}
+
+    assert identity.data_digest(Noisy()) == identity.data_digest(Noisy())
 
 
 def test_remember_computes_once(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from eenotes import training
+from eenotes import identity, training
 from eenotes.costs import count_macs
 from eenotes.inference import collect
 from eenotes.methods import pruned_costs, pruning, pruning_schedule
@@ -89,7 +89,7 @@ def pruned(
         augment=networks.augmentation(b.data),
     )
     watched = TensorDataset(*(tensor[: s.watched] for tensor in b.data.val.tensors))
-    facts = {"plan": plan, "samples": samples, "start": pruning.fingerprint(net)}
+    facts = {"plan": plan, "samples": samples, "start": identity.fingerprint(net)}
     iterations = pruning_schedule.run(
         net,
         plan,
