@@ -161,8 +161,9 @@ def _takes_apart(user: fx.Node) -> bool:
 
 
 def _overwritten(node: fx.Node, backbone: nn.Module) -> bool:
-    """Whether a value, or a view of it, is changed in place: the exit head before would see, or
-    keep, the changed values.
+    """Whether a value, or a view of it, is changed in place.
+
+    The exit before would see, or keep, the changed values.
     """
     return any(
         _overwrites(user, backbone)
@@ -183,10 +184,7 @@ def _overwrites(user: fx.Node, backbone: nn.Module) -> bool:
 
 
 def _operation(node: fx.Node, backbone: nn.Module) -> str:
-    """What a node does, in lower case:
-
-    ``"flatten"`` for the module, the function and the method.
-    """
+    """What a node does, in lower case: ``"flatten"`` for module, function and method."""
     if node.op == "call_module":
         return type(backbone.get_submodule(node.target)).__name__.lower()
     return getattr(node.target, "__name__", str(node.target))
