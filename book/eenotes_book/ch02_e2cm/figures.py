@@ -179,7 +179,7 @@ def one_epoch(
         _comparison_panels(tables, backbones),
         caption="Points: thresholds chosen on validation for budgets of 0.2 to 1.0. Budgets that "
         "choose the same thresholds share a point, and on test the cost may miss the budget. "
-        "A band is one standard deviation over seeds, where there are several.",
+        "Bands are one standard deviation over several seeds.",
         alt="Accuracy against relative cost, one panel per data set, with one line each for E²CM, "
         "whitened E²CM, SDN and BranchyNet.",
         provenance=provenance,
