@@ -64,7 +64,9 @@ def test_notebook_is_valid_opens_anywhere_and_has_no_outputs_in_git(name):
 def test_code_cells_are_readable_and_hold_no_local_path(name):
     for number, source in cells(name, "code"):
         lines = source.strip().splitlines()
-        assert len(lines) <= 40 and max(map(len, lines)) <= 88, f"cell {number}"
+        # ruff joins the names of an import up to 100
+        wide = [x for x in lines if len(x) > (100 if x.startswith("from ") else 88)]
+        assert len(lines) <= 40 and not wide, f"cell {number}: {wide}"
         found = re.findall(r"""["'](?:/[A-Za-z]|~/|[A-Za-z]:\\|file:)[^"']*["']""", source)
         assert not found, f"cell {number}: a path of one machine: {found}"
 
