@@ -1,21 +1,25 @@
 """Decoding with an early exit: it gives a token alone, or drafts what the whole model verifies.
 
-Both work with the generation loop and the key-value caches of `transformers`, which is imported
-only when they are called.
+Both work inside `generate` of `transformers`, so that all obey the same generation settings of the
+model, such as a repetition penalty.
 """
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from eenotes._checks import require_eval
-from eenotes.language.exits import Anatomy, ExitModel, anatomy, check_ids, hidden_states, only
+from eenotes.language.batches import read
+from eenotes.language.decoders import TwoParts, decoders
+from eenotes.language.drafting import draft_model
+from eenotes.language.exits import ExitModel
+
+Prompt = Tensor | Mapping[str, Tensor]  # (T,), or a tokenizer's input_ids and attention_mask
 
 
 @dataclass(frozen=True)
@@ -61,24 +65,25 @@ class Generated:
 
 
 @torch.inference_mode()
-def greedy(model: ExitModel, ids: Tensor, *, max_new_tokens: int) -> Generated:
+def greedy(model: ExitModel, ids: Prompt, *, max_new_tokens: int) -> Generated:
     """Plain greedy decoding by ``transformers``' own `generate`; the exit is not used.
 
     Args:
         model: from `eenotes.language.exits.attach`, in evaluation mode.
-        ids: the prompt, ``(T,)``.
-        max_new_tokens: at least 1.
+        ids: the prompt, ``(T,)``; pads before and after it are no tokens and are left out.
+        max_new_tokens: at least 1; that many come, whatever the end of text.
 
     Raises:
         ValueError: an empty prompt, no new token, token numbers that the model does not know, more
-            positions than it has, or a model in training mode.
+            positions than it has, a model in training mode, or generation settings of the model
+            that ask for another way of decoding.
     """
     ids = _checked(model, ids, max_new_tokens)
     with _counted(model.model) as runs:
         start = time.perf_counter()
         out = model.model.generate(ids, **_plain(ids, max_new_tokens))[0]
         seconds = time.perf_counter() - start
-    new, depth = len(out) - ids.shape[1], len(anatomy(model.model).decoders)
+    new, depth = len(out) - ids.shape[1], len(decoders(model.model))
     return Generated(
         out.cpu(), ids.shape[1], [False] * new, [], depth * len(runs), depth * sum(runs), 0, seconds
     )
@@ -86,7 +91,7 @@ def greedy(model: ExitModel, ids: Tensor, *, max_new_tokens: int) -> Generated:
 
 @torch.inference_mode()
 def early_exit(
-    model: ExitModel, ids: Tensor, *, max_new_tokens: int, threshold: float
+    model: ExitModel, ids: Prompt, *, max_new_tokens: int, threshold: float
 ) -> Generated:
     """Greedy decoding; a token is the exit's where its confidence exceeds the threshold.
 
@@ -104,42 +109,44 @@ def early_exit(
     Raises:
         ValueError: as `greedy`.
     """
-    tokens = _checked(model, ids, max_new_tokens)
-    parts, at = anatomy(model.model), model.at
-    store, waiting = _cache_class()(model.model.config, at), []
-    out, early, confidence, passes, work = [tokens], [], [], 0, 0
-    above = len(parts.decoders) - at
+    ids = _checked(model, ids, max_new_tokens)
+    at, parts = model.at, TwoParts(model.model, model.at)
+    depth = len(decoders(model.model))
+    early, confidence, passes, work, waiting = [], [], 0, 0, 0
+
+    def loop(_, text: Tensor, logits_processor, **__) -> Tensor:
+        nonlocal passes, work, waiting
+        tokens = text
+        for i in range(max_new_tokens):
+            logits = model.exit_head(parts.below(tokens)[:, -1])
+            best = logits_processor(text, logits.float()).softmax(-1).max(-1)
+            leaves = i > 0 and best.values.item() > threshold
+            waiting += tokens.shape[1]
+            passes += at
+            work += at * tokens.shape[1]
+            if leaves:
+                tokens = best.indices[None]
+            else:
+                scores = logits_processor(text, parts.above()[:, -1].float())
+                tokens = scores.argmax(-1)[None]
+                passes += depth - at
+                work += (depth - at) * waiting
+                waiting = 0
+            text = torch.cat([text, tokens], 1)
+            early.append(leaves)
+            confidence.append(best.values.item())
+        return text
+
     start = time.perf_counter()
-    for i in range(max_new_tokens):
-        store.deep = False
-        hidden = hidden_states(model.model, tokens, at=at, past_key_values=store)
-        waiting.append((tokens, hidden))
-        best = model.exit_head(hidden[:, -1]).float().softmax(-1).max(-1)
-        passes += at
-        work += at * tokens.shape[1]
-        leaves = i > 0 and best.values.item() > threshold
-        if leaves:
-            tokens = best.indices[None]
-        else:
-            store.deep = True
-            behind = [torch.cat(tensors, 1) for tensors in zip(*waiting, strict=True)]
-            tokens = _upper_half(parts, at, *behind, store)[:, -1:].argmax(-1)
-            passes += above
-            work += above * behind[0].shape[1]
-            waiting = []
-        out.append(tokens)
-        early.append(leaves)
-        confidence.append(best.values.item())
+    out = model.model.generate(ids, custom_generate=loop, **_plain(ids, max_new_tokens))[0]
     seconds = time.perf_counter() - start
-    return Generated(
-        torch.cat(out, 1)[0].cpu(), out[0].shape[1], early, confidence, passes, work, 0, seconds
-    )
+    return Generated(out.cpu(), ids.shape[1], early, confidence, passes, work, 0, seconds)
 
 
 @torch.inference_mode()
 def self_speculative(
     model: ExitModel,
-    ids: Tensor,
+    ids: Prompt,
     *,
     max_new_tokens: int,
     draft: int = 4,
@@ -154,10 +161,10 @@ def self_speculative(
         ids: the prompt, ``(T,)``.
         max_new_tokens: at least 1.
         draft: tokens per draft.
-        helper: from `draft_model`, if it was made before.
+        helper: from `eenotes.language.drafting.draft_model`, if it was made before.
 
     Raises:
-        ValueError: as `greedy`, and as `draft_model`.
+        ValueError: as `greedy`, and as `eenotes.language.drafting.draft_model`.
     """
     ids = _checked(model, ids, max_new_tokens)
     helper = draft_model(model) if helper is None else helper
@@ -168,7 +175,7 @@ def self_speculative(
         start = time.perf_counter()
         out = model.model.generate(ids, assistant_model=helper, **_plain(ids, max_new_tokens))[0]
         seconds = time.perf_counter() - start
-    new, depth = len(out) - ids.shape[1], len(anatomy(model.model).decoders)
+    new, depth = len(out) - ids.shape[1], len(decoders(model.model))
     # Each verification hands in the drafted tokens and the one before them (the first: the prompt),
     # and yields one token of its own.
     count = sum(verified) - ids.shape[1] - (len(verified) - 1)
@@ -179,94 +186,16 @@ def self_speculative(
     return Generated(out.cpu(), ids.shape[1], early, [], passes, work, count, seconds)
 
 
-def draft_model(model: ExitModel) -> nn.Module:
-    """The decoders below the exit, and the exit, as a causal language model of the same class.
-
-    It shares every weight.  Whatever takes a model takes it: ``generate(assistant_model=...)``, for
-    example.
-
-    Raises:
-        ValueError: an exit with a norm on a model without a final norm, which has no place for it.
-    """
-    lm = model.model
-    shared = {
-        id(tensor): tensor
-        for module in (lm, model.exit_head)
-        for tensor in (*module.parameters(), *module.buffers())
-    }
-    small = copy.deepcopy(lm, memo=dict(shared))
-    parts, exit_head = anatomy(small), copy.deepcopy(model.exit_head, memo=dict(shared))
-    for name, child in parts.owner.named_children():
-        if child is parts.final_norm:
-            setattr(parts.owner, name, exit_head.norm or nn.Identity())
-        elif child is parts.projection:
-            setattr(parts.owner, name, None)
-    if parts.final_norm is None and exit_head.norm is not None:
-        raise ValueError("an exit with a norm needs a model with a final norm")
-    setattr(parts.owner, parts.name, parts.decoders[: model.at])
-    small.set_output_embeddings(exit_head.linear)
-    small.config.num_hidden_layers = model.at
-    return small.eval()
-
-
-@cache
-def _cache_class() -> type:
-    from transformers import DynamicCache
-
-    class TwoDepthCache(DynamicCache):
-        """A `DynamicCache` whose upper decoders are behind its lower ones.
-
-        ``deep`` says whose length the model sees.
-        """
-
-        def __init__(self, config, at: int):
-            super().__init__(config=config)
-            self.at, self.deep = at, False
-
-        def _level(self, layer: int) -> int:
-            return max(layer, self.at) if self.deep else layer
-
-        def get_seq_length(self, layer_idx: int = 0) -> int:
-            return super().get_seq_length(self._level(layer_idx))
-
-        def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-            return super().get_mask_sizes(query_length, self._level(layer_idx))
-
-        def get_query_offset(self, layer_idx: int = 0) -> int:
-            return super().get_query_offset(self._level(layer_idx))
-
-    return TwoDepthCache
-
-
-def _upper_half(parts: Anatomy, at: int, ids: Tensor, hidden: Tensor, store) -> Tensor:
-    """From hidden states before decoder ``at`` to the final logits, ``(B, T, V)``.
-
-    The model itself finds positions and mask.
-    """
-
-    def replace(_, args, kwargs):
-        return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
-
-    handle = parts.decoders[at].register_forward_pre_hook(replace, with_kwargs=True)
-    try:
-        with only(parts, slice(at, None)):
-            last = parts.owner(
-                input_ids=ids, past_key_values=store, use_cache=True
-            ).last_hidden_state
-    finally:
-        handle.remove()
-    return parts.head(last)
-
-
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[list[int]]:
     """The number of tokens of each call of the model."""
     runs: list[int] = []
 
     def note(_, args, kwargs) -> None:
-        runs.append((args[0] if args else kwargs["hidden_states"]).shape[1])
+        hidden = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        runs.append(hidden.shape[1])
 
-    handle = anatomy(model).decoders[0].register_forward_pre_hook(note, with_kwargs=True)
+    handle = decoders(model)[0].register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield runs
     finally:
@@ -275,26 +204,52 @@ def _counted(model: nn.Module) -> Iterator[list[int]]:
 
 def _plain(ids: Tensor, max_new_tokens: int) -> dict:
     """Options of ``generate``: greedy, to the last new token, whatever the end of text."""
-    return {
-        "attention_mask": torch.ones_like(ids),
-        "max_new_tokens": max_new_tokens,
-        "do_sample": False,
-        "eos_token_id": None,
-        "pad_token_id": 0,
-    }
+    return {"attention_mask": torch.ones_like(ids), "max_new_tokens": max_new_tokens} | _GREEDY
 
 
-def _checked(model: ExitModel, ids: Tensor, max_new_tokens: int) -> Tensor:
-    if ids.ndim != 1 or not len(ids):
-        raise ValueError(
-            f"the prompt must be a vector of at least one token number, got {tuple(ids.shape)}"
-        )
+_GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "use_cache": True,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+    "max_time": None,
+    "stop_strings": None,
+}
+
+
+def _checked(model: ExitModel, ids: Prompt, max_new_tokens: int) -> Tensor:
+    """The prompt without pads, ``(1, T)``, on the model's device."""
+    head = model.exit_head.linear
+    prompt = ids if isinstance(ids, Mapping) else {"input_ids": ids}
+    rows = {name: part if part.ndim > 1 else part[None] for name, part in prompt.items()}
+    shape = tuple(rows["input_ids"].shape)
+    if len(shape) != 2 or shape[0] != 1 or not shape[1] or ids is rows["input_ids"]:
+        raise ValueError(f"the prompt must be a vector of at least one token number, got {shape}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     require_eval(model.modules(), what="model", before="generating")
-    check_ids(ids[None], model.exit_head.linear.out_features)
+    tokens, labels = read(rows, model.model, vocabulary=head.out_features)
+    tokens = tokens[labels >= 0][None]
+    if not tokens.numel():
+        raise ValueError("the prompt holds nothing but padding")
     longest = getattr(model.model.config, "max_position_embeddings", None)
-    total = len(ids) + max_new_tokens
+    total = tokens.shape[1] + max_new_tokens
     if longest is not None and total > longest:
         raise ValueError(f"prompt and new tokens are {total}; the model has {longest} positions")
-    return ids[None].to(model.exit_head.linear.weight.device)
+    _check_settings(model.model.generation_config)
+    return tokens.to(head.weight.device)
+
+
+def _check_settings(settings) -> None:
+    """Refuse settings that ask for another way of decoding than a token after the other."""
+    tried = copy.deepcopy(settings)
+    tried.update(**_GREEDY)
+    mode = tried.get_generation_mode().value
+    if mode == "greedy_search" and tried.guidance_scale in (None, 1):
+        return
+    what = mode.replace("_", " ") if mode != "greedy_search" else "classifier-free guidance"
+    raise ValueError(
+        f"the model's generation settings ask for {what}: set what asks for it in "
+        "model.generation_config to None to decode greedily"
+    )

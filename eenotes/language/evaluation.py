@@ -1,39 +1,39 @@
 """How good an exit of a language model is: next-token accuracy and perplexity."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from eenotes.language.exits import ExitModel, Linear, align, check_ids
+from eenotes.language.batches import Batch, align, read
+from eenotes.language.exits import ExitModel, Linear
 from eenotes.network import in_mode
 
 _POSITIONS = 4096  # at once: each has V logits
 
 
 @torch.no_grad()
-def collect(model: ExitModel, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def collect(model: ExitModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Features and next tokens of all positions that have a next token.
 
     Args:
         model: from `eenotes.language.exits.attach`; its mode is put back afterwards.
-        batches: token numbers ``(B, T)``.
+        batches: see `eenotes.language.batches`; positions whose next label is -100 are left out.
 
     Returns:
         ``(N, D)`` and ``(N,)``, on the CPU.
 
     Raises:
-        ValueError: no batch, or token numbers that the head does not know.
+        ValueError: no position, or what `eenotes.language.batches.read` raises.
     """
-    pairs = []
+    pairs, head = [], model.exit_head.linear
     with in_mode(model):
-        for ids in batches:
-            check_ids(ids, model.exit_head.linear.out_features)
-            ids = ids.to(model.exit_head.linear.weight.device)
-            pairs.append([tensor.cpu() for tensor in align(model.features(ids), ids)])
-    if not pairs:
-        raise ValueError("no batch: there is nothing to collect")
+        for batch in batches:
+            ids, labels = read(batch, model.model, vocabulary=head.out_features)
+            features = model.features(ids.to(head.weight.device)).cpu()
+            pairs.append(align(features, labels.cpu()))
+    _require_positions(pairs, "collect")
     features, labels = zip(*pairs, strict=True)
     return torch.cat(features), torch.cat(labels)
 
@@ -70,34 +70,42 @@ def score(features: Tensor, labels: Tensor, head: Linear) -> dict[str, float]:
 
 
 @torch.no_grad()
-def evaluate(model: ExitModel, batches: Iterable[Tensor]) -> dict[str, float]:
+def evaluate(model: ExitModel, batches: Iterable[Batch]) -> dict[str, float]:
     """Next-token accuracy and perplexity of the exit and of the final head.
 
     Args:
         model: from `eenotes.language.exits.attach`; its mode is put back afterwards.
-        batches: token numbers ``(B, T)``.
+        batches: see `eenotes.language.batches`; positions whose next label is -100 are left out.
 
     Returns:
         ``exit_accuracy``, ``exit_perplexity``, ``final_accuracy``, ``final_perplexity``.
 
     Raises:
-        ValueError: no batch.
+        ValueError: as `collect`.
     """
-    totals, count = torch.zeros(2, 2, dtype=torch.float64), 0
-    device = model.exit_head.linear.weight.device
+    totals, head = torch.zeros(2, 2, dtype=torch.float64), model.exit_head.linear
+    counts = []
     with in_mode(model):
-        for ids in batches:
-            ids = ids.to(device)
+        for batch in batches:
+            parts = read(batch, model.model, vocabulary=head.out_features)
+            ids, labels = (part.to(head.weight.device) for part in parts)
             for row, logits in zip(totals, model(ids), strict=True):
-                logits, labels = align(logits, ids)
-                row += _right_and_loss(logits, labels)
-            count += len(labels)
-    if not count:
-        raise ValueError("no batch: there is nothing to evaluate")
+                row += _right_and_loss(*align(logits, labels))
+            counts.append(align(labels, labels))
+    count = _require_positions(counts, "evaluate")
     named = zip(("exit", "final"), totals, strict=True)
     return {
         f"{name}_{what}": value for name, row in named for what, value in _rates(row, count).items()
     }
+
+
+def _require_positions(pairs: Sequence[tuple[Tensor, Tensor]], to_do: str) -> int:
+    """How many positions there are; their labels are second in each pair."""
+    count = sum(len(labels) for _, labels in pairs)
+    if not count:
+        why = "every label is ignored (-100) or padding" if pairs else "no batch"
+        raise ValueError(f"{why}: there is nothing to {to_do}")
+    return count
 
 
 def _right_and_loss(logits: Tensor, labels: Tensor) -> Tensor:

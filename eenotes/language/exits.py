@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-IGNORED = -100  # the label that transformers' losses leave out
+from eenotes.language.decoders import (
+    check_two_parts,
+    close,
+    decoders,
+    hidden_of,
+    list_of_decoders,
+    run_below,
+)
+from eenotes.network import in_mode
 
 Linear = tuple[Tensor, Tensor]  # weight (V, D), bias (V,)
 
@@ -28,6 +36,8 @@ class Anatomy:
             (OPT-350m).
         projection: from the decoders' width to the head's; ``None`` if they are equal.
         head: the final head.
+        scale: by which the model multiplies the head's output (Cohere, Granite); ``None`` if it
+            changes it otherwise, such as by a cap (Gemma 2).
     """
 
     owner: nn.Module
@@ -35,6 +45,7 @@ class Anatomy:
     final_norm: nn.Module | None
     projection: nn.Module | None
     head: nn.Linear
+    scale: float | None
 
     @property
     def decoders(self) -> nn.ModuleList:
@@ -44,30 +55,62 @@ class Anatomy:
 def anatomy(model: nn.Module) -> Anatomy:
     """Find decoders, final norm, projection and head of a causal language model.
 
-    OPT, Llama, GPT-NeoX, GPT-2 and their kin.
+    The norm and the projection are what runs between the last decoder and the head, whatever their
+    names: the model reads three tokens to find them.
 
     Raises:
-        TypeError: no single list of decoders, or no linear head.
+        TypeError: no single list of decoders, no linear head, or more than a norm and a projection
+            between the two.
     """
-    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    found = [
-        (owner, name)
-        for owner in model.modules()
-        for name, child in owner.named_children()
-        if isinstance(child, nn.ModuleList) and len(child) == depth
-    ]
+    owner, name = list_of_decoders(model)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if len(found) != 1 or not isinstance(head, nn.Linear):
-        raise TypeError(
-            f"{type(model).__name__} is not a causal language model with one list of "
-            "config.num_hidden_layers decoders and a linear head"
-        )
-    owner, name = found[0]
-    norms = (
-        getattr(owner, key, None) for key in ("final_layer_norm", "norm", "ln_f", "final_layernorm")
-    )
-    final_norm = next((norm for norm in norms if norm is not None), None)
-    return Anatomy(owner, name, final_norm, getattr(owner, "project_out", None), head)
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"{type(model).__name__} has no linear head over its tokens")
+    steps, scale = _after_the_decoders(model, getattr(owner, name)[-1], head)
+    norm = steps.pop(0) if steps and not isinstance(steps[0], nn.Linear) else None
+    return Anatomy(owner, name, norm, steps[0] if steps else None, head, scale)
+
+
+@torch.no_grad()
+def _after_the_decoders(
+    model: nn.Module, last: nn.Module, head: nn.Linear
+) -> tuple[list[nn.Module], float | None]:
+    """A norm and a linear layer, if there are such, before the head; the scale behind it."""
+    probe = torch.linspace(-99, 100, head.out_features).to(head.weight)
+    steps, hidden, seen = [], [], []
+
+    def note(module, args, output):
+        if module is last:
+            hidden[:], steps[:] = [hidden_of(output)], []
+        elif module is head:
+            seen[:] = [args[0]]
+            return probe.expand_as(output)  # large numbers, which a cap changes visibly
+        elif hidden and not seen and not isinstance(module, nn.Dropout | nn.Identity):
+            steps.append(module)
+        return None
+
+    leaves = [m for m in model.modules() if m in (last, head) or not any(m.children())]
+    handles = [module.register_forward_hook(note) for module in leaves]
+    try:
+        with in_mode(model):
+            ids = torch.arange(3, device=head.weight.device)[None]
+            logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    kinds = [isinstance(step, nn.Linear) for step in steps]
+    fine = bool(hidden and seen) and kinds in ([], [False], [True], [False, True])
+    with in_mode(model):
+        if not fine or not close(nn.Sequential(*steps)(hidden[0]), seen[0]):
+            names = ", ".join(type(step).__name__ for step in steps) or "no module"
+            raise TypeError(
+                f"{type(model).__name__} does not go from its last decoder to its head by a norm "
+                f"and a projection alone; found between them: {names}"
+            )
+    if logits.shape[-1] != len(probe):
+        return steps, None
+    scale = (logits[0, 0, -1] / probe[-1]).item()
+    return steps, scale if torch.allclose(logits[0, 0], scale * probe, rtol=1e-2) else None
 
 
 class _ExitHead(nn.Module):
@@ -97,7 +140,8 @@ class ExitModel(nn.Module):
 
     def __init__(self, model: nn.Module, exit_head: _ExitHead, at: int):
         super().__init__()
-        self.model, self.exit_head, self.at = model, exit_head, at
+        self.model, self.exit_head, self.at = model, exit_head.train(model.training), at
+        self.training = model.training
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         with _recorded_hidden_states(self.model, self.at) as seen:
@@ -114,9 +158,10 @@ class ExitModel(nn.Module):
 
 
 def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
-    """Attach an exit after the first ``at`` decoders.
+    """Attach an exit after the first ``at`` decoders; training or evaluation mode stays.
 
-    Its linear layer has a bias, and PyTorch's own random weights.
+    Its linear layer has a bias, and PyTorch's own random weights.  The model reads six tokens
+    whole and in two parts, below and above the exit, and is refused if they differ.
 
     Args:
         model: a causal language model of `transformers`.
@@ -125,15 +170,16 @@ def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
             raw output of the decoder.
 
     Raises:
-        TypeError: see `anatomy`.
+        TypeError: see `anatomy`; a model with a recurrent state, or that does not run in two parts.
         ValueError: an exit out of range, or ``norm`` on a model without a final norm.
     """
-    parts = anatomy(model)
-    last = len(parts.decoders) - 1
+    last = len(decoders(model)) - 1
     if isinstance(at, bool) or not isinstance(at, int) or not 1 <= at <= last:
         raise ValueError(
             f"an early exit of this model comes after decoder 1..{last}, got at={at!r}"
         )
+    check_two_parts(model, at)
+    parts = anatomy(model)
     if norm and parts.final_norm is None:
         raise ValueError("this model has no final norm to copy: attach with norm=False")
     own_norm = copy.deepcopy(parts.final_norm) if norm else None
@@ -154,28 +200,13 @@ def hidden_states(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Tensor
         inputs: more of the model's own arguments, for example ``past_key_values``.
 
     Raises:
-        TypeError: see `anatomy`.
+        TypeError: see `eenotes.language.decoders.list_of_decoders`.
         ValueError: ``at`` out of range.
     """
-    parts = anatomy(model)
-    depth = len(parts.decoders)
+    depth = len(decoders(model))
     if not 1 <= at <= depth:
         raise ValueError(f"the model has {depth} decoders; at={at} must lie in 1..{depth}")
-    inputs.setdefault("use_cache", "past_key_values" in inputs)
-    with _recorded_hidden_states(model, at) as seen, only(parts, slice(0, at)):
-        parts.owner(input_ids=ids, **inputs)
-    return seen[0]
-
-
-@contextmanager
-def only(parts: Anatomy, which: slice) -> Iterator[None]:
-    """Within it the model runs a part of its decoders; its key-value cache stays as it is."""
-    everything = parts.decoders
-    setattr(parts.owner, parts.name, everything[which])
-    try:
-        yield
-    finally:
-        setattr(parts.owner, parts.name, everything)
+    return hidden_of(run_below(model, ids, at=at, **inputs))
 
 
 @torch.no_grad()
@@ -215,49 +246,15 @@ class FullPrecision(nn.Module):
             return self.inner(*inputs, **named)
 
 
-def align(values: Tensor, labels: Tensor, *, target: str = "next") -> tuple[Tensor, Tensor]:
-    """Positions and their classes as one long list, `IGNORED` ones left out.
-
-    Args:
-        values: ``(B, T, D)``, one vector per position.
-        labels: ``(B, T)``, token numbers.
-        target: ``"next"``: the class of a position is the token after it; ``"input"``: its own.
-
-    Returns:
-        ``(N, D)``, ``(N,)``.
-    """
-    if target == "next":
-        values, labels = values[:, :-1], labels[:, 1:]
-    kept = labels != IGNORED
-    return values[kept], labels[kept]
-
-
-def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Check token numbers.
-
-    Raises:
-        ValueError: unless ``ids`` are whole numbers ``(B, T)`` below the size of the head.
-    """
-    if ids.ndim != 2 or ids.is_floating_point():
-        raise ValueError(
-            f"token numbers must be whole numbers (B, T), got {ids.dtype} {tuple(ids.shape)}"
-        )
-    if ids.numel() and (ids.min() < 0 or ids.max() >= vocabulary):
-        raise ValueError(
-            f"the text has token numbers {int(ids.min())}..{int(ids.max())}, "
-            f"the head {vocabulary} tokens: another tokenizer?"
-        )
-
-
 @contextmanager
 def _recorded_hidden_states(model: nn.Module, at: int) -> Iterator[list[Tensor]]:
     """The outputs ``(B, T, D)`` of decoder number ``at`` (from 1), one per call within it."""
     seen: list[Tensor] = []
 
     def note(_, __, output) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        seen.append(hidden_of(output))
 
-    handle = anatomy(model).decoders[at - 1].register_forward_hook(note)
+    handle = decoders(model)[at - 1].register_forward_hook(note)
     try:
         yield seen
     finally:

@@ -3,28 +3,37 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import training
+from eenotes.language.batches import IGNORED, Batch, read, rows
 from eenotes.language.evaluation import collect, evaluate, score
-from eenotes.language.exits import ExitModel, FullPrecision, check_ids
+from eenotes.language.exits import ExitModel, FullPrecision
 
 
-def lm_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Cross-entropy of the next token: logits ``(B, T, V)``, ids ``(B, T)``."""
-    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+def lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the next token: logits ``(B, T, V)``, labels ``(B, T)``, -100 left out.
+
+    Raises:
+        ValueError: every label but a row's first is ignored.
+    """
+    labels = labels[:, 1:].flatten()
+    if not (labels != IGNORED).any():
+        raise ValueError("every label of the batch is ignored (-100) or padding: it has no loss")
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels)
 
 
 def train(
     model: ExitModel,
-    ids: Tensor,
+    batch: Batch,
     *,
     freeze: bool,
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    held_out: Tensor,
+    held_out: Batch,
     features: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
 ) -> list[dict[str, float]]:
@@ -33,15 +42,16 @@ def train(
     Args:
         model: from `eenotes.language.exits.attach`, initialised; trained in place and left in
             evaluation mode.
-        ids: text to train on, ``(N, T)``.
+        batch: text to train on, ``(N, T)``, see `eenotes.language.batches`; rows without a label
+            to learn from are left out.
         freeze: train only the exit's linear layer, on features that are computed once; otherwise
             all weights, on the mean of the exit's and the final head's loss.
         epochs: passes over the text; 0 only evaluates.
-        batch_size: rows of ``ids`` per step.
+        batch_size: rows per step.
         learning_rate: AdamW's.
-        held_out: text to evaluate on, ``(N, T)``.
-        features: for ``freeze``, from `eenotes.language.evaluation.collect` on ``ids``, if they are
-            at hand.
+        held_out: text to evaluate on, like ``batch``.
+        features: for ``freeze``, from `eenotes.language.evaluation.collect` on the same text, if
+            they are at hand.
         seed: of the order of the samples.
 
     Returns:
@@ -49,16 +59,23 @@ def train(
         `eenotes.language.evaluation.evaluate`.
 
     Raises:
-        ValueError: no text, or a loss that is not finite.
+        ValueError: no text, no label to learn from, features of another text, a loss that is not
+            finite, or what `eenotes.language.batches.read` raises.
     """
-    if not len(ids) or not len(held_out) or epochs < 0 or batch_size < 1:
+    vocabulary = model.exit_head.linear.out_features
+    ids, labels = read(batch, model.model, vocabulary=vocabulary)
+    tested = read(held_out, model.model, vocabulary=vocabulary)
+    if not len(ids) or not len(tested[0]) or epochs < 0 or batch_size < 1:
         raise ValueError(
             "need text, text to evaluate on and a batch size of at least 1: "
-            f"got {len(ids)}, {len(held_out)}, {batch_size}"
+            f"got {len(ids)}, {len(tested[0])}, {batch_size}"
         )
-    check_ids(ids, model.exit_head.linear.out_features)
+    learnt = (labels[:, 1:] != IGNORED).any(1)
+    if not learnt.any():
+        raise ValueError("every label is ignored (-100) or padding: there is nothing to learn")
+    ids, labels = ids[learnt], labels[learnt]
     model.to(training.accelerator().device)
-    scored, history = _scorer(model, held_out.split(32), freeze=freeze), []
+    scored, history = _scorer(model, rows(*tested, 32), freeze=freeze), []
 
     def record(epoch: int) -> None:
         history.append({"epoch": epoch, **scored()})
@@ -67,12 +84,11 @@ def train(
         record(0)
         model.eval()
         return history
-    part, data, loss = model, TensorDataset(ids), _both_losses
+    part, data, loss = model, TensorDataset(ids, labels), _both_losses
     if freeze:
-        found = collect(model, ids.split(32)) if features is None else features
-        # a step sees as much text as without freezing
-        rows = [tensor.unflatten(0, (len(ids), -1)) for tensor in found]
-        part, data, loss = model.exit_head.linear, TensorDataset(*rows), _head_loss
+        found = collect(model, rows(ids, labels, 32)) if features is None else features
+        data = TensorDataset(*_in_rows(*found, labels[:, 1:]))
+        part, loss = model.exit_head.linear, _head_loss
     training.fit(
         FullPrecision(part),
         data,
@@ -90,8 +106,21 @@ def train(
     return history
 
 
+def _in_rows(features: Tensor, next_labels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Features in the rows of their labels ``(N, T-1)``: a step then sees as much text as ever."""
+    kept = labels != IGNORED
+    if not torch.equal(labels[kept], next_labels.to(labels.device)):
+        raise ValueError(
+            f"features of {len(next_labels)} next tokens are given, the text has others "
+            f"({int(kept.sum())}): collect them on the same text"
+        )
+    rows = features.new_zeros(*labels.shape, features.shape[1])
+    rows[kept.to(rows.device)] = features
+    return rows, labels
+
+
 def _scorer(
-    model: ExitModel, held_out: Sequence[Tensor], *, freeze: bool
+    model: ExitModel, held_out: Sequence[Batch], *, freeze: bool
 ) -> Callable[[], dict[str, float]]:
     """`evaluate` on held-out text; frozen, what stays is computed only once."""
     if not freeze:
@@ -111,6 +140,6 @@ def _head_loss(linear: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return nn.functional.cross_entropy(linear(features.flatten(0, 1)).float(), labels.flatten())
 
 
-def _both_losses(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
-    (ids,) = batch
-    return sum(0.5 * lm_loss(logits, ids) for logits in model(ids))
+def _both_losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    ids, labels = batch
+    return sum(0.5 * lm_loss(logits, labels) for logits in model(ids))

@@ -82,16 +82,25 @@ def class_mean_head(
 def copied_head(model: nn.Module) -> Linear:
     """The final head as an exit's weight ``(V, D)`` and bias (0 without one).
 
-    OPT-350m's projection is multiplied into it.
+    OPT-350m's projection and the scale of Cohere's and Granite's logits are multiplied into it.
+
+    Raises:
+        ValueError: a model that caps its logits, or changes them in another way than by a scale.
     """
     parts = anatomy(model)
-    weight = parts.head.weight.detach()
+    if parts.scale is None:
+        raise ValueError(
+            f"{type(model).__name__} caps or changes the logits of its head, which a linear exit "
+            "cannot copy: set the cap in its config (final_logit_softcapping) to None, which "
+            "changes no greedy token, or begin with random weights"
+        )
+    weight = parts.scale * parts.head.weight.detach()
     if parts.head.bias is None:
         bias = torch.zeros(len(weight)).to(weight)
     else:
-        bias = parts.head.bias.detach().clone()
+        bias = parts.scale * parts.head.bias.detach()
     if parts.projection is None:
-        return weight.clone(), bias
+        return weight, bias
     if parts.projection.bias is not None:
         bias = bias + weight @ parts.projection.bias.detach()
     return weight @ parts.projection.weight.detach(), bias

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from eenotes._checks import require_eval
 from eenotes.class_statistics import ClassMeans, ClassMoments, Moments
-from eenotes.language.exits import ExitModel, align, check_ids
+from eenotes.language.batches import Batch, align, read
+from eenotes.language.exits import ExitModel
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Statistics:
 @torch.no_grad()
 def statistics(
     model: ExitModel,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     *,
     target: Literal["next", "input"] = "next",
     covariance: bool = False,
@@ -94,9 +95,8 @@ def statistics(
 
     Args:
         model: from `eenotes.language.exits.attach`, in evaluation mode.
-        batches: token numbers ``(B, T)``, from any iterator; or pairs of them and labels ``(B, T)``
-            in the manner of transformers, where -100 marks positions to leave out.  Positions
-            belong to the same text only within a row.
+        batches: see `eenotes.language.batches`, from any iterator; positions whose label is -100
+            are left out.  Positions belong to the same text only within a row.
         target: whose class a position belongs to: the token that comes ``"next"``, which is what
             the exit shall detect, or the one that was put in.
         covariance: also estimate the covariance within the classes, for a whitened head.
@@ -114,10 +114,9 @@ def statistics(
     sums = (ClassMoments if covariance else ClassMeans)(head.out_features)
     sums = sums if covariance else sums.to(device)
     for batch in batches:
-        ids, labels = batch if isinstance(batch, tuple | list) else (batch, batch)
-        check_ids(ids, head.out_features)
-        ids, labels = ids.to(device), labels.to(device)
-        features, labels = align(model.features(ids), labels, target=target)
+        ids, labels = read(batch, model.model, vocabulary=head.out_features)
+        features = model.features(ids.to(device))
+        features, labels = align(features, labels.to(device), target=target)
         if len(labels):
             sums.update(features, labels)
             positions += len(labels)

@@ -12,6 +12,7 @@ COMMON = {
     "hidden_size": 16,
 }
 OPT = COMMON | {"ffn_dim": 32, "word_embed_proj_dim": 16, "init_std": 0.3, "dropout": 0.1}
+OPT |= {"pad_token_id": None}
 TOKENS = {"bos_token_id": 0, "eos_token_id": 1}
 ROTARY = COMMON | TOKENS | {"intermediate_size": 32, "initializer_range": 0.3}
 GPT2 = TOKENS | {

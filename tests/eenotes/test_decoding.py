@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from eenotes.language import decoding, exits, initialisation
+from eenotes.language import decoding, drafting, exits, initialisation
 
 AT, NEW, DEPTH, V = 2, 16, 4, 40
 
@@ -69,7 +69,7 @@ def test_layers_of_plain_greedy(exited, prompt):
 
 def test_the_draft_model_is_the_exit_and_shares_every_weight(name, exited, text):
     model = exited(name)
-    draft = decoding.draft_model(model)
+    draft = drafting.draft_model(model)
     torch.testing.assert_close(draft(input_ids=text()).logits, model.exit_logits(text()))
     assert {p.data_ptr() for p in draft.parameters()} <= {p.data_ptr() for p in model.parameters()}
     assert (
@@ -81,7 +81,7 @@ def test_the_draft_model_is_the_exit_and_shares_every_weight(name, exited, text)
 def test_the_draft_model_with_a_norm(exited, text):
     model = exited("llama", norm=True)
     torch.testing.assert_close(
-        decoding.draft_model(model)(input_ids=text()).logits, model.exit_logits(text())
+        drafting.draft_model(model)(input_ids=text()).logits, model.exit_logits(text())
     )
 
 

@@ -12,7 +12,14 @@ pytest.importorskip("transformers")
 
 from eenotes.exits import ClassMeanExit
 from eenotes.gaussian import linear_discriminant
-from eenotes.language import evaluation, exits, fine_tuning, initialisation, token_statistics
+from eenotes.language import (
+    batches,
+    evaluation,
+    exits,
+    fine_tuning,
+    initialisation,
+    token_statistics,
+)
 
 V, DEPTH = 40, 4
 
@@ -175,7 +182,7 @@ def test_without_prior_it_is_the_exit_of_chapter_2(exited, text):
 
 def test_ignored_labels_are_in_no_class(exited, text):
     ids, labels = text(), text()
-    labels[:, :6] = exits.IGNORED
+    labels[:, :6] = batches.IGNORED
     found = token_statistics.statistics(exited, [(ids, labels)])
     assert torch.equal(found.counts, torch.bincount(ids[:, 6:].flatten(), minlength=V))
 
@@ -295,7 +302,7 @@ def test_bad_texts(exited, text, made):
         statistics(exited, [])
     for covariance in (False, True):
         with pytest.raises(ValueError, match="every label is ignored"):
-            ignored = torch.full((6, 12), exits.IGNORED)
+            ignored = torch.full((6, 12), batches.IGNORED)
             statistics(exited, [(text(), ignored)], covariance=covariance)
     with pytest.raises(ValueError, match="the head 40 tokens: another tokenizer"):
         statistics(exited, [torch.tensor([[3, V]])])

@@ -1,0 +1,211 @@
+"""The decoders of a causal language model, run in two parts: below an exit and above it.
+
+The model's own forward runs both parts, with its whole list of decoders, so that masks, positions,
+kinds of layers and what follows the last decoder are the model's.  Below, it is left after the
+decoder before the exit; above, the decoders below the exit hand on what they gave before.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from eenotes.network import in_mode
+
+Output = Tensor | tuple  # a decoder's: hidden states (B, T, D), alone or as the first of several
+
+
+def list_of_decoders(model: nn.Module) -> tuple[nn.Module, str]:
+    """The module that owns the list of decoders, and the list's name in it.
+
+    Raises:
+        TypeError: no single list of ``config.num_hidden_layers`` modules.
+    """
+    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    found = {
+        f"{path}.{name}": (owner, name)
+        for path, owner in model.named_modules()
+        for name, child in owner.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == depth
+    }
+    # a list inside of a decoder, such as experts, may happen to be as long
+    outer = [key for key in found if not any(key.startswith(f"{other}.") for other in found)]
+    if len(outer) != 1:
+        raise TypeError(
+            f"{type(model).__name__} is not a causal language model with one list of "
+            "config.num_hidden_layers decoders and a linear head"
+        )
+    return found[outer[0]]
+
+
+def decoders(model: nn.Module) -> nn.ModuleList:
+    """The list of decoders; it raises what `list_of_decoders` raises."""
+    owner, name = list_of_decoders(model)
+    return getattr(owner, name)
+
+
+def hidden_of(output: Output) -> Tensor:
+    """The hidden states in what a decoder returns, ``(B, T, D)``."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def run_below(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Output:
+    """What decoder number ``at`` (from 1) returns on ``ids (B, T)``; those after it do not run.
+
+    ``inputs`` are more of the model's own arguments.
+    """
+    inputs.setdefault("use_cache", "past_key_values" in inputs)
+
+    def leave(_, __, output) -> None:
+        raise _Left(output)
+
+    handle = decoders(model)[at - 1].register_forward_hook(leave)
+    try:
+        model(input_ids=ids, **inputs)
+    except _Left as left:
+        return left.output
+    finally:
+        handle.remove()
+    raise TypeError(f"{type(model).__name__} does not run its decoder {at}")
+
+
+class _Left(Exception):
+    """The forward ends here, with a decoder's output."""
+
+    def __init__(self, output: Output):
+        self.output = output
+
+
+class TwoParts:
+    """The two parts of a model on one growing text, each with its key-value cache.
+
+    Tokens that ran below wait until `above` takes them along, in one batch.
+
+    Args:
+        model: a causal language model, in evaluation mode.
+        at: how many decoders lie below.
+    """
+
+    def __init__(self, model: nn.Module, at: int):
+        self._model, self._at = model, at
+        self._store, self._waiting = _cache_class()(model.config, at), []
+
+    def below(self, ids: Tensor) -> Tensor:
+        """Hidden states of the next tokens ``(1, T)`` at the exit, ``(1, T, D)``."""
+        self._store.deep = False
+        output = run_below(self._model, ids, at=self._at, past_key_values=self._store)
+        self._waiting.append((ids, output))
+        return hidden_of(output)
+
+    def above(self) -> Tensor:
+        """The model's logits ``(1, T, V)`` of all tokens that waited."""
+        ids, outputs = zip(*self._waiting, strict=True)
+        hidden = torch.cat([hidden_of(output) for output in outputs], 1)
+        output = (hidden, *outputs[-1][1:]) if isinstance(outputs[-1], tuple) else hidden
+        self._store.deep, self._waiting = True, []
+        with _skipped(decoders(self._model)[: self._at], output):
+            return self._model(
+                input_ids=torch.cat(ids, 1), past_key_values=self._store, use_cache=True
+            ).logits
+
+
+def check_two_parts(model: nn.Module, at: int) -> None:
+    """Compare the two parts with the whole model on six tokens.
+
+    Raises:
+        TypeError: a model with a recurrent state, or whose parts are not the whole.
+    """
+    name = type(model).__name__
+    if getattr(model, "_is_stateful", False) or _cache_class()(model.config, at).recurrent:
+        raise TypeError(
+            f"{name} keeps a recurrent state: a token that exits early would leave the state of "
+            "the decoders above behind; use a model whose decoders all attend"
+        )
+    ids = torch.arange(6, device=next(model.parameters()).device)[None]
+    with in_mode(model), torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        try:
+            found = _in_two_parts(model, ids, at)
+        except Exception as error:
+            raise TypeError(
+                f"{name} does not run in two parts, below and above decoder {at}: {error}"
+            ) from error
+    if not close(found, expected):
+        raise TypeError(
+            f"{name} in two parts, below and above decoder {at}, gives other logits than as a "
+            "whole: its decoders hand on more than one hidden state, or keep other caches"
+        )
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits are equal up to rounding, whatever their precision."""
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
+    return bool((found - expected).abs().max() <= tolerance)
+
+
+def _in_two_parts(model: nn.Module, ids: Tensor, at: int) -> Tensor:
+    """Logits of six tokens, of which the third and fourth wait for the fifth."""
+    parts, logits = TwoParts(model, at), []
+    for i, tokens in enumerate(ids.split([2, 1, 1, 1, 1], 1)):
+        parts.below(tokens)
+        if i not in (1, 2):
+            logits.append(parts.above())
+    return torch.cat(logits, 1)
+
+
+@contextmanager
+def _skipped(skipped: nn.ModuleList, output: Output) -> Iterator[None]:
+    """Within it these decoders give ``output`` without running; the list keeps its length."""
+    before = [vars(decoder).get("forward") for decoder in skipped]
+    for decoder in skipped:
+        decoder.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        for decoder, forward in zip(skipped, before, strict=True):
+            if forward is None:
+                del decoder.forward
+            else:
+                decoder.forward = forward
+
+
+@cache
+def _cache_class() -> type:
+    from transformers import DynamicCache
+    from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+    class TwoDepthCache(DynamicCache):
+        """A `DynamicCache` whose upper decoders are behind its lower ones.
+
+        ``deep`` says whose length the model sees.
+        """
+
+        def __init__(self, config, at: int):
+            super().__init__(config=config)
+            self.at, self.deep = at, False
+
+        @property
+        def recurrent(self) -> bool:
+            """Whether a layer keeps a state that every token changes."""
+            return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.layers)
+
+        def _level(self, layer: int) -> int:
+            """The layer to look at: above the exit, and of the same kind where there is one."""
+            if not self.deep or layer >= self.at:
+                return layer
+            kinds = self.is_sliding
+            alike = [i for i in range(self.at, len(kinds)) if kinds[i] == kinds[layer]]
+            return alike[0] if alike else self.at
+
+        def get_seq_length(self, layer_idx: int = 0) -> int:
+            return super().get_seq_length(self._level(layer_idx))
+
+        def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+            return super().get_mask_sizes(query_length, self._level(layer_idx))
+
+        def get_query_offset(self, layer_idx: int = 0) -> int:
+            return super().get_query_offset(self._level(layer_idx))
+
+    return TwoDepthCache
