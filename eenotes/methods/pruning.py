@@ -1,7 +1,7 @@
 """Magnitude pruning: which weights of an early exit network go, and what is zero afterwards.
 
 Masks are those of ``torch.nn.utils.prune``.  When weights go, and what is trained in between, says
-`eenotes.methods.pruning_schedule`; what the zeros are worth, `eenotes.methods.pruned_costs`.
+`eenotes.methods.pruning_schedule`.
 """
 
 import copy

@@ -120,17 +120,6 @@ def class_quotas(labels: Tensor, wanted: int) -> Tensor:
     return quotas
 
 
-def imbalance(selection: Selection, labels: Tensor) -> float:
-    r"""How far the kept samples are from the class shares of all labels ``(N,)``.
-
-    $\frac12 \sum_k |\text{kept share}_k - \text{share}_k|$.  At 0 the shares are as they were;
-    at 0.1 one in ten of the kept samples would have to be of another class for that.
-    """
-    everything = labels.bincount().double()
-    kept = labels[selection.keep].bincount(minlength=len(everything)).double()
-    return 0.5 * (kept / kept.sum() - everything / everything.sum()).abs().sum().item()
-
-
 def split_rows(drop: Tensor, count: int, *, wanted: int | None = None) -> Selection:
     """The rows to drop, numbers ``(n,)`` below ``count``, as a `Selection`."""
     kept = torch.ones(count, dtype=torch.bool)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from eenotes.methods.sample_selection import split_rows
 from eenotes_book import records, settings, style
 from eenotes_book.ch05_eeprune import claims, experiment, figures, pictures, tables
 from eenotes_book.ch05_eeprune.ring import learn_ring
@@ -24,6 +25,17 @@ def test_everybody_sees_equally_many_samples():
     passes = Passes(TensorDataset(torch.arange(9)), torch.tensor([2, 5, 7]), 10)
     assert len(passes) == 10
     assert [int(passes[i][0]) for i in range(10)] == [2, 5, 7, 2, 5, 7, 2, 5, 7, 2]
+
+
+def test_imbalance_by_hand():
+    """Of three and three, three of class 0 and one of class 1 are kept: ¾ and ¼ instead of ½ and ½,
+    so a quarter is out of place.
+    """
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    for drop, wanted in [([3, 4], 0.25), ([0, 3], 0), ([0, 1, 2], 0.5)]:
+        assert experiment.imbalance(split_rows(torch.tensor(drop), 6), labels) == pytest.approx(
+            wanted
+        )
 
 
 def test_the_ring_drops_the_middles_of_the_classes():

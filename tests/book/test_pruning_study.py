@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from eenotes.exits import LinearExit
 from eenotes.identity import fingerprint
-from eenotes.methods import pruned_costs, pruning
+from eenotes.methods import pruning
 from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import networks, records, style
@@ -23,7 +23,7 @@ from eenotes_book.ch03_pruning import (
     experiment,
     figures,
     layer_figures,
-    sparsities,
+    pruned_costs,
     tables,
 )
 from eenotes_book.ch03_pruning.settings import Settings, Sweep
@@ -71,7 +71,7 @@ def test_sparsities_by_hand():
     with torch.no_grad():
         for weights, zeros in zip(pruning.layers(net).values(), (4, 4, 1), strict=True):
             weights.weight.fill_(1).view(-1)[:zeros] = 0
-    pools = sparsities.pool_sparsity(pruned_costs.sparsity_table(net))
+    pools = pruned_costs.pool_sparsity(pruned_costs.sparsity_table(net))
     assert pools.to_dict() == {"backbone": 5 / 8, "exits": 1, "all": 9 / 12}
 
 
@@ -82,9 +82,9 @@ def test_by_round_puts_the_phases_side_by_side():
         Iteration("exits", 1, {"stages.0": 0.75, "exits.0": 0.25}, ()),
         Iteration("exits", 2, {"stages.0": 0.75, "exits.0": 0.5}, ()),
     ]
-    table = sparsities.by_round(rounds)
+    table = pruned_costs.by_round(rounds)
     assert table.loc[1].tolist() == [0.5, 0.25] and table.loc[2].tolist() == [0.75, 0.5]
-    pool = sparsities.by_round([Iteration("all", 1, {"stages.0": 0.5, "exits.0": 0.3}, ())])
+    pool = pruned_costs.by_round([Iteration("all", 1, {"stages.0": 0.5, "exits.0": 0.3}, ())])
     assert pool.loc[1].tolist() == [0.5, 0.3] and list(pool.columns) == ["stages.0", "exits.0"]
 
 

@@ -1,7 +1,6 @@
 """Pruning on a network of twelve weights, where every zero can be computed by hand."""
 
 import math
-import sys
 from functools import partial
 
 import pytest
@@ -12,19 +11,10 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import TensorDataset
 
-from eenotes import (
-    EarlyExitNetwork,
-    LinearExit,
-    checkpoints,
-    count_macs,
-    linear_exits,
-    split,
-    training,
-)
+from eenotes import EarlyExitNetwork, LinearExit, checkpoints, linear_exits, split, training
 from eenotes.exits import ClassMeanExit
 from eenotes.identity import fingerprint
 from eenotes.methods import pruning_schedule
-from eenotes.methods.pruned_costs import effective_costs, prune_channels, sparsity_table
 from eenotes.methods.pruning import layers, permanent, prune_smallest, sparsity
 from eenotes.methods.pruning_schedule import accuracies, separately, together
 from eenotes_book.models.resnet import CifarResNet
@@ -55,6 +45,10 @@ def small(seed=0):
     x, y = torch.randn(24, 1, 8, 8), torch.arange(24) % 3
     exits = linear_exits(stages, x, num_classes=3)
     return EarlyExitNetwork(stages, exits).eval(), TensorDataset(x, y)
+
+
+def zeros_of(net):
+    return [int((layer.weight == 0).sum()) for layer in layers(net).values()]
 
 
 def nothing(net, part, number):
@@ -95,11 +89,10 @@ def test_layers_of_the_thesis():
     at = ["group1.3", "group1.7", "group2.2", "group2.6", "group3.1", "group3.5"]
     stages = split(backbone, at=at)
     net = EarlyExitNetwork(stages, linear_exits(stages, torch.randn(2, 3, 8, 8), num_classes=10))
-    table = sparsity_table(net)
-    assert (table.kind == "convolution").sum() == 57
-    linear = [i + 1 for i, kind in enumerate(table.kind) if kind == "linear"]
-    assert linear == [10, 19, 29, 38, 48, 57, 64]
-    assert table.part.tolist().count("exits") == 6 and table.part.iloc[-1] == "backbone"
+    found = layers(net)
+    linear = [i + 1 for i, layer in enumerate(found.values()) if isinstance(layer, nn.Linear)]
+    assert linear == [10, 19, 29, 38, 48, 57, 64] and len(found) == 64
+    assert sum(name.startswith("exits.") for name in found) == 6
 
 
 def test_a_layer_used_twice_counts_once():
@@ -130,7 +123,7 @@ def test_the_second_time_a_fraction_of_what_remains():
     for _ in range(2):
         prune_smallest(layers(net).values(), rate=0.5)
     assert net.stages[1].weight.tolist() == [[0, -10], [11, -12]]
-    assert sparsity_table(net).zeros.tolist() == [4, 4, 1]
+    assert zeros_of(net) == [4, 4, 1]
 
 
 def test_pools_of_their_own_by_hand():
@@ -236,9 +229,9 @@ def test_both_give_every_weight_as_many_rounds_and_end_with_as_many_zeros(rounds
             for part in rounds_of:
                 rounds_of[part] += iteration.part in (part, "all")
         assert rounds_of == {"backbone": rounds, "exits": rounds}
-        table = sparsity_table(net)
-        zeros.append(table.zeros.sum())
-        assert zeros[-1] / table.weights.sum() == pytest.approx(1 - 0.7**rounds, abs=2e-3)
+        zeros.append(sum(zeros_of(net)))
+        weights = sum(layer.weight.numel() for layer in layers(net).values())
+        assert zeros[-1] / weights == pytest.approx(1 - 0.7**rounds, abs=2e-3)
     assert abs(zeros[0] - zeros[1]) <= rounds + 1  # two pools are rounded twice
 
 
@@ -247,7 +240,7 @@ def test_the_iterator_prunes_step_by_step():
     iterations = run(net)
     assert not prune.is_pruned(net)
     next(iterations)
-    assert sparsity_table(net).zeros.sum() == 6
+    assert sum(zeros_of(net)) == 6
 
 
 def test_frozen_is_frozen_bit_by_bit():
@@ -436,96 +429,6 @@ def test_a_damaged_checkpoint_is_reported_and_not_used(tmp_path):
         assert list(run(small()[0], checkpoint=path)) == first
 
 
-# --- what pruning has left
-
-
-def test_effective_macs_without_zeros_are_the_counted_ones():
-    net, data = small()
-    assert effective_costs(net, data.tensors[0]) == count_macs(net, data.tensors[0])
-
-
-def test_effective_macs_by_hand():
-    """A convolution's weight works once per output position: 2 zeros at 16 positions save 32 of 1 *
-    2 * 9 * 16 MACs.
-    """
-    conv, classifier = nn.Conv2d(1, 2, 3, padding=1), nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
-    net = EarlyExitNetwork([conv, classifier], [LinearExit(2, 3)])
-    with torch.no_grad():
-        conv.weight[0, 0, 0, :2] = 0
-        net.exits[0].linear.weight[1] = 0
-        classifier[1].weight[:, 0] = 0
-    costs = effective_costs(net, torch.randn(5, 1, 4, 4))
-    assert costs.stages == (288 - 32, 96 - 3) and costs.exits == (6 - 2,)
-    assert net.training  # modes are left alone
-
-
-def test_two_digits_of_a_stage_are_not_confused():
-    """Stage 1 and stage 10 begin with the same letters."""
-    stages = [nn.Linear(2, 2) for _ in range(11)]
-    net = EarlyExitNetwork(stages, [LinearExit(2, 2) for _ in range(10)])
-    with torch.no_grad():
-        stages[10].weight[0] = 0
-        net.exits[1].linear.weight.zero_()
-    costs = effective_costs(net, torch.randn(1, 2))
-    assert costs.stages == (4,) * 10 + (2,) and costs.exits == (4, 0) + (4,) * 8
-
-
-# --- channels, really gone
-
-
-@pytest.fixture
-def torch_pruning():
-    return pytest.importorskip("torch_pruning")
-
-
-def test_channels_are_gone_from_backbone_and_exits(torch_pruning, unchanged):
-    net, data = small()
-    x = data.tensors[0]
-    with unchanged(net):
-        thin = prune_channels(net, x, ratio=0.5)
-    shapes = {name: tuple(m.weight.shape) for name, m in layers(thin).items()}
-    assert shapes["stages.0.stem.0"] == (2, 1, 3, 3)
-    assert shapes["exits.0.linear"] == (3, 2) and shapes["exits.1.linear"] == (3, 4)
-    assert shapes["stages.2.classifier"] == (3, 8)
-    assert [tuple(z.shape) for z in thin(x)] == [(24, 3)] * 3
-    dense, after = count_macs(net, x), count_macs(thin, x)
-    assert after.backbone < 0.3 * dense.backbone and all(
-        a < d for a, d in zip(after.exits, dense.exits, strict=True)
-    )
-    assert not any(part.training for part in thin.modules())
-
-
-def test_a_thin_network_can_be_trained(torch_pruning):
-    net, data = small()
-    thin = prune_channels(net, data.tensors[0], ratio=0.5)
-    before = fingerprint(thin)
-    tuning(data)(thin, "all", 1)
-    assert fingerprint(thin) != before
-
-
-def test_the_least_important_channel_goes():
-    """One hidden channel is nearly zero on both sides; it is the one that disappears."""
-    pytest.importorskip("torch_pruning")
-    torch.manual_seed(0)
-    first, last = nn.Linear(3, 2), nn.Linear(2, 3)
-    with torch.no_grad():
-        first.weight[0], last.weight[:, 0] = 1e-3, 1e-3
-    net = EarlyExitNetwork([first, last], [LinearExit(2, 3)])
-    with torch.no_grad():
-        net.exits[0].linear.weight[:, 0] = 1e-3
-    thin = prune_channels(net, torch.randn(2, 3), ratio=0.5)
-    assert torch.equal(thin.stages[0].weight, first.weight[1:]) and torch.equal(
-        thin.stages[1].weight, last.weight[:, 1:]
-    )
-
-
-def test_without_torch_pruning_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    net, data = small()
-    with pytest.raises(ImportError, match=r"eenotes\[pruning\]"):
-        prune_channels(net, data.tensors[0], ratio=0.5)
-
-
 # --- bad input
 
 BAD_RATES = [0, 1, 1.0, 0.0, -0.1, 1.5, float("nan"), True, "half", None]
@@ -533,14 +436,13 @@ BAD_RATES = [0, 1, 1.0, 0.0, -0.1, 1.5, float("nan"), True, "half", None]
 
 @pytest.mark.parametrize("rate", BAD_RATES)
 def test_a_rate_outside_0_and_1(rate, unchanged):
-    net, data = small()
+    net, _ = small()
     with unchanged(net):
         for call in (
             lambda: prune_smallest(layers(net).values(), rate=rate),
             lambda: run(net, together, rate=rate),
             lambda: run(net, separately, rate=rate),
             lambda: run(net, partial(separately, exits_rate=0.5), rate=rate),
-            lambda: prune_channels(net, data.tensors[0], ratio=rate),
         ):
             with pytest.raises(ValueError, match="strictly between 0 and 1"):
                 call()

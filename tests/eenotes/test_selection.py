@@ -8,14 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from eenotes.methods.sample_selection import (
-    Scores,
-    SelectionWarning,
-    class_quotas,
-    imbalance,
-    select,
-    split_rows,
-)
+from eenotes.methods.sample_selection import Scores, SelectionWarning, class_quotas, select
 
 INF = math.inf
 
@@ -124,12 +117,3 @@ def test_a_ratio_that_leaves_nothing_or_is_none(ratio, count, message):
 def test_scores_that_are_none(values, labels, message):
     with pytest.raises(ValueError, match=message):
         scores(values, labels)
-
-
-def test_imbalance_by_hand():
-    """Of three and three, three of class 0 and one of class 1 are kept: ¾ and ¼ instead of ½ and ½,
-    so a quarter is out of place.
-    """
-    labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    for drop, wanted in [([3, 4], 0.25), ([0, 3], 0), ([0, 1, 2], 0.5)]:
-        assert imbalance(split_rows(torch.tensor(drop), 6), labels) == pytest.approx(wanted)

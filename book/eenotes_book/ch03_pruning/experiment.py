@@ -20,13 +20,13 @@ from torch.utils.data import TensorDataset
 from eenotes import identity, training
 from eenotes.costs import count_macs
 from eenotes.inference import collect
-from eenotes.methods import pruned_costs, pruning, pruning_schedule
+from eenotes.methods import pruning, pruning_schedule
 from eenotes.methods.pruning_schedule import Iteration, Phase, separately, together
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
 from eenotes_book import cache, networks, scale, statistics
-from eenotes_book.ch03_pruning import sparsities
+from eenotes_book.ch03_pruning import pruned_costs
 from eenotes_book.ch03_pruning.settings import Settings, StudySettings
 from eenotes_book.data import vision
 
@@ -146,11 +146,11 @@ def run(b: Bench, nets: dict[str, tuple[EarlyExitNetwork, list[Iteration]]]) -> 
         "points": points,
         "macs": macs,
         "sparsity": {
-            name: sparsities.by_round(iterations).round(5).to_numpy().tolist()
+            name: pruned_costs.by_round(iterations).round(5).to_numpy().tolist()
             for name, (_, iterations) in nets.items()
         },
         "pools": {
-            name: sparsities.pool_sparsity(pruned_costs.sparsity_table(net)).round(5).to_dict()
+            name: pruned_costs.pool_sparsity(pruned_costs.sparsity_table(net)).round(5).to_dict()
             for name, (net, _) in nets.items()
         },
     }
@@ -261,7 +261,7 @@ def _judged(b: Bench, name: str, plan: Sequence[Phase]) -> dict[str, float | int
     kept = (table.weights - table.zeros).groupby(table.part).sum()
     *early, last = pruning_schedule.accuracies(net, vision.batches(b.data.test))
     return {
-        "sparsity": float(sparsities.pool_sparsity(table)["exits"]),
+        "sparsity": float(pruned_costs.pool_sparsity(table)["exits"]),
         "share": float(kept["exits"] / kept.sum()),
         "kept": int(kept.sum()),
         "early": statistics.mean(early),

@@ -18,7 +18,7 @@ from eenotes import training
 from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import networks, timing
-from eenotes_book.ch03_pruning import deployment, experiment, sparsities, tables
+from eenotes_book.ch03_pruning import deployment, experiment, pruned_costs, tables
 from eenotes_book.data import vision
 
 SEED = 4  # not 0: the experiment multiplies seeds
@@ -125,7 +125,9 @@ def rounds(nets: dict[str, tuple[EarlyExitNetwork, list]]) -> dict[str, object]:
     for name, (_, iterations) in nets.items():
         watched = torch.tensor([iteration.accuracy for iteration in iterations])
         found[f"watched accuracy, {name}"] = watched.mean(0)
-        found[f"sparsity by round, {name}"] = sparsities.by_round(iterations).mean(axis=1).tolist()
+        found[f"sparsity by round, {name}"] = (
+            pruned_costs.by_round(iterations).mean(axis=1).tolist()
+        )
     return found
 
 

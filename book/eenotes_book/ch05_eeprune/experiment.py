@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from eenotes.methods import sample_selection
 from eenotes.methods.sample_selection import Selection, SelectionWarning
@@ -42,6 +43,17 @@ def choose(b: Bench, method: str, ratio: float) -> Selection:
         return sample_selection.select(b.scores[method], ratio, method in BALANCED)
 
 
+def imbalance(selection: Selection, labels: Tensor) -> float:
+    r"""How far the kept samples are from the class shares of all labels ``(N,)``.
+
+    $\frac12 \sum_k |\text{kept share}_k - \text{share}_k|$.  At 0 the shares are as they were;
+    at 0.1 one in ten of the kept samples would have to be of another class for that.
+    """
+    everything = labels.bincount().double()
+    kept = labels[selection.keep].bincount(minlength=len(everything)).double()
+    return 0.5 * (kept / kept.sum() - everything / everything.sum()).abs().sum().item()
+
+
 def comparison(b: Bench, ratios: Sequence[float]) -> dict:
     """One run on one data set, as plain numbers.
 
@@ -59,9 +71,7 @@ def comparison(b: Bench, ratios: Sequence[float]) -> dict:
             method: b.labels[c.drop].bincount(minlength=classes).tolist()
             for method, c in chosen.items()
         }
-        imbalances[key] = {
-            method: sample_selection.imbalance(c, b.labels) for method, c in chosen.items()
-        }
+        imbalances[key] = {method: imbalance(c, b.labels) for method, c in chosen.items()}
     return {
         "data": b.data.name,
         "counts": b.data.counts,
@@ -102,8 +112,6 @@ def extras(b: Bench, *, ratio: float) -> dict:
         "seed": b.seed,
         "ratio": ratio,
         "runs": runs,
-        "imbalance": {
-            method: sample_selection.imbalance(c, b.labels) for method, c in found.items()
-        },
+        "imbalance": {method: imbalance(c, b.labels) for method, c in found.items()},
         "halves": {name: train_on(b, rows, what=f"{name} half") for name, rows in sides.items()},
     }

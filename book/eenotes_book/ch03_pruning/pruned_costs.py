@@ -1,4 +1,4 @@
-"""What pruning saves: a table of sparsity, effective MACs, and whole channels.
+"""What pruning saves: tables of sparsity, effective MACs, and whole channels.
 
 Zeros come from `eenotes.methods.pruning`.  Weights that are really gone, not only zero, are
 torch-pruning's work (`prune_channels`).
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eenotes.costs import Costs, count_macs
 from eenotes.methods.pruning import WEIGHTED, check_rate, layers, permanent, sparsity
+from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork, in_mode
 
 
@@ -37,6 +38,31 @@ def sparsity_table(net: EarlyExitNetwork) -> pd.DataFrame:
         for name, module in found.items()
     ]
     return pd.DataFrame(rows, index=pd.Index(found, name="layer"))
+
+
+def pool_sparsity(table: pd.DataFrame) -> pd.Series:
+    """From `sparsity_table`: the share of zeros in ``backbone``, ``exits`` and ``all`` together."""
+    pools = table.groupby("part")[["zeros", "weights"]].sum()
+    pools.loc["all"] = pools.sum()
+    return pd.Series(pools.zeros / pools.weights, name="sparsity")
+
+
+def by_round(iterations: Sequence[Iteration]) -> pd.DataFrame:
+    """Sparsity after each round: one row per round (from 1), one column per layer.
+
+    The two phases of `pruning_schedule.separately` are put side by side: row r holds the backbone
+    after r rounds of its own and the exits after r of theirs.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for iteration in iterations:
+        mine = {
+            name: value
+            for name, value in iteration.sparsity.items()
+            if iteration.part == "all" or name.startswith("exits.") == (iteration.part == "exits")
+        }
+        rows.setdefault(iteration.number, {}).update(mine)
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table[list(iterations[0].sparsity)].rename_axis("round") if iterations else table
 
 
 @torch.no_grad()
