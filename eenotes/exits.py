@@ -5,59 +5,101 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from eenotes._layout import channel_axis, check_batch_first
 from eenotes.network import in_mode
 
 
-def pool(features: Tensor, *, grid: int = 1) -> Tensor:
-    """Average features over space or over tokens.
+def pool(features: Tensor, *, grid: int = 1, channels_last: bool | None = None) -> Tensor:
+    """Average features over space, length or tokens.
 
-    ``(B, C, H, W)`` → ``(B, C·grid·grid)``, ``(B, T, C)`` → ``(B, C)``, ``(B, C)`` unchanged.
+    ``(B, C, *space)`` → ``(B, C)``; ``(B, C, H, W)`` → ``(B, C·grid·grid)``; with ``channels_last``
+    ``(B, *space, C)`` likewise; ``(B, C)`` unchanged.
+
+    Raises:
+        ValueError: three axes, which may be ``(B, C, L)`` or ``(B, T, C)``, without
+            ``channels_last``.
     """
-    if features.ndim == 3:
-        return features.mean(1)
+    if features.ndim == 3 and channels_last is None:
+        raise ValueError(
+            f"features {tuple(features.shape)} may be (B, C, L) or (B, T, C): say which with "
+            "channels_last=False or True"
+        )
+    if channels_last and features.ndim > 2:
+        features = features.movedim(-1, 1)
     if features.ndim == 4 and grid > 1:
         return nn.functional.adaptive_avg_pool2d(features, grid).flatten(1)
-    return features.flatten(2).mean(-1) if features.ndim > 3 else features
+    return features.flatten(2).mean(-1) if features.ndim > 2 else features
 
 
 class LinearExit(nn.Module):
     """A trained exit: average pooling, then one linear layer.
 
     Args:
-        inputs: how many numbers the pooling leaves: the C channels of the features ``(B, C,
-            *space)``, ``(B, T, C)`` or ``(B, C)``, or C·grid² for a grid.
+        inputs: how many numbers the pooling leaves: the C channels of the features, or C·grid² for
+            a grid.
         num_classes: K.
         grid: average each feature map ``(B, C, H, W)`` to grid × grid cells instead of one.
             Shallow-Deep Networks use 4 (and mix the average with the maximum, which is left out
             here).
+        channels_last: whether features are ``(B, *space, C)``, such as tokens ``(B, T, C)``,
+            instead of ``(B, C, *space)``; must be given for features with three axes.
     """
 
-    def __init__(self, inputs: int, num_classes: int, *, grid: int = 1):
+    def __init__(
+        self, inputs: int, num_classes: int, *, grid: int = 1, channels_last: bool | None = None
+    ):
         super().__init__()
         self.linear = nn.Linear(inputs, num_classes)
-        self.grid = grid
+        self.grid, self.channels_last = grid, channels_last
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(pool(features, grid=self.grid))
+        return self.linear(self.pooled(features))
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """What the linear layer sees, ``(B, inputs)``."""
+        return pool(features, grid=self.grid, channels_last=self.channels_last)
 
 
 def linear_exits(
-    stages: Iterable[nn.Module], x: Tensor, *, num_classes: int, grid: int = 1
+    stages: Iterable[nn.Module],
+    x: Tensor,
+    *,
+    num_classes: int,
+    grid: int = 1,
+    channels_last: bool | None = None,
 ) -> nn.ModuleList:
     """A `LinearExit` for every stage but the last.
 
-    A sample batch ``x``, ``(B, ...)``, says how wide the features are there.  A feature map smaller
-    than the grid keeps its own size.
+    A feature map smaller than the grid keeps its own size.
+
+    Args:
+        stages: of a network; they stay as they are.
+        x: a sample batch ``(B, ...)``; it says how wide the features are.
+        num_classes: K.
+        grid: of the exits.
+        channels_last: of the features of all stages, see `LinearExit`; by default the layers that
+            make the features say it.
+
+    Raises:
+        ValueError: stages whose features do not have the batch first, or three axes of which
+            nothing says where the channels are.
     """
     stages = list(stages)
+    check_batch_first(stages[:-1], x)
     exits = nn.ModuleList()
+    features, first = x, x[:1]
     # in evaluation mode: the sample must not move any running statistics
     with in_mode(*stages), torch.no_grad():
-        for stage in stages[:-1]:
-            x = stage(x)
-            cells = min(grid, *x.shape[2:]) if x.ndim == 4 else 1
-            width = pool(x, grid=cells).shape[1]
-            exits.append(LinearExit(width, num_classes, grid=cells).to(x.device))
+        for j, stage in enumerate(stages[:-1]):
+            features, last = stage(features), channels_last
+            if last is None and features.ndim > 2:
+                axis = channel_axis(stages[: j + 1], first)
+                last = None if axis is None else axis == -1
+            sides = features.shape[1:-1] if last else features.shape[2:]
+            cells = min(grid, *sides) if features.ndim == 4 else 1
+            width = pool(features, grid=cells, channels_last=last).shape[1]
+            head = LinearExit(width, num_classes, grid=cells, channels_last=last)
+            exits.append(head.to(features.device))
     return exits
 
 

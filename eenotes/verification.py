@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from eenotes._layout import check_batch_first
 from eenotes.network import in_mode
 from eenotes.tracing import kept_random_state, seed_everything
 
@@ -52,10 +53,12 @@ def check_stages(backbone: nn.Module, stages: nn.ModuleList, x: Tensor) -> None:
         x: an example input ``(B, ...)``.
 
     Raises:
-        ValueError: if an answer differs; it names the mode.
+        ValueError: if an answer differs, with the mode; or if a stage does not keep the batch
+            first.
     """
     if not isinstance(x, Tensor) or x.ndim < 1 or len(x) == 0:
         raise ValueError(f"the example must be a batch (B, ...) of at least one sample, got {x!r}")
+    check_batch_first(stages, x)
     if len(x) == 1:
         x = torch.cat([x, x])  # batch normalisation cannot train on one sample
     with kept_random_state(), torch.no_grad():

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from eenotes._checks import require_eval
+from eenotes._layout import check_batch_first
 from eenotes.class_statistics import ClassMeans, ClassMoments
-from eenotes.exits import ClassMeanExit, linear_exits, pool
+from eenotes.exits import ClassMeanExit, linear_exits
 from eenotes.gaussian import whitened_discriminant
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import ClassMeanConfidence
@@ -55,6 +56,8 @@ def fit(
     means = [ClassMeans(num_classes).to(device) for _ in early]
     count = 0
     for x, y in batches:
+        if not count:
+            check_batch_first(early, x.to(device))
         x, y, count = x.to(device), y.to(device), count + len(y)
         for stage, mean in zip(early, means, strict=True):
             x = stage(x)
@@ -119,7 +122,7 @@ def fit_whitened(
             moments = [ClassMoments(num_classes) for _ in exits]
         for stage, head, moment in zip(stages, exits, moments, strict=False):
             x = stage(x)
-            moment.update(pool(x, grid=head.grid), y)
+            moment.update(head.pooled(x), y)
     if exits is None:
         raise ValueError(_NO_BATCH)
     for head, moment in zip(exits, moments, strict=True):

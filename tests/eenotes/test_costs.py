@@ -77,7 +77,7 @@ def test_attention_of_a_vision_transformer_is_not_hidden():
     tokens, d = 4 + 1, 8
     layer = 4 * tokens * d * d + 2 * tokens * tokens * d + 2 * tokens * d * 16
     at = [f"encoder.layers.encoder_layer_{i}" for i in range(3)]
-    net = EarlyExitNetwork(split(backbone, at=at), [LinearExit(d, 3)] * 3)
+    net = EarlyExitNetwork(split(backbone, at=at), [LinearExit(d, 3, channels_last=True)] * 3)
     costs = count_macs(net, torch.randn(2, 3, 8, 8))
     assert costs.stages == (4 * (3 * 4 * 4) * d + layer, layer, layer, d * 3)
 

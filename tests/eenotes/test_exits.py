@@ -12,13 +12,105 @@ from eenotes_book.models.resnet import CifarResNet
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes"),
-    [((2, 3), None), ((2, 5, 3), 1), ((2, 3, 4, 5), (2, 3)), ((2, 3, 4, 5, 6), (2, 3, 4))],
+    ("shape", "axes", "last"),
+    [
+        ((2, 3), None, None),
+        ((2, 5, 3), 1, True),
+        ((2, 3, 5), 2, False),
+        ((2, 3, 4, 5), (2, 3), None),
+        ((2, 4, 5, 3), (1, 2), True),
+        ((2, 3, 4, 5, 6), (2, 3, 4), None),
+    ],
 )
-def test_pool_averages_space_or_tokens(shape, axes):
+def test_pool_averages_space_or_tokens(shape, axes, last):
     x = torch.randn(shape)
-    assert torch.allclose(pool(x), x if axes is None else x.mean(axes), atol=1e-6)
-    assert pool(x).shape == (2, 3)
+    pooled = pool(x, channels_last=last)
+    assert torch.allclose(pooled, x if axes is None else x.mean(axes), atol=1e-6)
+    assert pooled.shape == (2, 3)
+
+
+class Turned(nn.Module):
+    """Runs a layer, takes the first of a tuple, and exchanges the axes behind the batch."""
+
+    def __init__(self, layer, turn=False):
+        super().__init__()
+        self.layer, self.turn = layer, turn
+
+    def forward(self, x):
+        out = (
+            self.layer(x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+        )
+        out = out[0] if isinstance(out, tuple) else out
+        return out.transpose(1, 2) if self.turn else out
+
+
+def block(channels):
+    return nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=channels == "last")
+
+
+CONV = nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU())
+STEMS = {  # features (B, 8, 8): the numbers of the axes do not tell which one holds the channels
+    "convolution": (CONV, False),
+    "batch normalisation": (nn.Sequential(nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8)), False),
+    "pooling": (nn.Sequential(nn.Conv1d(8, 8, 2), nn.Tanh(), nn.MaxPool1d(2, 1, 1)), False),
+    "convolution, turned": (Turned(CONV, turn=True), True),
+    "linear": (nn.Linear(8, 8), True),
+    "linear, turned": (Turned(nn.Linear(8, 8), turn=True), False),
+    "layer norm": (nn.Sequential(nn.Conv1d(8, 8, 1), nn.LayerNorm(8)), True),
+    "transformer": (block("last"), True),
+    "attention": (Turned(nn.MultiheadAttention(8, 2, batch_first=True)), True),
+    "LSTM": (Turned(nn.LSTM(8, 8, batch_first=True)), True),
+    "GRU": (Turned(nn.GRU(8, 8, batch_first=True)), True),
+    "channels last, 2-D": (nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.LayerNorm(8)), True),
+    "convolution, 2-D": (nn.Sequential(nn.Conv2d(8, 8, 1), nn.GELU()), False),
+}
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_channels_are_where_the_layers_put_them(name):
+    stem, last = STEMS[name]
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, 8, 8) if "2-D" in name else torch.randn(3, 8, 8)
+    stages = [stem.eval(), nn.Identity(), nn.Identity()]
+    exits = linear_exits(stages, x, num_classes=5)
+    features = stem(x)
+    space = tuple(range(1, x.ndim - 1)) if last else tuple(range(2, x.ndim))
+    for head in exits:
+        assert head.channels_last is last
+        assert torch.allclose(head(features), head.linear(features.mean(space)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "stem", [Turned(nn.LSTM(8, 8)), Turned(nn.MultiheadAttention(8, 2)), block("first")]
+)
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_batch_that_is_not_first_is_refused(stem, batch):
+    with pytest.raises(ValueError, match="stage 0: .*batch_first=True"):
+        linear_exits([stem, nn.Linear(8, 5)], torch.randn(batch, 5, 8), num_classes=5)
+
+
+def test_three_axes_that_nothing_tells_apart_are_asked_for():
+    stages, x = [nn.Identity(), nn.Flatten()], torch.randn(2, 3, 5)
+    with pytest.raises(ValueError, match=r"\(B, C, L\) or \(B, T, C\)"):
+        linear_exits(stages, x, num_classes=4)
+    (head,) = linear_exits(stages, x, num_classes=4, channels_last=True)
+    assert torch.allclose(head(x), head.linear(x.mean(1)))
+    with pytest.raises(ValueError, match="channels_last"):
+        LinearExit(3, 4)(x)
+
+
+def test_an_exit_on_a_length_learns_as_one_pooled_over_the_length():
+    """A signal's frequency: no average over the channels knows it."""
+    torch.manual_seed(0)
+    stages = split(
+        nn.Sequential(nn.Conv1d(1, 8, 7, padding=3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)),
+        at=["1"],
+        example=torch.randn(2, 1, 8),
+    )
+    (head,) = linear_exits(stages, torch.randn(2, 1, 8), num_classes=3)
+    by_hand = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), head.linear)
+    features = stages[0](torch.randn(4, 1, 8))
+    assert torch.allclose(head(features), by_hand(features), atol=1e-6)
 
 
 def test_linear_exit_by_hand():
