@@ -49,7 +49,7 @@ def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Te
     labels = ids if labels is None else labels.to(ids.device)
     if real.all():
         return ids, labels
-    order = (~real).to(torch.uint8).argsort(1, stable=True)
+    order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
     labels = labels.masked_fill(~real, IGNORED)
     return ids.gather(1, order), labels.gather(1, order)
 

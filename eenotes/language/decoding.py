@@ -210,7 +210,10 @@ def _plain(ids: Tensor, max_new_tokens: int) -> dict:
 _GREEDY = {
     "do_sample": False,
     "num_beams": 1,
+    "num_return_sequences": 1,
     "use_cache": True,
+    "cache_implementation": None,
+    "return_dict_in_generate": False,
     "eos_token_id": None,
     "pad_token_id": 0,
     "max_time": None,
@@ -242,14 +245,22 @@ def _checked(model: ExitModel, ids: Prompt, max_new_tokens: int) -> Tensor:
 
 
 def _check_settings(settings) -> None:
-    """Refuse settings that ask for another way of decoding than a token after the other."""
+    """Refuse settings that ask for more than one token after the other, each from its logits."""
     tried = copy.deepcopy(settings)
     tried.update(**_GREEDY)
     mode = tried.get_generation_mode().value
-    if mode == "greedy_search" and tried.guidance_scale in (None, 1):
-        return
-    what = mode.replace("_", " ") if mode != "greedy_search" else "classifier-free guidance"
-    raise ValueError(
-        f"the model's generation settings ask for {what}: set what asks for it in "
-        "model.generation_config to None to decode greedily"
-    )
+    refused = [name for name in _REFUSED if getattr(settings, name, None) not in (None, 0, 1)]
+    if mode != "greedy_search" or refused:
+        raise ValueError(
+            f"the model's generation settings hold {', '.join(refused) or mode}, which decoding "
+            "with an exit does not do: set it to None in model.generation_config"
+        )
+
+
+# the first needs another pass of the model, the others an end of text, and no text ends here
+_REFUSED = (
+    "guidance_scale",
+    "min_length",
+    "min_new_tokens",
+    "exponential_decay_length_penalty",
+)
