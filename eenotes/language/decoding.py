@@ -249,7 +249,11 @@ def _check_settings(settings) -> None:
     tried = copy.deepcopy(settings)
     tried.update(**_GREEDY)
     mode = tried.get_generation_mode().value
-    refused = [name for name in _REFUSED if getattr(settings, name, None) not in (None, 0, 1)]
+    refused = [
+        name
+        for name, harmless in _REFUSED.items()
+        if getattr(settings, name, None) not in (None, harmless)
+    ]
     if mode != "greedy_search" or refused:
         raise ValueError(
             f"the model's generation settings hold {', '.join(refused) or mode}, which decoding "
@@ -257,10 +261,11 @@ def _check_settings(settings) -> None:
         )
 
 
-# the first needs another pass of the model, the others an end of text, and no text ends here
-_REFUSED = (
-    "guidance_scale",
-    "min_length",
-    "min_new_tokens",
-    "exponential_decay_length_penalty",
-)
+# with what they do no harm; the first needs another pass of the model, the others an end of text,
+# and no text ends here
+_REFUSED = {
+    "guidance_scale": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "exponential_decay_length_penalty": None,
+}

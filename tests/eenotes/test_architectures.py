@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from eenotes.language import decoders, decoding, drafting, exits, initialisation
 
@@ -104,6 +106,7 @@ RIGHT = {
     "Bart": {
         "d_model": 16,
         "decoder_layers": DEPTH,
+        "encoder_layers": DEPTH,  # config.num_hidden_layers
         "decoder_ffn_dim": 32,
         "decoder_attention_heads": 2,
         "is_decoder": True,
@@ -133,7 +136,7 @@ REFUSED = {
     "Bert": ({"is_decoder": True}, "found between them: Linear, GELUActivation, LayerNorm"),
     "MiniCPM3": (LATENT | {"dim_model_base": 8}, "found between them: MiniCPM3RMSNorm"),
     "OpenAIGPT": (SHORT, "does not run in two parts"),
-    "ModernBertDecoder": ({"pad_token_id": 0}, "found between them: Linear"),
+    "ModernBertDecoder": ({"pad_token_id": 0}, "between them: LayerNorm, Linear, GELU"),
 }
 
 
@@ -194,7 +197,8 @@ def test_right(name, prompt):
     else:
         weight, bias = initialisation.copied_head(model)
         with torch.no_grad():
-            normed = (found.final_norm or torch.nn.Identity())(found_last(model, ids))
+            last = exits.hidden_states(model, ids, at=DEPTH)
+            normed = last if found.final_norm is None else found.final_norm(last)
         assert_close(normed @ weight.T + bias, whole.logits, rtol=1e-4, atol=tolerance)
         initialisation.initialise(exited, "copy")
 
@@ -214,10 +218,6 @@ def test_right(name, prompt):
         assert_close(draft(input_ids=ids).logits, exited.exit_logits(ids))
     drafted = decoding.self_speculative(exited, prompt, max_new_tokens=NEW, helper=draft)
     assert torch.equal(drafted.ids, expected)
-
-
-def found_last(model, ids):
-    return exits.hidden_states(model, ids, at=DEPTH)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -115,6 +115,90 @@ def test_transformers_own_early_exit_drafts_as_ours(made, prompt):
     assert ours.drafted
 
 
+def allowed(scores, text, settings):
+    """Scores ``(V,)`` of the next token under generation settings, written out by hand."""
+    scores = scores.clone()
+    for token in set(text.tolist()) if "repetition_penalty" in settings else ():
+        factor = settings["repetition_penalty"]
+        scores[token] *= factor if scores[token] < 0 else 1 / factor
+    words = [[token] for token in settings.get("suppress_tokens", [])]
+    words += settings.get("bad_words_ids", [])
+    if "no_repeat_ngram_size" in settings:
+        words += text.unfold(0, settings["no_repeat_ngram_size"], 1).tolist()
+    if len(text) == 12:
+        words += [[token] for token in settings.get("begin_suppress_tokens", [])]
+    for *before, last in words:
+        if text.tolist()[len(text) - len(before) :] == before:
+            scores[last] = -torch.inf
+    return scores
+
+
+SETTINGS = [
+    {"repetition_penalty": 1.8},
+    {"no_repeat_ngram_size": 2},
+    {"suppress_tokens": list(range(20))},
+    {"begin_suppress_tokens": list(range(3, V))},
+    {"bad_words_ids": [[i, j] for i in range(V) for j in range(V) if (i + j) % 3]},
+    {"num_beams": 3, "eos_token_id": list(range(V)), "return_dict_in_generate": True},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: next(iter(settings)))
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_all_obey_the_models_generation_settings(kind, settings, exited, prompt):
+    model = exited(kind)
+    for name, value in settings.items():
+        setattr(model.model.generation_config, name, value)
+    text, free = prompt, prompt
+    with torch.no_grad():
+        for _ in range(NEW):
+            scores = allowed(model.model(text[None]).logits[0, -1], text, settings)
+            text = torch.cat([text, scores.argmax()[None]])
+            free = torch.cat([free, model.model(free[None]).logits[0, -1].argmax()[None]])
+    assert torch.equal(text, free) == ("num_beams" in settings)
+    for found in (
+        decoding.greedy(model, prompt, max_new_tokens=NEW),
+        decoding.early_exit(model, prompt, max_new_tokens=NEW, threshold=1),
+        decoding.self_speculative(model, prompt, max_new_tokens=NEW),
+    ):
+        assert torch.equal(found.ids, text)
+    left = decoding.early_exit(model, prompt, max_new_tokens=4, threshold=0)
+    with torch.no_grad():
+        for i in range(1, 4):
+            scores = model(left.ids[None, : 12 + i])[0][0, -1]
+            assert left.new[i] == allowed(scores, left.ids[: 12 + i], settings).argmax()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("guidance_scale", 2.0), ("min_new_tokens", 3), ("prompt_lookup_num_tokens", 2)],
+)
+def test_settings_that_are_refused(name, value, exited, prompt):
+    model = exited("llama")
+    setattr(model.model.generation_config, name, value)
+    for decode in (decoding.greedy, decoding.self_speculative):
+        with pytest.raises(ValueError, match=r"set it to None in model\.generation_config"):
+            decode(model, prompt, max_new_tokens=3)
+    with pytest.raises(ValueError, match="the model's generation settings"):
+        decoding.early_exit(model, prompt, max_new_tokens=3, threshold=0.5)
+
+
+def test_pads_of_a_prompt_are_no_tokens(exited, prompt):
+    model = exited("gpt2")
+    plain = decoding.greedy(model, prompt, max_new_tokens=NEW)
+    pads = torch.full((3,), 7)
+    for ids, mask in (
+        (torch.cat([pads, prompt]), [0] * 3 + [1] * 12),
+        (torch.cat([prompt, pads])[None], [[1] * 12 + [0] * 3]),
+    ):
+        padded = {"input_ids": ids, "attention_mask": torch.tensor(mask)}
+        found = decoding.early_exit(model, padded, max_new_tokens=NEW, threshold=1)
+        assert torch.equal(found.ids, plain.ids) and found.prompt == 12
+        padded["attention_mask"] = 0 * padded["attention_mask"]
+        with pytest.raises(ValueError, match="nothing but padding"):
+            decoding.greedy(model, padded, max_new_tokens=1)
+
+
 def test_bad_input(exited, prompt):
     model = exited("opt tied")
     with pytest.raises(ValueError, match="at least one token number"):

@@ -91,6 +91,18 @@ def test_the_final_norm_is_copied_not_shared(name, made, text):
     assert not {id(p) for p in exited.exit_head.parameters()} & {id(p) for p in model.parameters()}
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_attaching_keeps_the_mode_of_every_module(made, training):
+    model = made("opt tied").train(training)
+    model.model.decoder.layers[1].train(not training)
+    before = [module.training for module in model.modules()]
+    exited = exits.attach(model, at=2, norm=True)
+    assert [module.training for module in model.modules()] == before
+    assert {exited.training, exited.exit_head.training, exited.exit_head.norm.training} == {
+        training
+    }
+
+
 @pytest.mark.parametrize("at", [0, DEPTH, -1, 1.5, True])
 def test_exit_out_of_range(opt, at):
     with pytest.raises(ValueError, match="after decoder 1..3"):
