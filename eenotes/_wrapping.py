@@ -1,11 +1,15 @@
 """What `training.fit` changes around a model while it trains, and puts back afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from eenotes.network import in_mode
 
 # what accelerate puts into a module that it prepares
 _ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -52,6 +56,52 @@ def unwrapped(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _put_back(model, wrapped)
+
+
+def check_single_samples(
+    model: nn.Module, part: nn.Module, dataset: Dataset, loss: Callable, *, batch_size: int
+) -> None:
+    """Refuse a last batch of one sample from which batch normalisation in ``part`` cannot learn.
+
+    It needs more than one value per channel: one feature map is enough, one vector is not.  The
+    values of two samples are counted in evaluation mode, which changes nothing.
+
+    Raises:
+        ValueError: such a batch.
+    """
+    norms = [m for m in part.modules() if isinstance(m, _BatchNorm)]
+    alone = batch_size == 1 or len(dataset) % batch_size == 1
+    if not alone or not norms:
+        return
+    vectors = []
+
+    def note(norm: nn.Module, given: tuple) -> None:
+        x = given[0]
+        if x.shape[:2].numel() == x.numel():
+            vectors.append(norm)
+
+    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    device = next(model.parameters()).device
+    rows = Subset(dataset, [0, len(dataset) - 1])
+    try:
+        with in_mode(model), torch.no_grad(), own_randomness(device, 0):
+            loss(model, _moved(next(iter(DataLoader(rows, 2))), device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if vectors:
+        raise ValueError(
+            f"the last batch would hold 1 of {len(dataset)} samples at a batch size of "
+            f"{batch_size}, and {type(vectors[0]).__name__} cannot learn from one vector: choose "
+            "another batch size, or leave a sample out"
+        )
+
+
+def _moved(batch: object, device: torch.device) -> object:
+    def move(part: object) -> object:
+        return part.to(device) if isinstance(part, torch.Tensor) else part
+
+    return pytree.tree_map(move, batch)
 
 
 def _attributes(model: nn.Module) -> dict[str, object]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from eenotes._wrapping import own_randomness, prepared, unwrapped
+from eenotes._wrapping import check_single_samples, own_randomness, prepared, unwrapped
 from eenotes.checkpoints import resume, save_run
 from eenotes.identity import data_digest, described, fingerprint
 from eenotes.network import in_mode
@@ -130,7 +130,8 @@ def fit(
 
     Raises:
         ValueError: no data, fewer than one epoch, a batch size below 1, a key of `on_samples`
-            beyond the samples of the whole training, or a loss that is not finite.
+            beyond the samples of the whole training, a last batch of one sample from which batch
+            normalisation cannot learn, or a loss that is not finite.
     """
     waiting = dict(sorted((on_samples or {}).items()))
     _check(len(dataset), epochs, batch_size, waiting)
@@ -151,6 +152,8 @@ def fit(
     if done:
         waiting = {n: call for n, call in waiting.items() if n > done * len(dataset)}
     if done < epochs:
+        if accelerator().num_processes == 1:  # several fill up their last batch
+            check_single_samples(model, part, dataset, loss, batch_size=batch_size)
         loader = DataLoader(dataset, batch_size, shuffle=True)
         with (
             own_randomness(accelerator().device, seed),

@@ -380,6 +380,44 @@ def test_nothing_to_train_on(options):
     assert same(net, before)
 
 
+@pytest.mark.parametrize(
+    ("count", "batch_size", "part", "fine"),
+    [
+        (25, 8, None, False),
+        (24, 1, None, False),
+        (1, 8, None, False),
+        (25, 8, 4, True),
+        (26, 8, None, True),
+        (24, 8, None, True),
+    ],
+)
+def test_batch_normalisation_of_a_single_vector(count, batch_size, part, fine):
+    """PyTorch itself says where it cannot; here nothing was trained until then."""
+    net, before = model(), model()
+    part = net if part is None else net[part]
+    options = {"dataset": data(count), "batch_size": batch_size, "part": part}
+    if fine:
+        fit(net, **options)
+        return
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        before[1](before[0](data(count).tensors[0][:1]))
+    with pytest.raises(ValueError, match=rf"1 of {count} samples at a batch size of {batch_size}"):
+        fit(net, **options)
+    assert same(net[4], before[4])
+    assert torch.equal(net[1].running_mean, torch.zeros(8))
+
+
+def test_a_single_feature_map_is_enough():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    fit(net, dataset=TensorDataset(torch.randn(9, 1, 5, 5), torch.arange(9) % 2), epochs=1)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     path = tmp_path / "run.safetensors"
     with pytest.raises(ValueError, match="epoch 1 is not finite"):
