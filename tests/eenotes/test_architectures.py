@@ -110,6 +110,7 @@ RIGHT = {
         "decoder_ffn_dim": 32,
         "decoder_attention_heads": 2,
         "is_decoder": True,
+        "forced_eos_token_id": None,
         "is_encoder_decoder": False,
     },
 }
