@@ -7,12 +7,7 @@ from torch import Tensor, nn
 
 
 def require_eval(modules: Iterable[nn.Module], *, what: str, before: str) -> None:
-    """Refuse modules in training mode.
-
-    Args:
-        modules: all parts of a network, ``net.modules()``.
-        what: what they make up, for the message: ``"network"``.
-        before: the function that needs evaluation mode: ``"predict"``.
+    """Refuse modules in training mode; the message says ``what`` they are, and what follows.
 
     Raises:
         ValueError: any of them is in training mode.

@@ -19,15 +19,9 @@ class CheckpointWarning(UserWarning):
 def resume(
     path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[float]:
-    """Load what an earlier run has finished, and return its history.
+    """Load what an earlier run has written with `save_run`, and return its history, or ``[]``.
 
-    The history is empty if there is nothing to use.
-
-    Args:
-        path: from `save_run`.
-        run: what the run follows from; a checkpoint of another run is not used.
-        model: gets the weights.
-        optimizer: gets its state.
+    ``run`` is what the run follows from; a checkpoint of another run is not used.
 
     Warns:
         CheckpointWarning: the file is damaged, or belongs to another run or model.
@@ -115,19 +109,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
-    """The tensors in ``path``, if they were saved with the same facts, on the CPU.
+    """The tensors in a ``.safetensors`` file, if they were saved with the same facts, on the CPU.
 
-    Otherwise they are those of ``compute()``, and saved there.
-
-    Args:
-        path: a ``.safetensors`` file.
-        compute: gives tensors of any shape ``(...)`` by name.
-        facts: what the tensors follow from: settings, and whatever `identity.described` knows,
-            such as data sets, networks and tensors.
+    Otherwise they are those of ``compute()``, ``(...)`` by name, and saved there.  The facts are
+    what they follow from: settings, and whatever `identity.described` knows, such as data sets and
+    networks.
 
     Warns:
-        CheckpointWarning: if the file is damaged or holds other facts; then it is written anew, and
-            no error is raised.
+        CheckpointWarning: the file is damaged or holds other facts; it is written anew.
     """
     facts = described(facts)
     if Path(path).exists():

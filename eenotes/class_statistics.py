@@ -18,22 +18,16 @@ _ONE_HOT_CLASSES = 256
 
 
 class ClassMeans(Metric):
-    r"""Class-conditional means in one pass:
+    r"""Class means in one pass: $M_k = \frac{1}{n_k} \sum_{i: y_i = k} x_i$ (2.2), (4.1), (6.15).
 
-    $M_k = \frac{1}{n_k} \sum_{i: y_i = k} x_i$; equations (2.2), (4.1) and (6.15).
-
-    A torchmetrics metric: ``update`` per batch, ``compute`` at the end, summed over the processes
-    of ``torch.distributed``.  It keeps one ``K × D`` array of sums, K counts and one sum of
-    squares, whatever the number of samples.
-
-    Args:
-        num_classes: K.
+    A torchmetrics metric, summed over the processes of ``torch.distributed``.  It keeps K × D sums,
+    K counts and one sum of squares, whatever the number of samples.
 
     Raises:
-        ValueError: for fewer than one class.  In ``update`` for an empty batch, labels outside
-            0..K-1 or of another length, values that are not finite, or features of another shape
-            than before; nothing is changed then.  In ``compute`` for a class without samples.
-        TypeError: in ``update`` for labels that are not whole numbers.
+        ValueError: fewer than one class.  In ``update``, which then changes nothing: an empty
+            batch, labels outside 0..K-1 or of another length, values that are not finite, features
+            of another shape than before.  In ``compute``: a class without samples.
+        TypeError: in ``update``, labels that are not whole numbers.
     """
 
     full_state_update = False
@@ -77,11 +71,7 @@ class ClassMeans(Metric):
         self.update(features, labels)
 
     def merge_state(self, incoming_state: "ClassMeans") -> None:
-        """Add what another `ClassMeans` has seen.
-
-        Raises:
-            ValueError: if it has other classes, or features of another shape.
-        """
+        """Add what another `ClassMeans` of the same classes and features has seen."""
         mine, others = ((m.num_classes, m.shape) for m in (self, incoming_state))
         if mine[0] != others[0] or (None not in (mine[1], others[1]) and mine[1] != others[1]):
             raise ValueError(
@@ -109,10 +99,10 @@ class ClassMeans(Metric):
     def root_mean_square_distance(self) -> Tensor:
         r"""The root mean square distance of **all** samples to every class mean, ``(K,)``.
 
-        It is known after the same single pass: $\mathrm{E}\lVert x - M_k\rVert^2$ is
-        $\mathrm{E}\lVert x\rVert^2 - 2\,\bar x \cdot M_k + \lVert M_k\rVert^2$ with $\bar x$ the
-        mean of all samples.  The differences cost digits: features a hundred times as far from zero
-        as from each other keep three, a thousand times none; subtract what they share.
+        $\mathrm{E}\lVert x - M_k\rVert^2 = \mathrm{E}\lVert x\rVert^2 - 2\,\bar x \cdot M_k +
+        \lVert M_k\rVert^2$ with the mean $\bar x$ of all samples needs no second pass.  The
+        differences cost digits: features a hundred times as far from zero as from each other keep
+        three, a thousand times none; subtract what they share.
         """
         means, total = self.compute().reshape(self.num_classes, -1).double(), self.counts.sum()
         overall = self.sums.double().sum(0) / total
@@ -143,14 +133,10 @@ class Moments:
         return self.counts / self.counts.sum()
 
     def shrunk(self, shrinkage: float) -> Tensor:
-        r"""The covariance, pulled towards a multiple of the identity, ``(D, D)``.
+        r"""$(1-\lambda)\,\Sigma + \lambda\,\overline{\sigma^2}\,I$, ``(D, D)``, for λ in (0, 1].
 
-        $(1-\lambda)\,\Sigma + \lambda\,\overline{\sigma^2}\,I$ with the mean variance
-        $\overline{\sigma^2}$: features that never vary have no variance of their own to divide by.
-        It is the shrinkage of scikit-learn's ``shrunk_covariance``.
-
-        Args:
-            shrinkage: λ in (0, 1].
+        With the mean variance $\overline{\sigma^2}$, as scikit-learn's ``shrunk_covariance``:
+        features that never vary have no variance of their own to divide by.
 
         Raises:
             ValueError: another shrinkage, or features that do not vary within the classes.
@@ -173,21 +159,15 @@ class Moments:
 class ClassMoments:
     r"""Class means and the covariance within the classes, of features ``(B, D)``, in one pass.
 
-    With class sums $s_k$ and the products of all features, both taken from a fixed pivot, the
-    covariance is $\frac1n \bigl(\sum_i x_i x_i^{\mathsf T} - \sum_k s_k s_k^{\mathsf T} /
-    n_k\bigr)$.  The pivot is the mean of the first batch: without it, features far from zero would
-    leave no digits in that difference.  Products are added in double precision, on the CPU where
-    the device has none. Under ``torch.distributed`` `compute` adds up all processes, one without
-    samples included.
-
-    Args:
-        num_classes: K.
-        dtype: of the K × D class sums; the products keep double precision.
+    With class sums $s_k$ and products taken from a fixed pivot, the covariance is $\frac1n
+    \bigl(\sum_i x_i x_i^{\mathsf T} - \sum_k s_k s_k^{\mathsf T} / n_k\bigr)$.  The pivot is the
+    mean of the first batch: features far from zero would leave no digits in that difference.
+    Products are in double precision, on the CPU where the device has none; ``dtype`` is that of the
+    K × D sums.  `compute` adds up all processes of ``torch.distributed``.
 
     Raises:
-        ValueError: for fewer than one class; in ``update`` as `ClassMeans`; in ``compute`` if no
+        ValueError: fewer than one class; in ``update`` as `ClassMeans`; in ``compute`` if no
             process has seen a sample.
-        TypeError: in ``update`` as `ClassMeans`.
     """
 
     def __init__(self, num_classes: int, *, dtype: torch.dtype = torch.float64):

@@ -26,14 +26,13 @@ def split(
     """Cut a backbone into stages that compose to exactly the backbone and share its parameters.
 
     A cut is legal where one single tensor carries everything that comes later; then the batch can
-    shrink there.  The backbone is traced by ``torch.fx`` in training and in evaluation mode, with
-    its optional arguments at their defaults.  Then the stages are compared with the backbone in
-    both modes and at two batch sizes, because a trace freezes what Python decides.  The backbone is
-    left as it was.
+    shrink there.  The backbone is traced by ``torch.fx`` in both modes, with its optional arguments
+    at their defaults.  Then the stages are compared with it in both modes and at two batch sizes,
+    because a trace freezes what Python decides.  The backbone is left as it was.
 
     Args:
-        backbone: any module that ``torch.fx`` can trace.  Inside ``torch.compile`` or a
-            data-parallel wrapper the module itself is taken.
+        backbone: any module that ``torch.fx`` can trace, also inside ``torch.compile`` or a
+            data-parallel wrapper.
         at: names of modules or graph nodes, in the order of execution; a stage ends after each.
             ``["layer1", "layer2"]`` gives three stages.  `cut_points` lists the legal ones.
         example: an input ``(B, ...)`` to compare with; by default one is made from the first layer.
@@ -42,8 +41,8 @@ def split(
         ``len(at) + 1`` stages; each follows ``train()`` and ``eval()``, copies and pickles.
 
     Raises:
-        TypeError: if the backbone is no module or ``at`` is a bare string.
-        ValueError: if the backbone cannot be traced or makes random decisions, a name is unknown,
+        TypeError: the backbone is no module or ``at`` is a bare string.
+        ValueError: the backbone cannot be traced or makes random decisions, a name is unknown,
             illegal as a cut, repeated or out of order, no example can be made, or the stages give
             other answers than the backbone.
     """

@@ -35,14 +35,12 @@ class LinearExit(nn.Module):
     """A trained exit: average pooling, then one linear layer.
 
     Args:
-        inputs: how many numbers the pooling leaves: the C channels of the features, or C·grid² for
-            a grid.
+        inputs: how many numbers the pooling leaves: the C channels of the features, or C·grid².
         num_classes: K.
-        grid: average each feature map ``(B, C, H, W)`` to grid × grid cells instead of one.
-            Shallow-Deep Networks use 4 (and mix the average with the maximum, which is left out
-            here).
-        channels_last: whether features are ``(B, *space, C)``, such as tokens ``(B, T, C)``,
-            instead of ``(B, C, *space)``; must be given for features with three axes.
+        grid: average each feature map ``(B, C, H, W)`` to grid × grid cells; Shallow-Deep Networks
+            use 4 (and mix in the maximum, which is left out here).
+        channels_last: whether features are ``(B, *space, C)``, such as tokens ``(B, T, C)``; must
+            be given for features with three axes.
     """
 
     def __init__(
@@ -108,16 +106,15 @@ class ClassMeanExit(nn.Module):
 
     $z_k = -d_k = -\lVert x - M_k \rVert_2$ (2.3), written as $\lVert x\rVert^2 - 2\,x \cdot M_k +
     \lVert M_k\rVert^2$ (2.6), so that the work is one matrix product: fast, and seen by the FLOP
-    counter.  Everything is taken from the centre of the class means, because what all features have
-    in common cancels from the distance but costs it digits.  Its argmax is the nearest class mean.
+    counter. Everything is taken from the centre of the class means, because what all features share
+    cancels from the distance but costs it digits.
 
     Args:
         means: ``(K, *shape)``, one mean feature per class.
-        mean_distance: ``(K,)``, the normaliser μ of the confidence, in units of distance; kept here
-            so that it travels with the means (`eenotes.methods.e2cm.rule` reads it).
+        mean_distance: ``(K,)``, the normaliser μ of the confidence (`eenotes.methods.e2cm.rule`).
 
     Raises:
-        ValueError: if a mean or a normaliser is not finite, or a normaliser is not positive.
+        ValueError: a mean or a normaliser is not finite, or a normaliser is not positive.
     """
 
     def __init__(self, means: Tensor, mean_distance: Tensor | None = None):

@@ -25,17 +25,14 @@ def map_detector(
     Args:
         signals: ``(M, D)``.
         n0: $N_0 > 0$.
-        prior: ``(M,)``, $P_m$, at least 0 and of sum 1; a message of probability 0 is never
-            decided.  ``None``: all equal, and then the detector is the one of minimum distance,
-            whatever $N_0$ is.
+        prior: ``(M,)``, $P_m$, of sum 1; ``None``: all equal, and $N_0$ does not matter.
 
     Returns:
         weight ``(M, D)`` and bias ``(M,)``.  Logits times $2/N_0$ are log posteriors up to a
         constant (6.10).
 
     Raises:
-        ValueError: signals that are no finite matrix, ``n0`` that is not positive, or a prior that
-            is none.
+        ValueError: signals that are no finite matrix, ``n0`` that is not positive, or a bad prior.
     """
     check_signals(signals)
     check_n0(n0)
@@ -46,17 +43,7 @@ def map_detector(
 
 
 def minimum_distance(signals: Tensor) -> tuple[Tensor, Tensor]:
-    """The equal-prior case (6.11): the nearest signal wins, and $N_0$ has dropped out.
-
-    Args:
-        signals: ``(M, D)``.
-
-    Returns:
-        weight ``(M, D)`` and bias ``(M,)``.
-
-    Raises:
-        ValueError: signals that are no finite matrix.
-    """
+    """The equal-prior case (6.11) of `map_detector`: the nearest of the signals ``(M, D)`` wins."""
     return map_detector(signals, n0=1.0)
 
 
@@ -65,16 +52,9 @@ def linear_discriminant(
 ) -> tuple[Tensor, Tensor]:
     r"""The same detector in coloured noise (6.14): linear discriminant analysis.
 
-    $w_m = \Sigma^{-1} s_m$, $b_m = \ln P_m - \frac12 s_m^{\mathsf T} \Sigma^{-1} s_m$; with $\Sigma
-    = \frac{N_0}{2} I$ it is `map_detector` times $2/N_0$.
-
-    Args:
-        means: ``(M, D)``.
-        covariance: ``(D, D)``, symmetric and positive definite, shared by all classes.
-        prior: as in `map_detector`.
-
-    Returns:
-        weight ``(M, D)`` and bias ``(M,)``.
+    $w_m = \Sigma^{-1} s_m$, $b_m = \ln P_m - \frac12 s_m^{\mathsf T} \Sigma^{-1} s_m$ for means
+    ``(M, D)`` and one covariance ``(D, D)``; with $\Sigma = \frac{N_0}{2} I$ it is `map_detector`
+    times $2/N_0$.  Weight and bias are ``(M, D)`` and ``(M,)``.
 
     Raises:
         ValueError: shapes that do not fit, or a covariance that is not symmetric and positive
@@ -104,17 +84,10 @@ def linear_discriminant(
 def whitened_discriminant(
     moments: Moments, *, shrinkage: float, prior: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""`linear_discriminant` of estimated class means and their shrunken covariance (6.14).
+    """`linear_discriminant` of estimated class means and their shrunken covariance (6.14).
 
-    The means are taken from their centre, because what all features share costs digits.
-
-    Args:
-        moments: from `eenotes.class_statistics.ClassMoments`; every class has samples.
-        shrinkage: λ in (0, 1], see `Moments.shrunk`.
-        prior: as in `map_detector`.
-
-    Returns:
-        weight ``(K, D)`` and bias ``(K,)`` in double precision.
+    The means are taken from their centre, because what all features share costs digits.  Weight
+    ``(K, D)`` and bias ``(K,)`` are in double precision; ``shrinkage`` is λ of `Moments.shrunk`.
 
     Raises:
         ValueError: a class without samples; otherwise as `Moments.shrunk`.

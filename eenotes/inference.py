@@ -1,8 +1,7 @@
 """Inference with early exits, batch by batch: `predict`, `simulate` and `collect`.
 
-`predict` computes no further stage for a sample that has exited.  `simulate` gives the same
-outcome from cached logits, which `collect` makes.  Both are one loop, `_cascade`; they differ in
-where the logits of the remaining samples come from.
+`predict` computes no further stage for a sample that has exited.  `simulate` gives the same outcome
+from cached logits, which `collect` makes.  Both are one loop, `_cascade`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,15 +26,10 @@ class Outcome:
 
 @torch.inference_mode()
 def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
-    """Classify a batch stage by stage (1.2).
+    """Classify a batch ``x`` ``(B, ...)`` stage by stage (1.2), with a rule of `eenotes.rules`.
 
-    Samples that exit are taken out of the batch; the next stage computes the rest.
-
-    Args:
-        net: in evaluation mode: batch statistics would make a sample's prediction depend on the
-            other samples that are still in the batch.
-        x: ``(B, ...)``, on the network's device.
-        rule: see `eenotes.rules`.
+    Samples that exit are taken out of the batch; the next stage computes the rest.  The network is
+    in evaluation mode: batch statistics would make a prediction depend on the samples that stay.
 
     Raises:
         ValueError: a network in training mode, an empty batch, mixed devices, NaN logits, a rule
@@ -67,11 +61,7 @@ def check_answers(j: int, values: Tensor) -> None:
 
 @torch.inference_mode()
 def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
-    """The `Outcome` of `predict`, from the logits of all exits.
-
-    Args:
-        logits: J tensors ``(N, K)``, or one ``(J, N, K)``, as `collect` returns.
-        rule: see `eenotes.rules`.
+    """The `Outcome` of `predict`, from the logits of all exits: J of ``(N, K)``, or ``(J, N, K)``.
 
     Raises:
         ValueError: no samples, NaN logits, exits of different lengths, or a rule that does not fit.
@@ -98,9 +88,7 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
 def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     """The logits of every exit, ``(J, N, K)``, and the labels, ``(N,)``, on the network's device.
 
-    Args:
-        net: in evaluation mode.
-        batches: of inputs and labels, ``(x, y)``, as a data loader gives them.
+    The network is in evaluation mode, ``batches`` are pairs ``(x, y)`` as a data loader gives them.
 
     Raises:
         ValueError: a network in training mode, no batches, labels that are not ``(B,)``, or logits
@@ -221,12 +209,7 @@ def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, 
 
 
 def _check_logits(j: int, logits: Tensor) -> None:
-    """Check that exit ``j`` gave logits ``(B, K)`` of at least two classes.
-
-    Raises:
-        TypeError: something else than a tensor, such as a dictionary with the logits in it.
-        ValueError: another shape, or a single logit, from which no class can be chosen.
-    """
+    """Refuse what exit ``j`` gave unless it is logits ``(B, K)`` of at least two classes."""
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"exit {j} gave a {type(logits).__name__} instead of a tensor (B, K): let the last "
@@ -245,11 +228,11 @@ def _check_logits(j: int, logits: Tensor) -> None:
 
 
 def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
-    """Check that the network is in evaluation mode, and on the device of ``x`` ``(B, ...)``.
+    """Refuse a network in training mode, or on another device than ``x`` ``(B, ...)``.
 
     Raises:
-        ValueError: if it is not.
-        TypeError: if the input is no tensor.
+        ValueError: if it is.
+        TypeError: the input is no tensor.
     """
     if not isinstance(x, Tensor):
         raise TypeError(

@@ -45,10 +45,9 @@ class Score(NamedTuple):
 class ScoreRule:
     """A rule that compares one number per sample, its score, with a threshold.
 
-    A subclass is a frozen dataclass with the field ``thresholds``.  It defines `score`, and says
-    with two class attributes in which direction samples exit (`leaves_above`) and which thresholds
-    make sense (`limits`).  Everything else follows: inference, sweeps, budgets and sliders ask the
-    rule.
+    A subclass is a frozen dataclass.  It defines `score`, and says in which direction samples exit
+    (`leaves_above`) and which thresholds make sense (`limits`); inference, sweeps, budgets and
+    sliders follow from that.
 
     The field ``thresholds`` is one number for all early exits, J-1 numbers, or a table ``(J-1, K)``
     with one threshold per exit and class; the predicted class picks its own.
@@ -118,10 +117,7 @@ class ScoreRule:
 class Confidence(ScoreRule):
     r"""Exit when the largest softmax probability exceeds the threshold (1.1).
 
-    $\max_k \mathrm{softmax}_k(z) > T_j$.
-
-    Args:
-        thresholds: $T_j \in [0, 1]$, see `ScoreRule`.
+    $\max_k \mathrm{softmax}_k(z) > T_j$ with $T_j \in [0, 1]$, see `ScoreRule`.
     """
 
     thresholds: float | Sequence[float] | Tensor
@@ -140,13 +136,12 @@ class ClassMeanConfidence(ScoreRule):
 
     Args:
         thresholds: $T_j \in [0, 1]$, see `ScoreRule`.
-        normaliser: one entry per exit: $\mu$ ``(K,)``, or ``None`` for an exit of another kind,
-            whose logits are taken as they are (`Confidence`).  What is missing at the end is
-            ``None``.
+        normaliser: one entry per exit: $\mu$ ``(K,)``, or ``None`` for an exit whose logits are
+            taken as they are.  What is missing at the end is ``None``.
 
     Raises:
-        ValueError: thresholds as `ScoreRule`; a normaliser that is no sequence of positive vectors;
-            in `check`, more normalisers than exits.
+        ValueError: a normaliser that is no sequence of positive vectors; in `check`, more
+            normalisers than exits.
     """
 
     thresholds: float | Sequence[float] | Tensor
@@ -193,11 +188,8 @@ def _is_positive_vector(scale: object) -> bool:
 class Entropy(ScoreRule):
     r"""Exit when the entropy of the softmax, in nats, is below the threshold (BranchyNet).
 
-    $-\sum_k p_k \ln p_k < T_j$.  The confidence is $1 - H / \ln K$: 0 for the uniform distribution,
-    1 for certainty.
-
-    Args:
-        thresholds: $T_j \ge 0$ in nats, see `ScoreRule`.  At $\ln K$ almost all samples exit.
+    $-\sum_k p_k \ln p_k < T_j$ with $T_j \ge 0$, see `ScoreRule`.  The confidence is $1 - H / \ln
+    K$: 0 for the uniform distribution, 1 for certainty.
     """
 
     thresholds: float | Sequence[float] | Tensor
@@ -216,14 +208,11 @@ class Entropy(ScoreRule):
 class Patience:
     """Exit when ``patience`` exits in a row have confirmed the prediction before them (PABEE).
 
-    The state of a sample is its last prediction and how often in a row it was confirmed; the
-    earliest possible exit is therefore number ``patience``, counted from 0.
-
-    Args:
-        patience: a whole number, at least 1; with J - 1 or more, no sample exits early.
+    The state of a sample is its last prediction and how often in a row it was confirmed.  The
+    earliest possible exit is number ``patience``, counted from 0; with J - 1 no sample exits early.
 
     Raises:
-        ValueError: another patience.
+        ValueError: a patience that is not a whole number of at least 1.
     """
 
     patience: int
@@ -251,13 +240,10 @@ class Patience:
 class PerClass:
     """Exit when the probability of any class exceeds the threshold of that class (CBT).
 
-    Args:
-        thresholds: in [0, 1]; ``(K,)``, one per class, or ``(J-1, K)``, one per early exit and
-            class.
+    Thresholds in [0, 1] are ``(K,)``, one per class, or ``(J-1, K)``, one per early exit and class.
 
     Raises:
-        ValueError: thresholds outside [0, 1] or of another shape; in ``check`` or when called, if
-            they do not fit the network's exits or classes.
+        ValueError: other thresholds; in ``check`` or when called, if they do not fit the network.
     """
 
     thresholds: Tensor

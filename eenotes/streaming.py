@@ -18,18 +18,12 @@ from eenotes.rules import Rule
 def predict_stream(
     net: EarlyExitNetwork, batches: Iterable[Tensor], rule: Rule, *, batch_size: int
 ) -> Outcome:
-    """The `Outcome` of `predict` for a stream of batches, put together.
+    """The `Outcome` of `predict` for a stream of batches ``(B, ...)``, put together.
 
     A stage that sees five remaining samples of a batch takes nearly as long as for twenty.  Here
-    they wait for those of the next batches, and a stage runs on ``batch_size`` samples; only what
-    still waits at the end of the stream runs in a smaller batch.  Throughput rises, and so does
-    latency: where every batch needs its outcome at once, use `predict`.
-
-    Args:
-        net: in evaluation mode.
-        batches: inputs ``(B, ...)``, B may vary, on the network's device.
-        rule: see `eenotes.rules`.
-        batch_size: samples that a stage waits for, and takes at once; at least 1.
+    they wait for those of the next batches until a stage can run on ``batch_size`` of them; only
+    what still waits at the end runs in a smaller batch.  Throughput rises, and so does latency:
+    where every batch needs its outcome at once, use `predict`.
 
     Raises:
         ValueError: a batch size below 1, a stream without samples or with samples of different
@@ -104,9 +98,6 @@ class _Queue:
     """The samples that wait before a stage, in batches of one size.
 
     A sample is copied when it is added, so that the rest of its batch can be freed.
-
-    Args:
-        size: of a batch.
     """
 
     def __init__(self, size: int):

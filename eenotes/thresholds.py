@@ -1,7 +1,7 @@
 """Which threshold: from cached exit logits to an operating point.
 
-Choose on one split, report on another: every function here takes the logits of one split, and a
-table row's thresholds can be given to `evaluate` with the logits of another.
+Choose on one split, report on another: a table's thresholds can be given to `evaluate` with the
+logits of another split.
 """
 
 import math
@@ -30,12 +30,11 @@ def evaluate(
     """Accuracy and cost of a rule on cached logits ``(J, N, K)`` with labels ``(N,)``.
 
     Returns:
-        ``accuracy``, ``relative_cost`` and ``overhead`` (both in units of the backbone without
-        exits) and ``left``, the share of the samples that exits at each exit.
+        ``accuracy``, ``relative_cost`` and ``overhead`` (in units of the backbone without exits)
+        and ``left``, the share of the samples that exits at each exit.
 
     Raises:
-        ValueError: what `eenotes.simulate` raises, labels that are not ``(N,)``, or the costs of
-            another number of exits.
+        ValueError: what `eenotes.simulate` raises, or labels or costs that do not fit.
     """
     _check_costs(costs, num_exits=len(logits))
     return summarise(simulate(logits, rule), labels, costs)
@@ -67,8 +66,7 @@ class Answers:
         costs: of one sample, from `eenotes.count_macs`.
 
     Raises:
-        ValueError: no samples, NaN logits, labels that are not ``(N,)``, or the costs of another
-            number of exits.
+        ValueError: no samples, NaN logits, or labels or costs that do not fit.
     """
 
     def __init__(self, logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs):
@@ -126,15 +124,10 @@ def draw_thresholds(
 ) -> Tensor:
     """Random threshold vectors, ``(count, J-1)``, for a rule whose own thresholds do not matter.
 
-    Args:
-        logits: of all exits, ``(J, N, K)``.
-        rule: of the kind that gets the thresholds.
-        count: how many vectors.
-        seed: of the drawing.
-        how: ``"quantile"`` draws each exit's threshold among that exit's own scores, so that every
-            share of exiting samples is as likely as any other, and closes exits at random.
-            ``"uniform"`` draws from the rule's limits, which hardly ever opens an exit whose scores
-            stay on one side.
+    ``"quantile"`` draws each exit's threshold among that exit's own scores in ``logits``,
+    ``(J, N, K)``, so that every share of exiting samples is as likely as any other, and closes
+    exits at random.  ``"uniform"`` draws from the rule's limits, which hardly ever opens an exit
+    whose scores stay on one side.
 
     Raises:
         ValueError: another ``how``, or ``"uniform"`` for a rule whose limits are not finite.
@@ -165,18 +158,15 @@ def sweep(
     """`evaluate` for many threshold vectors, one row each; scores are computed once.
 
     Args:
-        logits: of all exits, ``(J, N, K)``.
-        labels: ``(N,)``.
-        rule: of the kind that gets the thresholds; its own do not matter.
-        costs: from `eenotes.count_macs`.
+        logits, labels, rule, costs: as in `Answers`.
         thresholds: M vectors ``(M, J-1)``, or M tables ``(M, J-1, K)``.
 
     Returns:
         Columns ``thresholds`` (a tuple), ``accuracy``, ``relative_cost``, ``overhead``.
 
     Raises:
-        ValueError: what `Answers` raises, no thresholds, thresholds of another shape, or values
-            that the rule does not take.
+        ValueError: no thresholds, thresholds of another shape, or values that the rule does not
+            take.
     """
     import pandas as pd
 
@@ -226,10 +216,7 @@ def thresholds_for_budgets(
     """Draw threshold vectors, and for every budget keep the most accurate that costs no more.
 
     Args:
-        logits: of all exits, ``(J, N, K)``: those of the split to choose on.
-        labels: ``(N,)``.
-        rule: of the kind that gets the thresholds.
-        costs: from `count_macs`.
+        logits, labels, rule, costs: as in `Answers`, of the split to choose on: ``(J, N, K)``.
         draws: how many vectors.
         seed: of the drawing.
         budgets: relative costs; one that no vector keeps is left out.
@@ -253,7 +240,7 @@ def best_within_budget(table: "pd.DataFrame", *, budget: float) -> "pd.Series":
     """The most accurate row whose relative cost is at most the budget; the cheapest of several.
 
     Raises:
-        ValueError: if no row is that cheap; it says what the cheapest costs.
+        ValueError: no row is that cheap.
     """
     affordable = table[table.relative_cost <= budget]
     if affordable.empty:
@@ -267,7 +254,7 @@ def cheapest_with_accuracy(table: "pd.DataFrame", *, accuracy: float) -> "pd.Ser
     """The cheapest row that is at least so accurate; the most accurate of several.
 
     Raises:
-        ValueError: if no row is that accurate; it says how accurate the best is.
+        ValueError: no row is that accurate.
     """
     good = table[table.accuracy >= accuracy]
     if good.empty:

@@ -1,9 +1,8 @@
 """Tracing a backbone with ``torch.fx``, and refusing what a trace would freeze.
 
 A trace runs ``forward`` once on a stand-in for its input.  Whatever Python decides on the way is
-decided for good: the values of optional arguments, random numbers, the training flag.  Here a
-backbone is traced in one mode, with its optional arguments at their defaults, and twice with other
-random numbers: if the two differ, it is refused.
+decided for good.  So a backbone is traced in one mode, with its optional arguments at their
+defaults, and twice with other random numbers: if the two differ, it is refused.
 """
 
 import inspect
@@ -52,11 +51,11 @@ def traced(backbone: nn.Module, *, modes: tuple[bool, ...]) -> Iterator[list[Tra
     """The traces of a backbone in training mode (``True``) and evaluation mode (``False``).
 
     While the context lasts, tensors that ``forward`` makes by itself are attributes of the
-    backbone, where the graphs look for them; afterwards the backbone is as it was.
+    backbone, where the graphs look for them.
 
     Raises:
-        ValueError: if ``torch.fx`` cannot trace it, ``forward`` needs more than one argument, or
-            draws random numbers that a trace would freeze.
+        ValueError: ``torch.fx`` cannot trace it, ``forward`` needs more than one argument, or draws
+            random numbers that a trace would freeze.
     """
     before = set(vars(backbone)) | set(backbone._buffers)
     try:

@@ -23,11 +23,7 @@ adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 
 @cache
 def accelerator():
-    """The process's one `accelerate.Accelerator`; the precision follows from the device.
-
-    bfloat16 where the hardware multiplies it (a T4 only emulates it, slowly), float16 on other CUDA
-    devices, float32 elsewhere.
-    """
+    """The process's one `accelerate.Accelerator`, with the `precision` of the device."""
     from accelerate import Accelerator, DataLoaderConfiguration
 
     loading = DataLoaderConfiguration(use_seedable_sampler=True)
@@ -55,21 +51,14 @@ def joint_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Cross-entropy averaged over the early exits only; labels ``(B,)``.
-
-    For exits on a frozen backbone (Shallow-Deep Networks).
-    """
+    """Cross-entropy averaged over the early exits, for a frozen backbone; labels ``(B,)``."""
     x, y = batch
     losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)[:-1]]
     return torch.stack(losses).mean()
 
 
 def warmup_cosine(progress: float) -> float:
-    """A share of the peak at ``progress`` in [0, 1].
-
-    It rises in a line from a tenth to 1 over the first tenth of the training, and falls along a
-    cosine to 0.
-    """
+    """The share of the peak at ``progress`` in [0, 1]: a line from 0.1 to 1, a cosine to 0."""
     if progress < 0.1:
         return 0.1 + 9 * progress
     return 0.5 * (1 + math.cos((progress - 0.1) / 0.9 * math.pi))
@@ -190,13 +179,9 @@ def fit(
 
 
 def progress_bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = None):
-    """What `iterable` gives, with a bar in a terminal or notebook that goes when it is full.
+    """What ``iterable`` gives, with a bar in a terminal or notebook that goes when it is full.
 
-    Args:
-        iterable: what to go through.
-        title: before the bar.
-        done: how many were done earlier.
-        total: how many there are, ``done`` included; by default ``len(iterable)``.
+    ``done`` items of ``total`` were done earlier.
     """
     from tqdm.auto import tqdm
 

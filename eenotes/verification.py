@@ -42,19 +42,13 @@ def example_for(backbone: nn.Module) -> Tensor:
 
 
 def check_stages(backbone: nn.Module, stages: nn.ModuleList, x: Tensor) -> None:
-    """Refuse stages that give other answers than the backbone.
+    """Refuse stages that give other answers than the backbone on an example ``x`` ``(B, ...)``.
 
     Both run in evaluation and in training mode, at the example's batch size and at another one,
     with the same random numbers.  Running statistics are put back.
 
-    Args:
-        backbone: the module that was split.
-        stages: its stages, in order.
-        x: an example input ``(B, ...)``.
-
     Raises:
-        ValueError: if an answer differs, with the mode; or if a stage does not keep the batch
-            first.
+        ValueError: an answer differs, or a stage does not keep the batch first.
     """
     if not isinstance(x, Tensor) or x.ndim < 1 or len(x) == 0:
         raise ValueError(f"the example must be a batch (B, ...) of at least one sample, got {x!r}")

@@ -16,20 +16,12 @@ Batch = Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor]
 
 
 def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Token numbers without padding before or between them, and their labels.
+    """Token numbers without padding before or between them, and their labels, ``(B, T)`` each.
 
     Pads go to the end of their row, where nothing that counts attends to them: so left, right and
-    no padding give the same numbers, whatever the model's positions.  Their label is `IGNORED`.
-    Without a mask, a run of ``config.pad_token_id`` at either end of a row is padding, unless its
-    labels are not ignored, or the same token ends texts.
-
-    Args:
-        batch: see above.
-        model: the language model, whose configuration names the pad.
-        vocabulary: V, the number of tokens.
-
-    Returns:
-        ids and labels, ``(B, T)`` each, as they are on their device.
+    no padding give the same numbers.  Their label is `IGNORED`.  Without a mask, a run of
+    ``config.pad_token_id`` at either end of a row is padding, unless its labels are not ignored, or
+    the same token ends texts.
 
     Raises:
         TypeError: another kind of batch.
@@ -55,22 +47,17 @@ def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Te
 
 
 def rows(ids: Tensor, labels: Tensor, size: int) -> list[dict[str, Tensor]]:
-    """What `read` gave, as batches of at most so many rows that it leaves as they are."""
+    """What `read` gave, ``(N, T)`` each, as batches of at most ``size`` rows."""
     names = ("input_ids", "attention_mask", "labels")
     parts = (part.split(size) for part in (ids, torch.ones_like(ids), labels))
     return [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
 
 
 def align(values: Tensor, labels: Tensor, *, target: str = "next") -> tuple[Tensor, Tensor]:
-    """Positions and their classes as one long list, `IGNORED` ones left out.
+    """Positions ``(N, D)`` of ``(B, T, D)`` and their classes ``(N,)``, `IGNORED` ones left out.
 
-    Args:
-        values: ``(B, T, D)``, one vector per position.
-        labels: ``(B, T)``, token numbers.
-        target: ``"next"``: the class of a position is the token after it; ``"input"``: its own.
-
-    Returns:
-        ``(N, D)``, ``(N,)``.
+    With the target ``"next"`` the class of a position is the token after it, with ``"input"`` its
+    own.
     """
     if target == "next":
         values, labels = values[:, :-1], labels[:, 1:]
@@ -79,10 +66,10 @@ def align(values: Tensor, labels: Tensor, *, target: str = "next") -> tuple[Tens
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Check token numbers.
+    """Refuse token numbers that are not whole numbers ``(B, T)`` below the size of the head.
 
     Raises:
-        ValueError: unless ``ids`` are whole numbers ``(B, T)`` below the size of the head.
+        ValueError: for such numbers.
     """
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(

@@ -55,6 +55,9 @@ def run_below(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Output:
     """What decoder number ``at`` (from 1) returns on ``ids (B, T)``; those after it do not run.
 
     ``inputs`` are more of the model's own arguments.
+
+    Raises:
+        TypeError: the model does not run that decoder.
     """
     inputs.setdefault("use_cache", "past_key_values" in inputs)
 
@@ -82,10 +85,6 @@ class TwoParts:
     """The two parts of a model on one growing text, each with its key-value cache.
 
     Tokens that ran below wait until `above` takes them along, in one batch.
-
-    Args:
-        model: a causal language model, in evaluation mode.
-        at: how many decoders lie below.
     """
 
     def __init__(self, model: nn.Module, at: int):
@@ -140,7 +139,7 @@ def check_two_parts(model: nn.Module, at: int) -> None:
 
 
 def close(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits are equal up to rounding, whatever their precision."""
+    """Whether logits ``(B, T, V)`` are equal up to rounding, whatever their precision."""
     tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
     return bool((found - expected).abs().max() <= tolerance)
 

@@ -70,13 +70,13 @@ def greedy(model: ExitModel, ids: Prompt, *, max_new_tokens: int) -> Generated:
 
     Args:
         model: from `eenotes.language.exits.attach`, in evaluation mode.
-        ids: the prompt, ``(T,)``; pads before and after it are no tokens and are left out.
+        ids: the prompt, ``(T,)``; pads before and after it are left out.
         max_new_tokens: at least 1; that many come, whatever the end of text.
 
     Raises:
         ValueError: an empty prompt, no new token, token numbers that the model does not know, more
-            positions than it has, a model in training mode, or generation settings of the model
-            that ask for another way of decoding.
+            positions than it has, a model in training mode, or generation settings that ask for
+            another way of decoding.
     """
     ids = _checked(model, ids, max_new_tokens)
     with _counted(model.model) as runs:
@@ -93,21 +93,12 @@ def greedy(model: ExitModel, ids: Prompt, *, max_new_tokens: int) -> Generated:
 def early_exit(
     model: ExitModel, ids: Prompt, *, max_new_tokens: int, threshold: float
 ) -> Generated:
-    """Greedy decoding; a token is the exit's where its confidence exceeds the threshold.
+    """Greedy decoding; a token is the exit's where its largest probability exceeds the threshold.
 
     A token that exits early has no keys and values in the decoders above the exit, and later tokens
     attend to them.  So its hidden state waits, and the next token that goes all the way takes the
     waiting ones along in one batch: nothing is approximated.  With the threshold at 1 every token
-    goes all the way, and the text is that of `greedy`.
-
-    Args:
-        model: from `eenotes.language.exits.attach`, in evaluation mode.
-        ids: the prompt, ``(T,)``; it always goes all the way.
-        max_new_tokens: at least 1.
-        threshold: of the exit's largest softmax probability.
-
-    Raises:
-        ValueError: as `greedy`.
+    goes all the way, as the prompt ``(T,)`` always does, and the text is that of `greedy`.
     """
     ids = _checked(model, ids, max_new_tokens)
     at, parts = model.at, TwoParts(model.model, model.at)
@@ -152,19 +143,10 @@ def self_speculative(
     draft: int = 4,
     helper: nn.Module | None = None,
 ) -> Generated:
-    """Greedy decoding where the exit drafts and the whole model verifies.
+    """Greedy decoding where the exit drafts and the whole model verifies; the prompt is ``(T,)``.
 
-    The text is `greedy`'s; the loop is ``transformers``' assisted generation.
-
-    Args:
-        model: from `eenotes.language.exits.attach`, in evaluation mode.
-        ids: the prompt, ``(T,)``.
-        max_new_tokens: at least 1.
-        draft: tokens per draft.
-        helper: from `eenotes.language.drafting.draft_model`, if it was made before.
-
-    Raises:
-        ValueError: as `greedy`, and as `eenotes.language.drafting.draft_model`.
+    The text is `greedy`'s; the loop is ``transformers``' assisted generation with ``draft`` tokens
+    per draft and a ``helper`` from `eenotes.language.drafting.draft_model`, made here by default.
     """
     ids = _checked(model, ids, max_new_tokens)
     helper = draft_model(model) if helper is None else helper

@@ -15,14 +15,10 @@ _POSITIONS = 4096  # at once: each has V logits
 
 @torch.no_grad()
 def collect(model: ExitModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Features and next tokens of all positions that have a next token.
+    """Features ``(N, D)`` and next tokens ``(N,)`` of all positions that have one, on the CPU.
 
-    Args:
-        model: from `eenotes.language.exits.attach`; its mode is put back afterwards.
-        batches: see `eenotes.language.batches`; positions whose next label is -100 are left out.
-
-    Returns:
-        ``(N, D)`` and ``(N,)``, on the CPU.
+    Batches are those of `eenotes.language.batches`; positions whose next label is -100 are left
+    out. The model's mode is put back afterwards.
 
     Raises:
         ValueError: no position, or what `eenotes.language.batches.read` raises.
@@ -40,13 +36,7 @@ def collect(model: ExitModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def accuracy(features: Tensor, labels: Tensor, head: Linear) -> float:
-    """Next-token accuracy of a linear head.
-
-    Args:
-        features: ``(N, D)``, from `collect`.
-        labels: ``(N,)``.
-        head: weight ``(V, D)`` and bias ``(V,)``.
-    """
+    """Next-token accuracy of a head on features ``(N, D)`` with labels ``(N,)``."""
     weight, bias = (tensor.to(features) for tensor in head)
     right = [
         (torch.addmm(bias, x, weight.T).argmax(1) == y).sum()
@@ -71,17 +61,10 @@ def score(features: Tensor, labels: Tensor, head: Linear) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(model: ExitModel, batches: Iterable[Batch]) -> dict[str, float]:
-    """Next-token accuracy and perplexity of the exit and of the final head.
-
-    Args:
-        model: from `eenotes.language.exits.attach`; its mode is put back afterwards.
-        batches: see `eenotes.language.batches`; positions whose next label is -100 are left out.
+    """Next-token accuracy and perplexity of exit and final head, on batches as in `collect`.
 
     Returns:
         ``exit_accuracy``, ``exit_perplexity``, ``final_accuracy``, ``final_perplexity``.
-
-    Raises:
-        ValueError: as `collect`.
     """
     totals, head = torch.zeros(2, 2, dtype=torch.float64), model.exit_head.linear
     counts = []

@@ -158,16 +158,11 @@ class ExitModel(nn.Module):
 
 
 def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
-    """Attach an exit after the first ``at`` decoders; training or evaluation mode stays.
+    """Attach an exit after the first ``at`` decoders, with PyTorch's own random weights.
 
-    Its linear layer has a bias, and PyTorch's own random weights.  The model reads six tokens
-    whole and in two parts, below and above the exit, and is refused if they differ.
-
-    Args:
-        model: a causal language model of `transformers`.
-        at: how many decoders run before the exit, from 1 to all but one.
-        norm: put a copy of the model's final norm before the linear layer, instead of giving it the
-            raw output of the decoder.
+    The model, in whatever mode, reads six tokens whole and in two parts, below and above the exit,
+    and is refused if they differ.  ``norm`` puts a copy of the model's final norm before the linear
+    layer.
 
     Raises:
         TypeError: see `anatomy`; a model with a recurrent state, or that does not run in two parts.
@@ -191,16 +186,10 @@ def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
 def hidden_states(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Tensor:
     """The raw output of decoder number ``at`` (from 1): ``ids (B, T)`` → ``(B, T, D)``.
 
-    The decoders after it do not run.
-
-    Args:
-        model: a causal language model.
-        ids: token numbers.
-        at: from 1 to the number of decoders.
-        inputs: more of the model's own arguments, for example ``past_key_values``.
+    The decoders after it do not run.  ``inputs`` are more of the model's own arguments, for example
+    ``past_key_values``.
 
     Raises:
-        TypeError: see `eenotes.language.decoders.list_of_decoders`.
         ValueError: ``at`` out of range.
     """
     depth = len(decoders(model))

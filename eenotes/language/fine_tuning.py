@@ -40,18 +40,16 @@ def train(
     """Train the exit alone, or everything, with AdamW at a constant learning rate.
 
     Args:
-        model: from `eenotes.language.exits.attach`, initialised; trained in place and left in
-            evaluation mode.
-        batch: text to train on, ``(N, T)``, see `eenotes.language.batches`; rows without a label
-            to learn from are left out.
+        model: from `eenotes.language.exits.attach`; trained in place and left in evaluation mode.
+        batch: text to train on, ``(N, T)``, see `eenotes.language.batches`; rows without a label to
+            learn from are left out.
         freeze: train only the exit's linear layer, on features that are computed once; otherwise
             all weights, on the mean of the exit's and the final head's loss.
         epochs: passes over the text; 0 only evaluates.
         batch_size: rows per step.
         learning_rate: AdamW's.
         held_out: text to evaluate on, like ``batch``.
-        features: for ``freeze``, from `eenotes.language.evaluation.collect` on the same text, if
-            they are at hand.
+        features: for ``freeze``, from `eenotes.language.evaluation.collect` on the same text.
         seed: of the order of the samples.
 
     Returns:

@@ -34,7 +34,7 @@ def class_mean_head(
     unseen: Tensor | None = None,
     whiten: bool = False,
 ) -> Linear:
-    r"""Weight and bias of an exit from class means: the MAP detector (6.9), tokens as messages.
+    r"""Weight ``(V, D)``, bias ``(V,)``: the MAP detector (6.9) of tokens as messages.
 
     $w_v = M_v$, $b_v = \frac{N_0}{2}\ln P_v - \frac12\lVert M_v\rVert^2$.
 
@@ -43,16 +43,11 @@ def class_mean_head(
         n0: $N_0$, for example from `choose_n0`; ``None``: `Statistics.plug_in_n0`.
         scale: multiply both by $2/N_0$ (6.10).  The decision stays; the logits become log
             posteriors, as a cross-entropy wants them.
-        unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's, whose
-            logits are log probabilities up to a constant; without ``scale`` they are multiplied by
-            $N_0/2$ like everything else, so that the decision stays.  Their bias keeps the smoothed
-            prior's part.  ``None``: weight 0.
-        whiten: use the covariance within the classes instead of $\frac{N_0}{2} I$ (6.14): linear
-            discriminant analysis.  It is multiplied so that its mean eigenvalue is $N_0/2$, and the
-            logits are log posteriors, whatever ``scale``.
-
-    Returns:
-        weight ``(V, D)`` and bias ``(V,)``.
+        unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's;
+            without ``scale`` they are multiplied by $N_0/2$ like everything else.  Their bias keeps
+            the smoothed prior's part.  ``None``: weight 0.
+        whiten: use the covariance within the classes, with mean eigenvalue $N_0/2$, instead of
+            $\frac{N_0}{2} I$ (6.14).  The logits are log posteriors, whatever ``scale``.
 
     Raises:
         ValueError: ``n0`` not positive; ``unseen`` of another shape; ``whiten`` without covariance.
@@ -142,16 +137,14 @@ def initialise(
 
     Args:
         model: from `eenotes.language.exits.attach`.
-        how: ``"random"``, ``"copy"``, ``"class mean"``, ``"class mean + random"`` or ``"class mean
-            + copy"``.
+        how: one of `INITIALISATIONS`.
         found: from `eenotes.language.token_statistics.statistics`, for those with class means.
             Tokens it has not seen get the copied head's weight.
         alpha: share of the class means in a mixture; see `choose_mixture`.
-        n0: as in `class_mean_head`; see `choose_n0`.
-        scale: as in `class_mean_head`.
+        n0, scale: as in `class_mean_head`.
 
     Raises:
-        ValueError: another word, missing statistics, or what the parts raise.
+        ValueError: another word, or missing statistics.
     """
     if how not in INITIALISATIONS:
         raise ValueError(f"how={how!r} must be one of {', '.join(INITIALISATIONS)}")
@@ -173,7 +166,7 @@ def choose_n0(
     unseen: Tensor | None = None,
     whiten: bool = False,
 ) -> tuple[float, dict[float, float]]:
-    """The $N_0$ whose class-mean head names most tokens of validation text.
+    """The $N_0$ whose class-mean head names most tokens of validation text, and all accuracies.
 
     Candidates are `N0_FACTORS` times the plug-in value; of equals the smallest is chosen.
 
@@ -181,14 +174,7 @@ def choose_n0(
         found: from `eenotes.language.token_statistics.statistics`, on training text.
         features: ``(N, D)``, of validation text, from `eenotes.language.evaluation.collect`.
         labels: ``(N,)``, the next tokens.
-        unseen: as in `class_mean_head`.
-        whiten: as in `class_mean_head`.
-
-    Returns:
-        $N_0$, and the accuracy of every candidate.
-
-    Raises:
-        ValueError: as `class_mean_head`.
+        unseen, whiten: as in `class_mean_head`.
     """
     plug_in = found.plug_in_n0()
 
@@ -203,14 +189,8 @@ def choose_mixture(
 ) -> tuple[float, dict[float, float]]:
     """The share α in `ALPHAS` whose mixture (6.18) names most tokens of validation text.
 
-    Args:
-        first: the head of class means.
-        other: a random or the copied head.
-        features: ``(N, D)``, as in `choose_n0`.
-        labels: ``(N,)``, as in `choose_n0`.
-
-    Returns:
-        α, and the accuracy of every candidate.
+    ``first`` is the head of class means; features ``(N, D)`` and labels ``(N,)`` are as in
+    `choose_n0`, and so is what is returned.
     """
     return _best(ALPHAS, lambda alpha: mix(first, other, alpha=alpha), features, labels)
 

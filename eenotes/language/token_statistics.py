@@ -59,19 +59,14 @@ class Statistics:
         return 2 * max(self.scatter / degrees, 1e-12) / self.class_means.shape[1]
 
     def noise_covariance(self, n0: float, *, shrinkage: float) -> Tensor:
-        r"""The covariance within the classes at the strength $N_0$, ``(D, D)``.
+        r"""The covariance within the classes at the strength $N_0$, ``(D, D)``, in float64.
 
         $\frac{N_0}{2} \bigl(\Sigma / \overline{\sigma^2} + \frac{\lambda}{1-\lambda} I\bigr)$ with
-        the mean variance $\overline{\sigma^2}$, in double precision on the CPU: up to λ its mean
-        eigenvalue is $N_0/2$.
-
-        Args:
-            n0: $N_0$.
-            shrinkage: λ, see `eenotes.class_statistics.Moments.shrunk`.
+        the mean variance $\overline{\sigma^2}$ and λ as in
+        `eenotes.class_statistics.Moments.shrunk`.
 
         Raises:
-            ValueError: if `statistics` did not estimate the covariance; otherwise as
-                `Moments.shrunk`.
+            ValueError: `statistics` did not estimate the covariance.
         """
         if self.covariance is None:
             raise ValueError("the covariance is missing: call statistics(..., covariance=True)")
@@ -90,20 +85,20 @@ def statistics(
     r"""Class means of the exit's features in one pass (6.15).
 
     $M_v = \frac{1}{|S_v|}\sum_{i \in S_v} r_i$ over the positions $S_v$ of class $v$.  Memory: one
-    V × D array, V counts and one number, however long the text; with ``covariance`` the array is
-    in double precision, and D × D products come to it.
+    V × D array, V counts and one number; with ``covariance``, in double precision, also D × D
+    products.
 
     Args:
         model: from `eenotes.language.exits.attach`, in evaluation mode.
-        batches: see `eenotes.language.batches`, from any iterator; positions whose label is -100
-            are left out.  Positions belong to the same text only within a row.
+        batches: token numbers ``(B, T)`` or other kinds of `eenotes.language.batches`.  Positions
+            belong to the same text only within a row.
         target: whose class a position belongs to: the token that comes ``"next"``, which is what
             the exit shall detect, or the one that was put in.
         covariance: also estimate the covariance within the classes, for a whitened head.
 
     Raises:
-        ValueError: an empty text, token numbers that the head does not know, another ``target``,
-            a model in training mode.
+        ValueError: an empty text, token numbers that the head does not know, another ``target``, a
+            model in training mode.
     """
     if target not in ("next", "input"):
         raise ValueError(f"target={target!r} must be 'next' or 'input'")

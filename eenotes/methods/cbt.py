@@ -1,11 +1,9 @@
-r"""CBT: class based thresholding (Görmez and Koyuncu, 2024).
+"""CBT: class based thresholding (Görmez and Koyuncu, 2024).
 
 Every class gets its own threshold, from how clearly the trained exits tell it from the next best
-class: easy classes may stop early, hard ones must be sure.  Nothing is retrained.  In segmentation
-a sample is a pixel; in plain classification it is an image, and the same functions serve: the
-thresholds go into `eenotes.rules.PerClass`.
-
-Beyond the paper, `eenotes.methods.cbt_budgets` chooses class thresholds for a given cost.
+class: easy classes may stop early, hard ones must be sure.  In segmentation a sample is a pixel, in
+classification an image; the thresholds go into `eenotes.rules.PerClass`.  Beyond the paper,
+`eenotes.methods.cbt_budgets` chooses class thresholds for a given cost.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +22,7 @@ Margin = Literal["top", "own"]
 
 @dataclass(frozen=True)
 class Statistics:
-    r"""What the exits say on average of the samples of each class.
+    """What the exits say on average of the samples of each class.
 
     Args:
         per_exit: $p_{j,k}$ ``(J, K, K)``: row k is the mean softmax of exit j over all samples
@@ -42,19 +40,15 @@ class Statistics:
 
     @property
     def confused(self) -> list[int]:
-        """The classes whose samples get, on average, more probability for another class.
-
-        Their ``"top"`` margin is large for the wrong reason.
-        """
+        """The classes whose samples get, on average, more probability for another class."""
         likeliest = self.shared.argmax(1)
         return [k for k in range(len(self.counts)) if self.counts[k] and likeliest[k] != k]
 
     def margins(self, *, shared: bool = True, margin: Margin = "top") -> Tensor:
         r"""How clearly a class stands out: ``(K,)``, or ``(J, K)`` without sharing between exits.
 
-        ``"top"``, the paper's (4.3): largest minus second largest entry of $\bar p_k$, whichever
-        classes these are.  ``"own"``: entry k minus the largest other one; negative for the classes
-        in `confused`.
+        ``"top"``, the paper's (4.3): largest minus second largest entry of $\bar p_k$.  ``"own"``:
+        entry k minus the largest other one; negative for the classes in `confused`.
 
         Raises:
             ValueError: another ``margin``.
@@ -71,14 +65,10 @@ class Statistics:
     def thresholds(
         self, *, alpha: float, beta: float, shared: bool = True, margin: Margin = "top"
     ) -> Tensor:
-        """Class thresholds between ``alpha`` (the easiest class) and ``beta`` (the hardest).
+        """Class thresholds between ``alpha`` (easiest class) and ``beta`` (hardest), see `stretch`.
 
-        Returns:
-            ``(K,)`` with sharing (CBT), else ``(J-1, K)``, one row per early exit, each with a
-            scale of its own (CBT-ns).
-
-        Raises:
-            ValueError: unless 0 ≤ alpha ≤ beta ≤ 1.
+        They are ``(K,)`` with sharing (CBT), else ``(J-1, K)``, each row with a scale of its own
+        (CBT-ns).
         """
         margins = self.margins(shared=shared, margin=margin)
         return stretch(
@@ -98,21 +88,20 @@ def statistics(
     num_classes: int,
     ignore_index: int | None = None,
 ) -> Statistics:
-    r"""Average every exit's softmax over the samples of each class (4.1), in one pass.
+    """Average every exit's softmax over the samples of each class (4.1), in one pass.
 
-    Only J arrays of K × K sums are kept, whatever the number of pixels; under ``torch.distributed``
-    the processes' sums are added.
+    Only J arrays of K × K sums are kept; those of the processes of ``torch.distributed`` are added.
 
     Args:
-        batches: ``(logits, labels)``: the logits of all J exits, ``(B, K)`` or ``(B, K, *space)``
-            each, and the labels, ``(B,)`` or ``(B, *space)``.
+        batches: the logits of all J exits, ``(B, K)`` or ``(B, K, *space)`` each, and the labels,
+            ``(B,)`` or ``(B, *space)``.
         num_classes: K.
         ignore_index: the label of samples that have no class; inside or outside 0..K-1.
 
     Raises:
-        ValueError: no batch, no sample with a class, labels outside 0..K-1 that are not
-            ``ignore_index``, logits whose sizes fit neither each other nor the labels, another
-            number of exits than before, logits that are not finite.
+        ValueError: no batch, no sample with a class, other labels outside 0..K-1, logits whose
+            sizes fit neither each other nor the labels, another number of exits than before, logits
+            that are not finite.
         TypeError: labels that are not whole numbers.
     """
     if num_classes < 2:
@@ -147,15 +136,9 @@ def statistics(
 def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | None = None) -> Tensor:
     r"""Map margins linearly to thresholds (4.4): the largest to ``alpha``, the least to ``beta``.
 
-    $$ T_k = \Bigl(1 - \frac{m_k - \min m}{\max m - \min m}\Bigr)(\beta - \alpha) + \alpha $$
-
-    A class without samples gets ``beta``, and so do all classes if their margins are equal.
-
-    Args:
-        margins: ``(K,)``, or ``(J, K)``: then each row by itself.
-        alpha: of the easiest class.
-        beta: of the hardest.
-        present: ``(K,)`` bool, the classes that have samples; all by default.
+    $T_k = (1 - \frac{m_k - \min m}{\max m - \min m})(\beta - \alpha) + \alpha$ for margins
+    ``(K,)``, or ``(J, K)`` row by row.  A class that is not ``present`` ``(K,)`` gets ``beta``, and
+    so do all classes if their margins are equal.
 
     Raises:
         ValueError: unless 0 ≤ alpha ≤ beta ≤ 1, or for margins that are not finite.
@@ -184,10 +167,7 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
 
 
 def mean_iou(prediction: Tensor, labels: Tensor, num_classes: int) -> float:
-    """The Jaccard index of predictions and labels ``(N,)``, averaged over the classes that occur.
-
-    It is that of all samples together, not the mean over images.
-    """
+    """The Jaccard index of predictions and labels ``(N,)``, averaged over classes that occur."""
     from torchmetrics.functional.classification import multiclass_jaccard_index
 
     return multiclass_jaccard_index(prediction, labels, num_classes, average="macro").item()

@@ -1,9 +1,6 @@
 """Class thresholds for a budget: CBT's two ends, one threshold, and thresholds of equal prices.
 
-None of this is in the paper.  `scale_for_budget` chooses CBT's [alpha, beta] for a given cost,
-`single_for_budget` one threshold for all classes, for comparison, and `priced_for_budget`
-thresholds at which every exit and class pays the same loss for the last multiplication it saves.
-All choose on a validation split, given as `eenotes.thresholds.Answers` (see `validation`).
+None of this is in the paper.  All choose on a validation split, see `validation`.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,16 +37,12 @@ class Choice:
 
 
 def validation(logits: Tensor, labels: Tensor, costs: Costs) -> Answers:
-    """The exits' answers on a split on which class thresholds are to be chosen.
+    """The exits' answers ``(J, N, K)`` on a split on which class thresholds are to be chosen.
 
-    Args:
-        logits: ``(J, N, K)``.
-        labels: ``(N,)``, all in 0..K-1: leave out the ignored samples.
-        costs: of one sample.
+    The labels ``(N,)`` are all in 0..K-1: leave out the ignored samples.
 
     Raises:
         ValueError: sizes that do not fit, NaN logits, or labels outside 0..K-1.
-        TypeError: labels that are not whole numbers.
     """
     num_classes = logits[0].shape[-1]
     require_whole(labels)
@@ -63,11 +56,11 @@ def validation(logits: Tensor, labels: Tensor, costs: Costs) -> Answers:
 def exit_index(v: Answers, thresholds: Tensor) -> Tensor:
     """Where each sample exits, ``(N,)``, with thresholds ``(K,)`` or ``(J-1, K)``.
 
-    They are at least one half: then only the likeliest class can exceed its own threshold, and
+    From one half on only the likeliest class can exceed its own threshold, and
     `eenotes.rules.PerClass` decides the same.
 
     Raises:
-        ValueError: lower thresholds, or thresholds of another shape.
+        ValueError: thresholds below one half, or of another shape.
     """
     K, early = v.num_classes, len(v.score) - 1
     if (thresholds < _LEAST).any() or thresholds.shape not in ((K,), (early, K)):
@@ -96,8 +89,8 @@ def scale_for_budget(
 ) -> Choice:
     """The [alpha, beta] with the best mean IoU among those that cost at most ``budget``.
 
-    Ten betas from 0.6 to 0.9995 are tried.  For each the largest alpha, at least one half, that
-    keeps the budget is found by bisection.
+    For each of ten betas from 0.6 to 0.9995 the largest alpha that keeps the budget, at least one
+    half, is found by bisection.
 
     Args:
         found: from `eenotes.methods.cbt.statistics`.
@@ -106,7 +99,7 @@ def scale_for_budget(
         shared: CBT, or CBT-ns.
 
     Raises:
-        ValueError: if even the smallest thresholds cost more; it says how much.
+        ValueError: even the smallest thresholds cost more; it says how much.
     """
     choices = []
     for beta in _BETAS:
@@ -120,11 +113,7 @@ def scale_for_budget(
 
 
 def single_for_budget(v: Answers, *, budget: float) -> Choice:
-    """One threshold for all classes and exits: the largest that keeps the budget.
-
-    Raises:
-        ValueError: as `scale_for_budget`.
-    """
+    """One threshold for all classes and exits: the largest that keeps the budget."""
 
     def at(threshold: float) -> Tensor:
         return torch.full((v.num_classes,), threshold)
@@ -151,22 +140,18 @@ def iou_loss(v: Answers) -> Tensor:
 def priced(
     v: Answers, *, price: float, per_class: bool = True, loss: Tensor | None = None
 ) -> Tensor:
-    r"""Thresholds at which the next sample to exit loses what its computation is worth (4.6).
+    """Thresholds ``(J-1, K)`` at which an exiting sample loses what its work is worth (4.6).
 
     A sample that exits at j pays its loss there plus ``price`` times its cost; one that goes on
     pays what it pays at the exit that it takes later.  From the last early exit to the first, and
-    for every predicted class, the threshold minimises the sum over the samples.  Then no exit and
-    no class has a cheaper way left to save: all pay the same loss for the last MAC.
+    for every predicted class, the threshold minimises the sum over the samples.  Then all exits and
+    classes pay the same loss for the last MAC.
 
     Args:
         v: the validation samples.
-        price: the loss that is accepted for saving one whole backbone per sample; at 0 only
-            samples that lose nothing exit.
+        price: the loss that is accepted for saving one whole backbone per sample.
         per_class: ``False``: one threshold per exit for all classes, by the same reasoning.
         loss: ``(J, N)``; by default `iou_loss`.
-
-    Returns:
-        ``(J-1, K)``.
 
     Raises:
         ValueError: a negative price, or a loss of another size.
@@ -191,11 +176,7 @@ def priced(
 
 
 def priced_for_budget(v: Answers, *, budget: float, per_class: bool = True) -> Choice:
-    """`priced` at the lowest price that keeps the budget, by bisection on its logarithm.
-
-    Raises:
-        ValueError: if no price does.
-    """
+    """`priced` at the lowest price that keeps the budget, by bisection on its logarithm."""
     loss = iou_loss(v)
 
     def at(exponent: float) -> Tensor:
@@ -209,10 +190,7 @@ def priced_for_budget(v: Answers, *, budget: float, per_class: bool = True) -> C
 def _largest(
     cost: Callable[[float], float], low: float, high: float, budget: float, *, steps: int = 20
 ) -> float:
-    """The largest argument whose cost, which grows with it, is within the budget; or ``low``.
-
-    It is found by bisection, to a precision of ``(high - low) / 2**steps``.
-    """
+    """The largest argument with a cost within the budget, or ``low``; costs grow with it."""
     if cost(high) <= budget:
         return high
     for _ in range(steps):

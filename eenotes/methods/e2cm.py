@@ -1,11 +1,8 @@
-r"""E²CM: early exit by class means (Görmez, Dasari and Koyuncu, 2022).
+"""E²CM: early exit by class means (Görmez, Dasari and Koyuncu, 2022).
 
 No gradient and no added layer.  One pass over the training set gives the class means $M_{j,k}$ of
-every stage's output; at inference a sample exits at the first stage where it is close enough to
-one of them.
-
-Beyond the paper: `fit_whitened` measures distance in units of the spread within the classes, which
-makes every exit a linear one.
+every stage's output; a sample exits at the first stage where it is close enough to one of them.
+Beyond the paper, `fit_whitened` measures distance in units of the spread within the classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,17 +30,15 @@ def fit(
     num_classes: int,
     normaliser: Literal["mean", "rms"] = "mean",
 ) -> EarlyExitNetwork:
-    r"""Put a class-mean exit after every stage but the last.
-
-    The stages themselves stay as they are.
+    r"""Put a class-mean exit after every stage but the last; the stages stay as they are.
 
     Args:
         stages: from `eenotes.split`, in evaluation mode.
         batches: ``(x, y)`` over the whole training set, iterable more than once.
         num_classes: K.
-        normaliser: $\mu_{j,k}$ (2.4), which divides the distances in the confidence.  ``"mean"``:
-            the mean distance of **all** training samples to $M_{j,k}$ (the paper's), known after a
-            second pass; ``"rms"``: its root mean square, which the first pass already gives.
+        normaliser: $\mu_{j,k}$ (2.4), which divides the distances in the confidence.  ``"mean"``,
+            the paper's: the mean distance of **all** training samples to $M_{j,k}$, from a second
+            pass; ``"rms"``: its root mean square, which the first pass already gives.
 
     Raises:
         ValueError: stages in training mode, no batches, a class without samples, labels out of
@@ -91,22 +86,18 @@ def fit_whitened(
     $d_{j,k}^2(x) = (x - M_{j,k})^{\mathsf T} \Sigma_j^{-1} (x - M_{j,k})$ (2.8).  What all classes
     share cancels, and a linear exit is left: the discriminant of (6.14).  Its softmax is a
     posterior, if the features of a class are Gaussian and the classes equally likely, so the plain
-    `eenotes.Confidence` is its rule: nothing has to be normalised.
+    `eenotes.Confidence` is its rule.
 
     Args:
         stages: from `eenotes.split`, in evaluation mode; they stay as they are.
         batches: ``(x, y)`` over the whole training set; one pass.
         num_classes: K.
-        grid: average feature maps to grid × grid cells first, as the exits of Shallow-Deep Networks
-            do.  Memory: one D × D array in double precision per exit, for the D = C·grid² numbers
-            that are left.
-        shrinkage: λ in (0, 1]: $\Sigma_j$ becomes $(1-\lambda)\,\Sigma_j +
-            \lambda\,\overline{\sigma^2}\,I$, with the mean variance $\overline{\sigma^2}$; channels
-            that are always zero have no variance of their own to divide by.
+        grid: average feature maps to grid × grid cells first.  Memory: one D × D array in double
+            precision per exit, with D = C·grid².
+        shrinkage: λ in (0, 1], see `eenotes.class_statistics.Moments.shrunk`.
 
     Raises:
-        ValueError: another shrinkage; otherwise as `fit`, and for features that do not vary within
-            the classes.
+        ValueError: another shrinkage, features that do not vary within the classes, or as `fit`.
     """
     if not 0 < shrinkage <= 1:
         raise ValueError(
@@ -135,11 +126,8 @@ def fit_whitened(
 def rule(net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0) -> ClassMeanConfidence:
     r"""The E²CM rule (2.5): exit where $\max_k \mathrm{softmax}_k(-d_{j,k} / \mu_{j,k}) > T_j$.
 
-    The logits of trained exits in between are taken as they are.
-
-    Args:
-        net: from `fit`, or from `combine`.
-        thresholds: one number, or one per early exit.
+    The network is from `fit` or `combine`; logits of trained exits in between are taken as they
+    are.
     """
     normaliser = tuple(
         head.mean_distance if isinstance(head, ClassMeanExit) else None for head in net.exits
@@ -150,11 +138,10 @@ def rule(net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0) -> Cl
 def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyExitNetwork:
     """E²CM + SDN: a sample exits after a stage when either of its two exits lets it go.
 
-    The class-mean exit comes first; the trained one decides about the samples that stay.  Nothing
-    is computed between the two, so neither a rule nor a loop of its own is needed.
+    The class-mean exit comes first; the trained one decides about the samples that stay.
 
     Raises:
-        ValueError: if the two networks do not share their stages.
+        ValueError: the two networks do not share their stages.
     """
     pairs = zip(class_means.stages, trained.stages, strict=False)
     if class_means.num_exits != trained.num_exits or any(a is not b for a, b in pairs):

@@ -1,8 +1,7 @@
-r"""EEPrune: dataset pruning with an early exit network (Görmez and Koyuncu, 2023 and 2026).
+"""EEPrune: dataset pruning with an early exit network (Görmez and Koyuncu, 2023 and 2026).
 
 After a few epochs of a network with early exits, a training sample is dropped if an early exit
-classifies it correctly, the final exit does, too (no overthinking), and the early exit's confidence
-exceeds a threshold.  What is left is trained on from scratch.
+classifies it correctly with a confidence above a threshold, and the final exit, too, is right.
 """
 
 import math
@@ -86,8 +85,7 @@ def observe(
 
     Raises:
         ValueError: an exit that does not exist, a network in training mode, or a data set that
-            changes while it is read.
-        TypeError: a loader instead of a data set.
+            changes.
     """
     early = len(net.exits)
     if not early:
@@ -116,16 +114,12 @@ def observe(
 
 
 def importance(seen: Observation, *, variant: Variant = "hard") -> Tensor:
-    r"""How much each sample is worth keeping (5.2), ``(N,)``, float64; the lowest go first.
+    """How much each sample is worth keeping (5.2), ``(N,)``, float64; the lowest go first.
 
-    Args:
-        seen: from `observe`.
-        variant: ``"hard"`` is the paper's rule: $1 - c$, with c the early exit's confidence, where
-            both exits are right, and ``inf`` elsewhere.  The workshop paper names two more, Soft
-            and Loss; their definitions here are **our reading**.  ``"soft"`` weighs the conditions
-            instead of demanding them: one minus the probability of the true class, averaged over
-            the two exits. ``"loss"``: the cross-entropy, averaged over the two exits.  Both can
-            drop any sample.
+    ``"hard"`` is the paper's rule: $1 - c$, with c the early exit's confidence, where both exits
+    are right, and ``inf`` elsewhere.  The workshop paper names two more; their definitions here are
+    **our reading**: ``"soft"`` is one minus the probability of the true class, and ``"loss"`` the
+    cross-entropy, both averaged over the two exits.  Both can drop any sample.
 
     Raises:
         ValueError: another variant.
@@ -155,21 +149,18 @@ def prune(
     """Decide which samples a trained early exit network can do without (5.1).
 
     Args:
-        net: trained on the data set for a few epochs, in evaluation mode.
-        dataset: of ``(x, y)``; ``dataset[i]`` must always be the same sample.
+        net, dataset, exit_index, batch_size: as in `observe`; an earlier exit than the middle one
+            makes EEPrune-Before, a later one EEPrune-After.
         ratio: drop this share of the samples, in [0, 1): the surest of those that both exits get
-            right.  If too few qualify, those are dropped and a `SelectionWarning` says how many.
+            right. If too few qualify, those are dropped and a `SelectionWarning` says how many.
         threshold: or drop all that both exits get right with an early confidence above this, in [0,
             1].
-        exit_index: of the early exit, from 0; by default the middle one.  Earlier ones make
-            EEPrune-Before, later ones EEPrune-After.
         variant: see `importance`.  A threshold belongs to ``"hard"``.
         balanced: drop the same share of every class (with a ratio).
-        batch_size: samples per forward pass.
 
     Raises:
-        ValueError: not exactly one of ratio and threshold, one of them out of range, an exit that
-            does not exist, and as `observe`.
+        ValueError: not exactly one of ratio and threshold, one of them out of range, or as
+            `observe`.
     """
     if (ratio is None) == (threshold is None):
         raise ValueError(
@@ -218,16 +209,10 @@ def scores(
     exit_index: int | None = None,
     variant: Variant = "hard",
 ) -> Scores:
-    """Train a network for a few epochs and score every sample.
+    """Train a network with early exits for a few epochs and score every sample of ``(x, y)``.
 
-    The rivals of chapter 5 have the same signature.
-
-    Args:
-        dataset: of ``(x, y)``.
-        recipe: builds a network with early exits; a few epochs.
-        seed: of the network and its training.
-        exit_index: of the early exit, from 0; by default the middle one.
-        variant: see `importance`.
+    The rivals of chapter 5 have the same signature; ``exit_index`` and ``variant`` are those of
+    `prune`.
     """
     start = time.perf_counter()
     labels = stable_labels(dataset)

@@ -20,13 +20,10 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # layers that are prune
 
 
 def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]:
-    """The linear and convolution layers, in the order of execution.
+    """The linear and convolution layers by name, in the order of execution.
 
     The classifier at the end belongs to the backbone.  Only weight matrices are pruned: no biases,
     no batch normalisation.
-
-    Returns:
-        Layers by the name under which ``net.get_submodule`` finds them.
 
     Raises:
         ValueError: an unknown part, or a part without such a layer: a network without exits, or
@@ -62,8 +59,7 @@ def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = 
             the fraction from each layer.
 
     Raises:
-        ValueError: a rate outside (0, 1), an unknown scope, no modules, weights that are not
-            finite, or nothing left to remove.
+        ValueError: a bad rate or scope, no modules, weights that are not finite, or nothing left.
     """
     modules = list(modules)
     check_rate(rate)

@@ -74,7 +74,7 @@ def run(
     scope: Scope = "global",
     checkpoint: Path | None = None,
 ) -> Iterator[Iteration]:
-    """Prune and fine-tune a network, phase by phase and round by round.
+    """Prune and fine-tune phase by phase and round by round; yield one `Iteration` for each round.
 
     Args:
         net: a trained network, changed in place by each step of the iterator.
@@ -84,13 +84,8 @@ def run(
         evaluate: ``evaluate(net)`` gives the accuracy of every exit; see `accuracies`.
         scope: see `pruning.prune_smallest`.
         checkpoint: a ``.safetensors`` file, written after every iteration.  A run that was cut off
-            goes on after its last whole iteration: those before it are yielded from the file,
-            and the network is in the state of the last of them.  A file of another network, plan,
-            ``tune`` or ``evaluate`` (see `eenotes.identity`) is reported by a
-            `checkpoints.CheckpointWarning` and written anew.
-
-    Returns:
-        An iterator over one `Iteration` per round of each phase.
+            yields the iterations in it and goes on after the last.  A file of another run is
+            reported by a `checkpoints.CheckpointWarning` and written anew.
 
     Raises:
         ValueError: bad rate, rounds or scope, or a network without prunable exits, all at once;
@@ -125,24 +120,21 @@ def fine_tune(
     optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = training.sgd,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> float:
-    """Fine-tune one part for one iteration, the rest frozen; in place.
+    """Fine-tune one part for one iteration, in place; the rest is frozen bit by bit.
 
     With its options set by `functools.partial` it is a ``tune`` for `run`.  Everything is tuned on
     the mean loss of all exits, exits alone on that of the early ones, and the backbone alone on its
     own classifier's, as if the exits were not there yet.
 
     Args:
-        net: the rest keeps its parameters and its statistics of batch normalisation bit by bit.
+        net: the network.
         part: what to train.
         number: of the iteration; with ``seed`` it draws the samples and their order, the same ones
             for every plan.
         dataset: of ``(x, y)``.
         samples: how many are seen; more than there are: some twice.
-        batch_size: per step.
         backbone_loss: another loss for part ``"backbone"``, for example `training.joint_loss`.
-        seed: see ``number``.
-        optimizer: from parameters to an optimizer.
-        augment: see `training.fit`.
+        batch_size, optimizer, augment: see `training.fit`.
 
     Returns:
         The mean training loss.

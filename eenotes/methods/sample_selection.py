@@ -1,8 +1,4 @@
-r"""Selection of training samples by their scores, with or without a quota for each class.
-
-`Scores` hold a value for every sample, the higher the more worth keeping, and what finding the
-values has cost: the samples that networks were shown, and the seconds.
-"""
+"""Selection of training samples by their scores, with or without a quota for each class."""
 
 import math
 import warnings
@@ -22,11 +18,9 @@ class Scores:
 
     Args:
         method: its name.
-        values: ``(N,)``, float64; samples with the lowest values are dropped first, and those with
-            ``inf`` never.
+        values: ``(N,)``, float64; the lowest are dropped first, and those with ``inf`` never.
         labels: ``(N,)``, int64.
-        samples_seen: how often a network was shown a sample, in training or afterwards, to find the
-            values.
+        samples_seen: how often a network was shown a sample to find the values.
         seconds: what that took.
 
     Raises:
@@ -72,15 +66,13 @@ def select(scores: Scores, ratio: float, balanced: bool = False, *, seed: int = 
         scores: of the whole data set.
         ratio: in [0, 1).
         balanced: drop the same share of every class, as nearly as whole samples allow.
-        seed: equal scores come in a random order, drawn from it: in the order of the data set they
-            could favour a class.
+        seed: equal scores come in a random order, drawn from it, which favours no class.
 
     Raises:
-        ValueError: a ratio outside [0, 1), or one that leaves nothing of so few samples.
+        ValueError: a ratio that leaves nothing of so few samples, or outside [0, 1).
 
     Warns:
-        SelectionWarning: if fewer samples could be dropped (a value of ``inf`` is never dropped);
-            those that can are.
+        SelectionWarning: if fewer samples could be dropped; those that can are.
     """
     check_ratio(ratio)
     count = len(scores.values)
@@ -132,10 +124,10 @@ def split_rows(drop: Tensor, count: int, *, wanted: int | None = None) -> Select
 
 
 def check_ratio(ratio: float) -> None:
-    """Check a share of samples to drop.
+    """Refuse a share of samples to drop that is not in [0, 1).
 
     Raises:
-        ValueError: unless it lies in [0, 1).
+        ValueError: for such a share.
     """
     if not 0 <= ratio < 1:
         raise ValueError(

@@ -19,10 +19,7 @@ class Recipe:
     Args:
         build: from a seed to an untrained `EarlyExitNetwork`.  One without early exits,
             ``EarlyExitNetwork([backbone], [])``, is a plain classifier.
-        epochs: passes over the data set.
-        batch_size: samples per step.
-        optimizer: from parameters to an optimizer.
-        augment: as in `eenotes.training.fit`.
+        epochs, batch_size, optimizer, augment: as in `eenotes.training.fit`.
     """
 
     build: Callable[[int], EarlyExitNetwork]
@@ -64,8 +61,7 @@ class Recipe:
 def stable_labels(dataset: Dataset) -> Tensor:
     """The labels ``(N,)``, after a check that ``dataset[i]`` is always the same sample.
 
-    Scores of a data set that changes are worth nothing.  A data set other than a `TensorDataset` is
-    read twice for that.
+    A data set other than a `TensorDataset` is read twice for that.
 
     Raises:
         TypeError: a loader or an iterable data set, which have no rows.
@@ -122,16 +118,8 @@ def measure(
 ) -> Tensor:
     """``function(logits of all exits, labels)`` for every sample, ``(N, ...)``, in order.
 
-    The result is in float64 on the CPU.
-
-    Args:
-        net: in evaluation mode.
-        dataset: of ``(x, y)``.
-        function: from J tensors ``(B, K)``, float64, and labels ``(B,)`` to ``(B, ...)``.
-        batch_size: samples per forward pass.
-
-    Raises:
-        ValueError: a network in training mode.
+    The function takes J tensors ``(B, K)``, float64, and labels ``(B,)`` to ``(B, ...)``.  The
+    result is in float64 on the CPU; the network is in evaluation mode.
     """
     require_eval(net.modules(), what="network", before="measure")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
