@@ -134,7 +134,8 @@ def check_two_parts(model: nn.Module, at: int) -> None:
     if not close(found, expected):
         raise TypeError(
             f"{name} in two parts, below and above decoder {at}, gives other logits than as a "
-            "whole: its decoders hand on more than one hidden state, or keep other caches"
+            "whole: its decoders hand on more than one hidden state, keep other caches, or attend "
+            "to later tokens"
         )
 
 
