@@ -69,8 +69,7 @@ class Costs:
             and not 0 <= int(exit_index.min()) <= int(exit_index.max()) < len(self.stages)
         ):
             raise ValueError(
-                f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, "
-                f"got {exit_index.dtype} {exit_index}"
+                f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, got {exit_index}"
             )
         return (macs / self.backbone).to(exit_index.device)[exit_index.long()]
 

@@ -65,14 +65,11 @@ def linear_discriminant(
     if covariance.shape != (D, D):
         raise ValueError(f"the covariance must be {D} × {D}, got {tuple(covariance.shape)}")
     if not torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
-        raise ValueError(
-            "the covariance is not symmetric, or holds NaN: "
-            "the factorisation would read one half of it only"
-        )
+        raise ValueError("the covariance is not symmetric, or holds NaN")
     factor, info = torch.linalg.cholesky_ex(covariance)
     if info:
         raise ValueError(
-            "the covariance is not positive definite: add a small multiple of the identity to it"
+            "the covariance is not positive definite: add a small multiple of the identity"
         )
     weight = torch.cholesky_solve(means.T, factor).T
     bias = -0.5 * (weight * means).sum(1)
@@ -110,8 +107,7 @@ def check_signals(signals: Tensor) -> None:
     matrix = signals.ndim == 2 and signals.is_floating_point() and len(signals)
     if not matrix or not signals.isfinite().all():
         raise ValueError(
-            "signals must be a finite matrix (M, D) of floats, "
-            f"got {signals.dtype} {tuple(signals.shape)}"
+            f"signals must be a finite matrix (M, D), got {signals.dtype} {tuple(signals.shape)}"
         )
 
 
@@ -131,7 +127,6 @@ def _checked_prior(prior: Tensor, count: int) -> Tensor:
     total = prior.double().sum().item()
     if prior.shape != (count,) or not (prior >= 0).all() or abs(total - 1) > 1e-3:
         raise ValueError(
-            f"the prior must hold {count} probabilities of sum 1, "
-            f"got {tuple(prior.shape)} of sum {total:.4g}"
+            f"the prior must hold {count} probabilities of sum 1, got {prior} of sum {total:.4g}"
         )
     return prior

@@ -154,16 +154,14 @@ class ClassMeanConfidence(ScoreRule):
         )
         if bad:
             raise ValueError(
-                "normaliser must hold one entry per exit, None or a vector (K,) of positive "
-                f"numbers, got {self.normaliser}"
+                f"normaliser: one entry per exit, None or a positive vector, got {self.normaliser}"
             )
 
     def check(self, num_exits: int) -> None:
         super().check(num_exits)
         if len(self.normaliser) > num_exits:
             raise ValueError(
-                f"ClassMeanConfidence has {len(self.normaliser)} normalisers for a network with "
-                f"{num_exits} exits"
+                f"{len(self.normaliser)} normalisers for a network with {num_exits} exits"
             )
 
     def score(self, j: int, logits: Tensor) -> Score:
@@ -252,8 +250,7 @@ class PerClass:
         thresholds = torch.as_tensor(self.thresholds, dtype=torch.float32)
         if thresholds.ndim not in (1, 2) or not ((thresholds >= 0) & (thresholds <= 1)).all():
             raise ValueError(
-                "PerClass: thresholds must be in [0, 1] and of shape (K,) or (J-1, K), "
-                f"got {self.thresholds}"
+                f"PerClass: thresholds must be in [0, 1], (K,) or (J-1, K), got {self.thresholds}"
             )
         object.__setattr__(self, "thresholds", thresholds)
 

@@ -66,8 +66,7 @@ def predict_stream(
             known = kind
         if kind != known:
             raise ValueError(
-                "the samples of a stream must have one shape, type and device: "
-                f"after {known} came {kind}"
+                f"a stream must have one shape, type and device: after {known} came {kind}"
             )
         if len(x):
             whole = torch.arange(len(x), device=x.device)

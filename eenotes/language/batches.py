@@ -32,8 +32,7 @@ def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Te
     for name, part in (("attention_mask", mask), ("labels", labels)):
         if part is not None and part.shape != ids.shape:
             raise ValueError(
-                f"{name} must have the shape of the token numbers, {tuple(ids.shape)}, "
-                f"got {tuple(part.shape)}"
+                f"{name} must be like the tokens, {tuple(ids.shape)}, got {tuple(part.shape)}"
             )
     if labels is not None:
         check_ids(labels.masked_fill(labels == IGNORED, 0), vocabulary)

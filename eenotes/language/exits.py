@@ -208,8 +208,7 @@ def load(model: ExitModel, head: Linear) -> ExitModel:
     linear = model.exit_head.linear
     if head[0].shape != linear.weight.shape or head[1].shape != linear.bias.shape:
         raise ValueError(
-            f"the exit's weight is {tuple(linear.weight.shape)}, "
-            f"the head given {tuple(head[0].shape)}"
+            f"the exit's weight is {tuple(linear.weight.shape)}, the head's {tuple(head[0].shape)}"
         )
     if not all(tensor.isfinite().all() for tensor in head):
         raise ValueError("the head given holds NaN or infinite values")

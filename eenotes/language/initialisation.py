@@ -55,8 +55,7 @@ def class_mean_head(
     means, prior = found.class_means, found.prior
     if unseen is not None and unseen.shape != means.shape:
         raise ValueError(
-            f"unseen must have the shape of the class means, {tuple(means.shape)}, "
-            f"got {tuple(unseen.shape)}"
+            f"unseen must be like the class means, {tuple(means.shape)}, got {tuple(unseen.shape)}"
         )
     n0 = found.plug_in_n0() if n0 is None else n0
     check_n0(n0)

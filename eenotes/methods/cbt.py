@@ -105,10 +105,7 @@ def statistics(
         TypeError: labels that are not whole numbers.
     """
     if num_classes < 2:
-        raise ValueError(
-            "num_classes must be at least 2, for a largest and a second largest probability, "
-            f"got {num_classes}"
-        )
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     means: list[ClassMeans] = []
     for logits, labels in batches:
         logits = list(logits)
@@ -144,20 +141,13 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
         ValueError: unless 0 ≤ alpha ≤ beta ≤ 1, or for margins that are not finite.
     """
     if not 0 <= alpha <= beta <= 1:
-        raise ValueError(
-            "need 0 ≤ alpha ≤ beta ≤ 1 (easy classes get alpha, hard ones beta), "
-            f"got alpha={alpha}, beta={beta}"
-        )
+        raise ValueError(f"need 0 ≤ alpha ≤ beta ≤ 1, got alpha={alpha}, beta={beta}")
     if margins.ndim not in (1, 2) or not margins.isfinite().all():
-        raise ValueError(
-            "margins must be finite and of shape (K,) or (J, K), "
-            f"got {tuple(margins.shape)}: {margins.tolist()}"
-        )
+        raise ValueError(f"margins must be finite and of shape (K,) or (J, K), got {margins}")
     present = torch.ones(margins.shape[-1], dtype=torch.bool) if present is None else present.cpu()
     if present.shape != margins.shape[-1:]:
         raise ValueError(
-            f"present must have one entry for each of {margins.shape[-1]} classes, "
-            f"got {tuple(present.shape)}"
+            f"present: one entry for each of {margins.shape[-1]} classes, got {tuple(present.shape)}"
         )
     margins = margins.double().cpu()
     least = margins.masked_fill(~present, torch.inf).amin(-1, keepdim=True)
@@ -187,8 +177,7 @@ def _check(logits: list[Tensor], labels: Tensor, num_classes: int, *, exits: int
     for j, z in enumerate(logits):
         if z.ndim < 2 or z.shape[1] != num_classes:
             raise ValueError(
-                f"exit {j} gave logits {tuple(z.shape)}: the second dimension must be the "
-                f"{num_classes} classes"
+                f"exit {j} gave logits {tuple(z.shape)}: not {num_classes} classes in dimension 2"
             )
         if (z.shape[0], *z.shape[2:]) != tuple(labels.shape):
             raise ValueError(

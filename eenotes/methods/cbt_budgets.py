@@ -159,8 +159,7 @@ def priced(
     loss = iou_loss(v) if loss is None else loss.double()
     if not price >= 0 or loss.shape != v.prediction.shape:
         raise ValueError(
-            f"need a price of at least 0 and a loss of shape {tuple(v.prediction.shape)}, "
-            f"got {price}, {tuple(loss.shape)}"
+            f"need a price ≥ 0 and a loss like {v.prediction.shape}, got {price}, {loss.shape}"
         )
     pay = loss + (price * v.relative_cost / len(v.labels))[:, None]
     early, K = len(pay) - 1, v.num_classes

@@ -90,14 +90,12 @@ def observe(
     early = len(net.exits)
     if not early:
         raise ValueError(
-            "EEPrune needs an early exit, and this network has none: "
-            "split the backbone and add exit heads"
+            "EEPrune needs an early exit, and this network has none: split the backbone"
         )
     exit_index = middle(net) if exit_index is None else exit_index
     if not 0 <= exit_index < early:
         raise ValueError(
-            f"exit_index={exit_index} does not exist: "
-            f"the early exits of this network are 0 to {early - 1}"
+            f"exit_index={exit_index} does not exist: the early exits are 0 to {early - 1}"
         )
     labels = stable_labels(dataset)
 

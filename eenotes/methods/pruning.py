@@ -39,10 +39,7 @@ def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]
         roots += [] if part == "backbone" else list(net.exits[j : j + 1])
         found |= {names[id(m)]: m for root in roots for m in _weighted(root)}
     if part != "backbone" and not _weighted(net.exits):
-        raise ValueError(
-            f"the network has {len(net.exits)} early exits and no weights in them: "
-            "there is no exit to prune"
-        )
+        raise ValueError(f"no exit to prune: {len(net.exits)} early exits without weights")
     if not found:
         raise ValueError(f"no linear or convolution layer in part {part!r} of the network")
     return found
@@ -68,8 +65,7 @@ def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = 
         isinstance(getattr(module, "weight", None), Tensor) for module in modules
     ):
         raise ValueError(
-            "prune_smallest needs at least one layer, and each with a weight; "
-            "layers(net) finds those of a network"
+            "prune_smallest needs at least one layer, and each with a weight: see layers(net)"
         )
     refresh(modules)
     if not all(module.weight.isfinite().all() for module in modules):
@@ -78,8 +74,7 @@ def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = 
     pools = [sum(left)] if scope == "global" else left
     if not sum(round(rate * count) for count in pools):
         raise ValueError(
-            f"nothing left to prune: a rate of {rate} takes none of the "
-            f"{sum(left)} weights that remain"
+            f"nothing left to prune: a rate of {rate} takes none of {sum(left)} weights"
         )
     if scope == "global":
         pairs = [(module, "weight") for module in modules]
@@ -125,8 +120,7 @@ def check_rate(rate: float) -> None:
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
         raise ValueError(
-            f"rate={rate!r} must be a fraction strictly between 0 and 1: "
-            "the share of the remaining weights to remove"
+            f"rate={rate!r} must lie strictly between 0 and 1: the share of weights to remove"
         )
 
 

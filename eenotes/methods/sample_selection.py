@@ -130,7 +130,4 @@ def check_ratio(ratio: float) -> None:
         ValueError: for such a share.
     """
     if not 0 <= ratio < 1:
-        raise ValueError(
-            f"ratio={ratio} must be in [0, 1): the share of the samples to drop, "
-            "and something has to be left"
-        )
+        raise ValueError(f"ratio={ratio} must be in [0, 1): the share of the samples to drop")

@@ -310,7 +310,7 @@ def test_a_mixture_lies_between(alpha):
 
 def test_bad_texts(exited, text, made):
     statistics = token_statistics.statistics
-    with pytest.raises(ValueError, match="corpus .* is empty"):
+    with pytest.raises(ValueError, match="corpus is empty"):
         statistics(exited, [])
     for covariance in (False, True):
         with pytest.raises(ValueError, match="every label is ignored"):
@@ -343,7 +343,7 @@ def test_bad_numbers(exited, text):
         initialisation.initialise(exited, "class mean")
     with pytest.raises(ValueError, match="must be one of random, copy"):
         initialisation.initialise(exited, "zeros")
-    with pytest.raises(ValueError, match="shape of the class means"):
+    with pytest.raises(ValueError, match="like the class means"):
         initialisation.class_mean_head(found, unseen=torch.zeros(3, 3))
     with pytest.raises(ValueError, match="covariance=True"):
         initialisation.class_mean_head(found, whiten=True)

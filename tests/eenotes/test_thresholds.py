@@ -119,7 +119,7 @@ BAD_ROWS = [torch.tensor([[0.5, 0.5], [0.5, bad], [0.5, 0.5]]) for bad in (torch
         ({"thresholds": torch.zeros(1, 3)}, r"2 early exits must be \(M, 2\), .*got \(1, 3\)"),
         ({"thresholds": torch.zeros(0, 2)}, "at least one"),
         ({"logits": LOGITS[:, :0], "labels": LABELS[:0]}, "at least one"),
-        *[({"labels": bad}, r"labels of shape \(4,\)") for bad in BAD_LABELS],
+        *[({"labels": bad}, r"of shape \(4,\)") for bad in BAD_LABELS],
         ({"costs": FOUR_STAGES}, "costs are of 4 stages, the logits of 3 exits"),
         *[({"logits": z}, f"exit {j} gave NaN") for j, z in enumerate(NAN_LOGITS)],
         *[({"thresholds": rows}, "must be one number, one per early exit") for rows in BAD_ROWS],
