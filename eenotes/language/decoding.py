@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eenotes._checks import require_eval
-from eenotes.language.batches import read
+from eenotes.language.batches import IGNORED, read
 from eenotes.language.decoders import TwoParts, decoders
 from eenotes.language.drafting import draft_model
 from eenotes.language.exits import ExitModel
@@ -207,17 +207,20 @@ def _checked(model: ExitModel, ids: Prompt, max_new_tokens: int) -> Tensor:
     """The prompt without pads, ``(1, T)``, on the model's device."""
     head = model.exit_head.linear
     prompt = ids if isinstance(ids, Mapping) else {"input_ids": ids}
-    rows = {name: part if part.ndim > 1 else part[None] for name, part in prompt.items()}
-    shape = tuple(rows["input_ids"].shape)
-    if len(shape) != 2 or shape[0] != 1 or not shape[1] or ids is rows["input_ids"]:
-        raise ValueError(f"the prompt must be a vector of at least one token number, got {shape}")
+    rows = {
+        name: part[None] if isinstance(part, Tensor) and part.ndim == 1 else part
+        for name, part in prompt.items()
+        if name in ("input_ids", "attention_mask")
+    }
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     require_eval(model.modules(), what="model", before="generating")
     tokens, labels = read(rows, model.model, vocabulary=head.out_features)
-    tokens = tokens[labels >= 0][None]
+    if len(tokens) != 1:
+        raise ValueError(f"one prompt (T,) at a time is continued, got {tuple(tokens.shape)}")
+    tokens = tokens[labels != IGNORED][None]
     if not tokens.numel():
-        raise ValueError("the prompt holds nothing but padding")
+        raise ValueError("the prompt must hold at least one token number that is no padding")
     longest = getattr(model.model.config, "max_position_embeddings", None)
     total = tokens.shape[1] + max_new_tokens
     if longest is not None and total > longest:

@@ -191,11 +191,11 @@ def test_pads_of_a_prompt_are_no_tokens(exited, prompt):
         (torch.cat([pads, prompt]), [0] * 3 + [1] * 12),
         (torch.cat([prompt, pads])[None], [[1] * 12 + [0] * 3]),
     ):
-        padded = {"input_ids": ids, "attention_mask": torch.tensor(mask)}
+        padded = {"input_ids": ids, "attention_mask": torch.tensor(mask), "labels": -100 + 0 * ids}
         found = decoding.early_exit(model, padded, max_new_tokens=NEW, threshold=1)
         assert torch.equal(found.ids, plain.ids) and found.prompt == 12
         padded["attention_mask"] = 0 * padded["attention_mask"]
-        with pytest.raises(ValueError, match="nothing but padding"):
+        with pytest.raises(ValueError, match="no padding"):
             decoding.greedy(model, padded, max_new_tokens=1)
 
 
@@ -203,6 +203,11 @@ def test_bad_input(exited, prompt):
     model = exited("opt tied")
     with pytest.raises(ValueError, match="at least one token number"):
         decoding.greedy(model, prompt[:0], max_new_tokens=1)
+    with pytest.raises(ValueError, match="one prompt"):
+        decoding.greedy(model, prompt.repeat(2, 1), max_new_tokens=1)
+    for wrong in (prompt.tolist(), {"ids": prompt}):
+        with pytest.raises(TypeError, match="must be a tensor of token numbers"):
+            decoding.greedy(model, wrong, max_new_tokens=1)
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):
         decoding.early_exit(model, prompt, max_new_tokens=0, threshold=0.5)
     with pytest.raises(ValueError, match="another tokenizer"):
