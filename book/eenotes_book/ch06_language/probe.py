@@ -15,6 +15,7 @@ from eenotes.rules import Confidence
 from eenotes_book import language_models, probes, slider
 from eenotes_book.ch06_language import before_training, experiment, writing
 from eenotes_book.ch06_language.before_training import MeasuredExit
+from eenotes_book.ch06_language.probe_of_study import of_study
 from eenotes_book.ch06_language.probe_of_text import (
     SEED,
     Numbers,
@@ -57,7 +58,7 @@ def probe() -> Numbers:
             | _histories(b, p)
             | _decoding(benches["untied"])
             | _leaving(b)
-            | _comparison()
+            | of_study(benches, Settings(**SETTINGS | {"epochs": 0}))
         )
 
 
@@ -65,7 +66,7 @@ def probe() -> Numbers:
 
 
 def _benches(s: Settings, data: data_text.Text) -> dict[str, LanguageModel]:
-    """The four models of the comparison: `_comparison` takes them from the cache."""
+    """The four models of the comparison, trained in double precision."""
     return {
         "tied": language_models.trained(s, data=data, seed=SEED),
         "short": language_models.trained(s, data=data, seed=SEED, phases=1),
@@ -261,37 +262,3 @@ def _left(b: LanguageModel, heads: dict[int, language_exits.Linear], name: str) 
         f"{name}_cost": [row.relative_cost for row in rows],
         f"{name}_score": [row.score for row in rows],
     }
-
-
-# ---------------------------------------------------------------------------- all of the study
-
-
-def _comparison() -> Numbers:
-    """One run of the study as a whole; the training is `_histories`' part, and left out here."""
-    s = Settings(**SETTINGS | {"epochs": 0})
-    with probes.default_dtype(torch.float32):
-        run = experiment.comparison(s, seed=SEED)
-    why = run["why"]
-    models = [[row["epochs"] * row["width"], row["final"]] for row in why[::2]]
-    zero = dict(run["epoch 0"])
-    drafts = {name: _draft(row) for name, row in run["decoding"].items()}
-    return {
-        "study_final": list(run["final"].values()),
-        "study_zero_whitened": zero.pop("whitened class mean"),
-        "study_zero": list(zero.values()),
-        "study_alphas": list(run["alphas"].values()),
-        "study_n0_factor": run["n0"]["factor"],
-        "study_why_models": models,
-        "study_why_copy": [row["copy"] for row in why],
-        "study_why_plug_in": sum(row["plug_in"] for row in why),
-        "study_why_chosen": [row["chosen"] for row in why],
-        # raw features only: normalised ones have a singular covariance, and float32 decides there
-        "study_why_whitened": [row["whitened"] for row in why[::2]],
-        "study_drafts_whitened": drafts.pop("whitened class mean"),
-        "study_drafts": sum(drafts.values(), []),
-    }
-
-
-def _draft(row: dict[str, float]) -> list[float]:
-    """What a row says of one way to draft; plain greedy decoding accepts nothing."""
-    return [row["acceptance"] or 0.0, row["layer_passes"], float(row["identical"])]
