@@ -1,6 +1,7 @@
-"""Checks of arguments that several parts of the package share: modes and labels."""
+"""Checks of arguments that several parts of the package share: modes, batches and labels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,10 @@ def require_whole(labels: Tensor) -> None:
     """Refuse labels that are not whole numbers.
 
     Raises:
-        TypeError: floats or booleans.
+        TypeError: floats, booleans, or no tensor.
     """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor of whole numbers, got {type(labels).__name__}")
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be whole numbers, got {labels.dtype}")
 
@@ -41,3 +44,53 @@ def pair(batch: object) -> tuple[Tensor, Tensor]:
             "each item, for example with the collate_fn of a data loader"
         )
     return batch[0], batch[1]
+
+
+def require_classes(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels that are not whole numbers in 0..K-1.
+
+    Raises:
+        TypeError: as `require_whole`.
+        ValueError: a label outside.
+    """
+    require_whole(labels)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1}, got {int(labels.min())}.."
+            f"{int(labels.max())}; leave out ignored ones"
+        )
+
+
+def as_input(x: Tensor, net: nn.Module) -> Tensor:
+    """Inputs ``(B, ...)`` on the device of a network, and floats in its precision."""
+    held = next((p for p in net.parameters() if p.is_floating_point()), None)
+    if held is None:
+        return x
+    return x.to(held.device, held.dtype if x.is_floating_point() else x.dtype)
+
+
+@contextmanager
+def explained(x: object, net: nn.Module) -> Iterator[None]:
+    """Say why a network fails on integers, or on images ``(B, H, W, C)``.
+
+    Raises:
+        TypeError: it failed, and the inputs are integers that no embedding takes.
+        ValueError: it failed, and the last axis looks like that of the colours.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not isinstance(x, Tensor):
+            raise
+        embeds = any(isinstance(module, nn.Embedding) for module in net.modules())
+        if not x.is_floating_point() and not embeds:
+            raise TypeError(
+                f"the network fails on inputs of {x.dtype}: make floats of them, as "
+                f"images.float() / 255 ({error})"
+            ) from error
+        if x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+            raise ValueError(
+                f"the network fails on inputs {tuple(x.shape)}: put the channels first, as "
+                f"images.permute(0, 3, 1, 2) ({error})"
+            ) from error
+        raise

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from eenotes._checks import require_whole
+from eenotes._checks import require_classes, require_whole
 
 # Up to here a GPU multiplies with a one-hot matrix: as fast as adding row by row, and with the same
 # bits on every run.  A CPU adds in order anyway, in a third of the time that the product takes.
@@ -110,6 +110,7 @@ class ClassMeans(Metric):
         return squared.clamp_min(0).sqrt().to(self.sums.dtype)
 
     def _checked(self, features: Tensor, labels: Tensor) -> Tensor:
+        require_whole(labels)
         if features.device != self.device or labels.device != self.device:
             raise ValueError(
                 f"features are on {features.device}, labels on {labels.device}, the means on "
@@ -249,12 +250,7 @@ def _check_batch(
             "need as many labels as samples, and at least one: "
             f"got {tuple(features.shape)}, {tuple(labels.shape)}"
         )
-    require_whole(labels)
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"labels must lie in 0..{num_classes - 1}, got {int(labels.min())}.."
-            f"{int(labels.max())}; leave out ignored ones"
-        )
+    require_classes(labels, num_classes)
     if shape is not None and tuple(features.shape[1:]) != shape:
         raise ValueError(
             f"the features before had shape {shape}, these have {tuple(features.shape[1:])}"

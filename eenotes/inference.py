@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eenotes._checks import pair, require_eval
+from eenotes._checks import as_input, explained, pair, require_eval
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Decision, Rule
 
@@ -105,7 +105,8 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
                 f"need one label per sample, (B,), got inputs {tuple(x.shape)} with labels "
                 f"{tuple(y.shape)}"
             )
-        exits = net(x.to(device))
+        with explained(x, net):
+            exits = net(as_input(x.to(device), net))
         for j, exit_logits in enumerate(exits):
             _check_logits(j, exit_logits)
         logits.append(torch.stack([z.float() for z in exits]))

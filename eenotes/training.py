@@ -1,7 +1,7 @@
 """One training loop for every network, on `accelerate`: resumable, with measurements on the way."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from eenotes._checks import as_input, explained, pair, require_classes, require_whole
 from eenotes._wrapping import check_single_samples, own_randomness, prepared, unwrapped
 from eenotes.checkpoints import resume, save_run
 from eenotes.identity import data_digest, described, fingerprint
@@ -16,6 +17,8 @@ from eenotes.network import in_mode
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 Schedule = Callable[[float], float]
+
+_IGNORED = -100  # PyTorch's label of what is left out of a loss
 
 sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
 adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
@@ -39,21 +42,47 @@ def precision() -> str:
 
 def classification_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy of a plain classifier's logits ``(B, K)``; labels ``(B,)``."""
-    x, y = batch
-    return nn.functional.cross_entropy(model(x), y)
+    x, y = pair(batch)
+    return cross_entropy([model(x)], y)
 
 
 def joint_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy averaged over all exits (BranchyNet with equal weights); labels ``(B,)``."""
-    x, y = batch
-    losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)]
-    return torch.stack(losses).mean()
+    x, y = pair(batch)
+    return cross_entropy(model(x), y)
 
 
 def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy averaged over the early exits, for a frozen backbone; labels ``(B,)``."""
-    x, y = batch
-    losses = [nn.functional.cross_entropy(logits, y) for logits in model(x)[:-1]]
+    x, y = pair(batch)
+    return cross_entropy(model(x)[:-1], y)
+
+
+def cross_entropy(exits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy averaged over the logits of some exits, ``(B, K)`` or ``(B, K, *space)`` each.
+
+    Args:
+        exits: logits.
+        labels: ``(B,)`` or ``(B, *space)`` whole numbers in 0..K-1, and -100 for what is left out;
+            or the probabilities of the classes, floats in the shape of the logits.
+
+    Raises:
+        ValueError: labels of another shape, outside 0..K-1, or none that counts.
+        TypeError: labels that are no whole numbers.
+    """
+    first = exits[0]
+    if not (labels.is_floating_point() and labels.shape == first.shape):
+        require_whole(labels)
+        if labels.shape != first[:, 0].shape:
+            raise ValueError(
+                f"need one label per sample, {tuple(first[:, 0].shape)}, got {tuple(labels.shape)}"
+            )
+        labels = labels.long()
+        counted = labels[labels != _IGNORED]
+        if not len(counted):
+            raise ValueError(f"every label of the batch is {_IGNORED}: it has no loss")
+        require_classes(counted, first.shape[1])
+    losses = [nn.functional.cross_entropy(logits, labels) for logits in exits]
     return torch.stack(losses).mean()
 
 
@@ -160,8 +189,10 @@ def fit(
                 total = torch.zeros((), device=accelerator().device)
                 seen = epoch * len(dataset)
                 for batch in progress_bar(batches, f"epoch {epoch + 1}/{epochs}"):
-                    if augment is not None:
-                        batch = (augment(batch[0], generator), *batch[1:])
+                    if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor):
+                        x = as_input(batch[0], model)
+                        x = x if augment is None else augment(x, generator)
+                        batch = (x, *batch[1:])
                     total += _step(net, stepper, loss, batch)
                     rate.step()
                     seen += batch_size * accelerator().num_processes
@@ -189,7 +220,8 @@ def progress_bar(iterable: Iterable, title: str, *, done: int = 0, total: int | 
 
 
 def _step(model, optimizer, loss: Loss, batch) -> Tensor:
-    with accelerator().autocast():
+    x = batch[0] if isinstance(batch, tuple | list) else None
+    with accelerator().autocast(), explained(x, model):
         value = loss(model, batch)
     accelerator().backward(value)
     optimizer.step()

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eenotes._checks import require_eval
+from eenotes._checks import as_input, explained, pair, require_eval
 from eenotes._layout import check_batch_first
 from eenotes.class_statistics import ClassMeans, ClassMoments
 from eenotes.exits import ClassMeanExit, linear_exits
@@ -42,18 +42,20 @@ def fit(
 
     Raises:
         ValueError: stages in training mode, no batches, a class without samples, labels out of
-            range, features that are not finite.
+            range, features that are not finite, inputs that the stages do not take.
+        TypeError: batches that are no pairs of tensors, labels that are no whole numbers.
     """
     if normaliser not in ("mean", "rms"):
         raise ValueError(f"normaliser={normaliser!r} must be 'mean' or 'rms'")
     device = _device_of(stages, before="fit")
-    early = list(stages)[:-1]
+    early = nn.ModuleList(list(stages)[:-1])
     means = [ClassMeans(num_classes).to(device) for _ in early]
     count = 0
-    for x, y in batches:
-        if not count:
-            check_batch_first(early, x.to(device))
-        x, y, count = x.to(device), y.to(device), count + len(y)
+    for x, y in _on(early, batches, device):
+        if not count and len(x):
+            with explained(x, early):
+                check_batch_first(early, x)
+        count += len(y)
         for stage, mean in zip(early, means, strict=True):
             x = stage(x)
             mean.update(x, y)
@@ -106,10 +108,10 @@ def fit_whitened(
         )
     device = _device_of(stages, before="fit_whitened")
     exits = None
-    for x, y in batches:
-        x, y = x.to(device), y.to(device)
+    for x, y in _on(nn.ModuleList(stages), batches, device):
         if exits is None:
-            exits = linear_exits(stages, x[:1], num_classes=num_classes, grid=grid)
+            with explained(x, nn.ModuleList(stages)):
+                exits = linear_exits(stages, x[:1], num_classes=num_classes, grid=grid)
             moments = [ClassMoments(num_classes) for _ in exits]
         for stage, head, moment in zip(stages, exits, moments, strict=False):
             x = stage(x)
@@ -160,8 +162,17 @@ def _device_of(stages: Sequence[nn.Module], *, before: str) -> torch.device:
     return next((p.device for stage in stages for p in stage.parameters()), torch.device("cpu"))
 
 
+def _on(
+    stages: nn.ModuleList, batches: Iterable, device: torch.device
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """Pairs of inputs and labels where the stages are, and in their precision."""
+    for batch in batches:
+        x, y = pair(batch)
+        yield as_input(x.to(device), stages), y.to(device)
+
+
 def _mean_distances(
-    stages: Sequence[nn.Module],
+    stages: nn.ModuleList,
     exits: Sequence[ClassMeanExit],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
@@ -171,8 +182,8 @@ def _mean_distances(
     """The mean distance of all samples to every class mean (2.4), ``(K,)`` for each exit."""
     totals = [torch.zeros(len(head.means), dtype=torch.float64) for head in exits]
     again = 0
-    for x, y in batches:
-        x, again = x.to(device), again + len(y)
+    for x, y in _on(stages, batches, device):
+        again += len(y)
         for stage, head, total in zip(stages, exits, totals, strict=True):
             x = stage(x)
             total -= head(x).double().sum(0).cpu()

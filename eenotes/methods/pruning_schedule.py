@@ -17,6 +17,7 @@ from torch.nn.utils import prune
 from torch.utils.data import Dataset, Subset
 
 from eenotes import checkpoints, training
+from eenotes._checks import pair
 from eenotes.identity import described, difference, fingerprint
 from eenotes.inference import check_answers, collect
 from eenotes.methods.pruning import (
@@ -173,8 +174,8 @@ def fine_tune(
 
 def last_exit_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy of the backbone's own classifier, the last exit; labels ``(B,)``."""
-    x, y = batch
-    return nn.functional.cross_entropy(model(x)[-1], y)
+    x, y = pair(batch)
+    return training.cross_entropy(model(x)[-1:], y)
 
 
 def accuracies(

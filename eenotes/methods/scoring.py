@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from eenotes import training
-from eenotes._checks import require_eval
+from eenotes._checks import as_input, explained, pair, require_classes, require_eval, require_whole
 from eenotes.network import EarlyExitNetwork
 
 
@@ -64,9 +64,10 @@ def stable_labels(dataset: Dataset) -> Tensor:
     A data set other than a `TensorDataset` is read twice for that.
 
     Raises:
-        TypeError: a loader or an iterable data set, which have no rows.
-        ValueError: no samples, samples that are not finite, labels that are no whole numbers, or
-            samples that differ between the two readings.
+        TypeError: a loader or an iterable data set, which have no rows; items that are no pairs
+            of tensors; labels that are no whole numbers.
+        ValueError: no samples, samples that are not finite, not one label per sample, labels below
+            0, or samples that differ between the two readings.
     """
     if isinstance(dataset, DataLoader | IterableDataset) or not (
         hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
@@ -93,19 +94,17 @@ def stable_labels(dataset: Dataset) -> Tensor:
                 f"(first: row {int(changed.nonzero()[0])}); dataset[i] must always be the same "
                 "sample: fix the order, and give random transforms to the recipe's augment"
             )
-    if labels.is_floating_point() or labels.ndim != 1 or labels.min() < 0:
-        raise ValueError(
-            "labels must be one whole number per sample, from 0; "
-            f"got {labels.dtype} of the shape {tuple(labels.shape)}"
-        )
-    return labels
+    if labels.min() < 0:
+        raise ValueError(f"labels must be whole numbers from 0, got {int(labels.min())}")
+    return labels.long()
 
 
 def in_order(dataset: Dataset, *, batch_size: int = 256) -> Iterable[tuple[Tensor, Tensor]]:
     """Batches ``(x, y)`` in the order of the data set."""
+    batches = DataLoader(dataset, batch_size)
     if isinstance(dataset, TensorDataset):
-        return zip(*(tensor.split(batch_size) for tensor in dataset.tensors[:2]), strict=True)
-    return DataLoader(dataset, batch_size)
+        batches = zip(*(tensor.split(batch_size) for tensor in dataset.tensors), strict=True)
+    return map(pair, batches)
 
 
 @torch.no_grad()
@@ -120,17 +119,31 @@ def measure(
 
     The function takes J tensors ``(B, K)``, float64, and labels ``(B,)`` to ``(B, ...)``.  The
     result is in float64 on the CPU; the network is in evaluation mode.
+
+    Raises:
+        ValueError: a network in training mode, labels outside 0..K-1, or inputs that the network
+            does not take.
     """
     require_eval(net.modules(), what="network", before="measure")
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    found = [
-        function([z.double() for z in net(x.to(device))], y.to(device))
-        for x, y in in_order(dataset, batch_size=batch_size)
-    ]
-    return torch.cat(found).double().cpu()
+    found = []
+    for x, y in in_order(dataset, batch_size=batch_size):
+        with explained(x, net):
+            logits = [z.cpu().double() for z in net(as_input(x.to(device), net))]
+        require_classes(y.cpu(), logits[0].shape[1])
+        found.append(function(logits, y.cpu().long()))
+    return torch.cat(found).double()
 
 
 def _fingerprint(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    pairs = [(y, x.flatten(1).double().sum(1)) for x, y in in_order(dataset)]
-    labels, sums = (torch.cat(parts).cpu() for parts in zip(*pairs, strict=True))
+    pairs = []
+    for x, y in in_order(dataset):
+        require_whole(y)
+        if y.shape != (len(x),):
+            raise ValueError(
+                f"labels must be one whole number per sample, got the shape {tuple(y.shape)} "
+                f"for {len(x)} samples"
+            )
+        pairs.append((y.cpu(), x.cpu().reshape(len(x), -1).double().sum(1)))
+    labels, sums = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return labels, sums

@@ -222,7 +222,7 @@ def test_no_data_set(dataset):
     ],
 )
 def test_a_data_set_that_cannot_be_scored(dataset, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         sample_scores.random(dataset)
 
 
