@@ -1,6 +1,7 @@
 """Which axis of features holds the samples, and which the channels: found out, not guessed."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -82,14 +83,11 @@ def channel_axis(stages: Sequence[nn.Module], x: Tensor) -> int | None:
 
 
 def _run(stages: Sequence[nn.Module], layers: list[nn.Module], hook: Callable, x: Tensor) -> Tensor:
-    handles = [layer.register_forward_hook(hook) for layer in dict.fromkeys(layers)]
-    try:
-        with in_mode(*stages):
-            for stage in stages:
-                x = stage(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, in_mode(*stages):
+        for layer in dict.fromkeys(layers):
+            hooks.enter_context(layer.register_forward_hook(hook))
+        for stage in stages:
+            x = stage(x)
     return x
 
 

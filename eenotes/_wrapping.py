@@ -1,12 +1,11 @@
 """What `training.fit` changes around a model while it trains, and puts back afterwards."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from eenotes.network import in_mode
@@ -80,28 +79,20 @@ def check_single_samples(
         if x.shape[:2].numel() == x.numel():
             vectors.append(norm)
 
-    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    from accelerate.utils import send_to_device
+
     device = next(model.parameters()).device
     rows = Subset(dataset, [0, len(dataset) - 1])
-    try:
-        with in_mode(model), torch.no_grad(), own_randomness(device, 0):
-            loss(model, _moved(next(iter(DataLoader(rows, 2))), device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, in_mode(model), torch.no_grad(), own_randomness(device, 0):
+        for norm in norms:
+            hooks.enter_context(norm.register_forward_pre_hook(note))
+        loss(model, send_to_device(next(iter(DataLoader(rows, 2))), device))
     if vectors:
         raise ValueError(
             f"the last batch would hold 1 of {len(dataset)} samples at a batch size of "
             f"{batch_size}, and {type(vectors[0]).__name__} cannot learn from one vector: choose "
             "another batch size, or leave a sample out"
         )
-
-
-def _moved(batch: object, device: torch.device) -> object:
-    def move(part: object) -> object:
-        return part.to(device) if isinstance(part, torch.Tensor) else part
-
-    return pytree.tree_map(move, batch)
 
 
 def _attributes(model: nn.Module) -> dict[str, object]:

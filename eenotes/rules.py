@@ -149,10 +149,7 @@ class ClassMeanConfidence(ScoreRule):
 
     def __post_init__(self):
         super().__post_init__()
-        bad = isinstance(self.normaliser, Tensor) or not all(
-            scale is None or _is_positive_vector(scale) for scale in self.normaliser
-        )
-        if bad:
+        if isinstance(self.normaliser, Tensor) or not all(map(_fits, self.normaliser)):
             raise ValueError(
                 f"normaliser: one entry per exit, None or a positive vector, got {self.normaliser}"
             )
@@ -174,12 +171,11 @@ class ClassMeanConfidence(ScoreRule):
         return (logits if scale is None else logits / scale).softmax(1)
 
 
-def _is_positive_vector(scale: object) -> bool:
-    return (
-        isinstance(scale, Tensor)
-        and scale.ndim == 1
-        and bool((scale > 0).all() and scale.isfinite().all())
-    )
+def _fits(scale: object) -> bool:
+    """Whether a normaliser is ``None`` or a vector of positive numbers."""
+    if not isinstance(scale, Tensor):
+        return scale is None
+    return scale.ndim == 1 and bool(((scale > 0) & scale.isfinite()).all())
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ def _check_labels(labels: Tensor, count: int) -> None:
     """Raise a ValueError unless there is one label per sample: other shapes would broadcast."""
     if labels.shape != (count,):
         raise ValueError(
-            f"need one label for each of {count} samples, of shape ({count},), got {tuple(labels.shape)}"
+            f"need one label per sample, of shape ({count},), got {tuple(labels.shape)}"
         )
 
 

@@ -64,13 +64,11 @@ def run_below(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Output:
     def leave(_, __, output) -> None:
         raise _Left(output)
 
-    handle = decoders(model)[at - 1].register_forward_hook(leave)
-    try:
-        model(input_ids=ids, **inputs)
-    except _Left as left:
-        return left.output
-    finally:
-        handle.remove()
+    with decoders(model)[at - 1].register_forward_hook(leave):
+        try:
+            model(input_ids=ids, **inputs)
+        except _Left as left:
+            return left.output
     raise TypeError(f"{type(model).__name__} does not run its decoder {at}")
 
 

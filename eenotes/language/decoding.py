@@ -177,11 +177,8 @@ def _counted(model: nn.Module) -> Iterator[list[int]]:
         hidden = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         runs.append(hidden.shape[1])
 
-    handle = decoders(model)[0].register_forward_pre_hook(note, with_kwargs=True)
-    try:
+    with decoders(model)[0].register_forward_pre_hook(note, with_kwargs=True):
         yield runs
-    finally:
-        handle.remove()
 
 
 def _plain(ids: Tensor, max_new_tokens: int) -> dict:

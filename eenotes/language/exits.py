@@ -5,8 +5,7 @@ here imports `transformers` itself.  Equation numbers are those of chapter 6.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -90,14 +89,11 @@ def _after_the_decoders(
         return None
 
     leaves = [m for m in model.modules() if m in (last, head) or not any(m.children())]
-    handles = [module.register_forward_hook(note) for module in leaves]
-    try:
-        with in_mode(model):
-            ids = torch.arange(3, device=head.weight.device)[None]
-            logits = model(input_ids=ids, use_cache=False).logits
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, in_mode(model):
+        for module in leaves:
+            hooks.enter_context(module.register_forward_hook(note))
+        ids = torch.arange(3, device=head.weight.device)[None]
+        logits = model(input_ids=ids, use_cache=False).logits
     kinds = [isinstance(step, nn.Linear) for step in steps]
     fine = bool(hidden and seen) and kinds in ([], [False], [True], [False, True])
     with in_mode(model):
@@ -144,7 +140,12 @@ class ExitModel(nn.Module):
         self.training = model.training
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        with _recorded_hidden_states(self.model, self.at) as seen:
+        seen: list[Tensor] = []
+
+        def note(_, __, output) -> None:
+            seen.append(hidden_of(output))
+
+        with decoders(self.model)[self.at - 1].register_forward_hook(note):
             final = self.model(input_ids=ids, use_cache=False).logits
         return self.exit_head(seen[0]), final
 
@@ -232,18 +233,3 @@ class FullPrecision(nn.Module):
             return self.inner(*inputs, **named)
         with torch.autocast("cpu", enabled=False):
             return self.inner(*inputs, **named)
-
-
-@contextmanager
-def _recorded_hidden_states(model: nn.Module, at: int) -> Iterator[list[Tensor]]:
-    """The outputs ``(B, T, D)`` of decoder number ``at`` (from 1), one per call within it."""
-    seen: list[Tensor] = []
-
-    def note(_, __, output) -> None:
-        seen.append(hidden_of(output))
-
-    handle = decoders(model)[at - 1].register_forward_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()

@@ -147,7 +147,7 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
     present = torch.ones(margins.shape[-1], dtype=torch.bool) if present is None else present.cpu()
     if present.shape != margins.shape[-1:]:
         raise ValueError(
-            f"present: one entry for each of {margins.shape[-1]} classes, got {tuple(present.shape)}"
+            f"present: one entry for each of {margins.shape[-1]} classes, got {present.shape}"
         )
     margins = margins.double().cpu()
     least = margins.masked_fill(~present, torch.inf).amin(-1, keepdim=True)
