@@ -11,12 +11,15 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from eenotes.network import in_mode
+
+BY_HAND = "write the stages by hand and give them to EarlyExitNetwork"
 
 
 @dataclass(frozen=True)
@@ -88,28 +91,21 @@ def seed_everything(seed: int) -> None:
 
 def _trace_twice(backbone: nn.Module, *, training: bool) -> Trace:
     first, second = (_trace(backbone, training=training, seed=seed) for seed in (0, 1))
-    mode = "training" if training else "evaluation"
-    pairs = list(zip(first.graph.nodes, second.graph.nodes, strict=False))
-    for one, other in pairs:
-        if _what(one) != _what(other):
+    name, mode = type(backbone).__name__, "training" if training else "evaluation"
+    for one, other in zip_longest(first.graph.nodes, second.graph.nodes):
+        if None in (one, other) or _what(one) != _what(other):
+            node = other if one is None else one
             raise ValueError(
-                f"forward of {type(backbone).__name__} makes a random decision in {mode} "
-                f"mode, near {first.names.get(one, one.name)!r}: a trace would freeze it; write "
-                "the stages by hand and give them to EarlyExitNetwork"
+                f"forward of {name} makes a random decision in {mode} mode, near "
+                f"{first.names.get(node, node.name)!r}: a trace would freeze it; {BY_HAND}"
             )
         if one.op == "get_attr" and not _same(backbone, one.target, other.target):
             user = next(iter(one.users), one)
             raise ValueError(
-                f"forward of {type(backbone).__name__} draws random numbers in {mode} mode "
-                f"that {first.names.get(user, user.name)!r} uses: a trace would freeze them; draw "
-                "them with a function of their input, such as torch.randn_like, or write the "
-                "stages by hand"
+                f"forward of {name} draws random numbers in {mode} mode that "
+                f"{first.names.get(user, user.name)!r} uses: a trace would freeze them; draw them "
+                f"like an input, as torch.randn_like does, or {BY_HAND}"
             )
-    if len(first.graph.nodes) != len(second.graph.nodes):
-        raise ValueError(
-            f"forward of {type(backbone).__name__} makes a random decision in {mode} mode: a trace "
-            "would freeze it; write the stages by hand and give them to EarlyExitNetwork"
-        )
     return first
 
 
@@ -123,10 +119,8 @@ def _trace(backbone: nn.Module, *, training: bool, seed: int) -> Trace:
         with in_mode(backbone, training=training):
             graph = tracer.trace(backbone, concrete_args=_defaults(backbone))
     except Exception as error:
-        raise ValueError(
-            f"torch.fx cannot trace {type(backbone).__name__} ({error}); write its stages by hand "
-            "and give them to EarlyExitNetwork"
-        ) from error
+        name = type(backbone).__name__
+        raise ValueError(f"torch.fx cannot trace {name} ({error}); {BY_HAND}") from error
     _drop_defaults(graph, backbone)
     _drop_unused_items(graph)
     qualified = tracer.node_to_qualname  # constants have none
@@ -153,9 +147,8 @@ def _drop_defaults(graph: fx.Graph, backbone: nn.Module) -> None:
                 graph.erase_node(user)
         if extra.users:
             raise ValueError(
-                f"forward of {type(backbone).__name__} needs more than one "
-                f"argument ({extra.target}): a stage has one input; bind the others, or write the "
-                "stages by hand"
+                f"forward of {type(backbone).__name__} needs more than one argument "
+                f"({extra.target}): bind it, or {BY_HAND}"
             )
         graph.erase_node(extra)
 

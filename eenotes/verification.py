@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from eenotes._layout import check_batch_first
 from eenotes.network import in_mode
-from eenotes.tracing import kept_random_state, seed_everything
+from eenotes.tracing import BY_HAND, kept_random_state, seed_everything
 
 _SIDES = (32, 64, 224)  # of example images: some backbones need room for all their strides
 _LENGTH = 16  # of example sequences
@@ -74,7 +74,7 @@ def _compare(
             raise ValueError(
                 f"the stages of {type(backbone).__name__} fail in {mode} mode on an input of shape "
                 f"{tuple(x.shape)} that the backbone takes ({error}): a trace has frozen a size or "
-                "a decision; write the stages by hand and give them to EarlyExitNetwork"
+                f"a decision; {BY_HAND}"
             ) from error
     for one, other in zip(expected, found, strict=True):
         if one.shape != other.shape or not torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True):
@@ -82,9 +82,8 @@ def _compare(
             distance = f"{(one - other).abs().max():.2g}" if same else "another shape"
             raise ValueError(
                 f"the stages of {type(backbone).__name__} give other answers than the backbone "
-                f"in {mode} mode (largest difference: {distance}): forward decides something in "
-                "Python that a trace has frozen; write the stages by hand and give them to "
-                "EarlyExitNetwork"
+                f"in {mode} mode (largest difference: {distance}): a trace has frozen what forward "
+                f"decides; {BY_HAND}"
             )
 
 
