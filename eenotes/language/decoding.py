@@ -147,6 +147,7 @@ def self_speculative(
 
     The text is `greedy`'s; the loop is ``transformers``' assisted generation with ``draft`` tokens
     per draft and a ``helper`` from `eenotes.language.drafting.draft_model`, made here by default.
+    In half precision, the rounding of several tokens at once can decide close calls otherwise.
     """
     ids = _checked(model, ids, max_new_tokens)
     helper = draft_model(model) if helper is None else helper
