@@ -109,7 +109,7 @@ def _after_the_decoders(
     return steps, scale if torch.allclose(logits[0, 0], scale * probe, rtol=1e-2) else None
 
 
-class _ExitHead(nn.Module):
+class ExitHead(nn.Module):
     """The head of an exit: optionally a norm, then one linear layer.
 
     ``(..., D)`` → ``(..., V)``, the logits of equation (6.8).
@@ -134,7 +134,7 @@ class ExitModel(nn.Module):
     model is the very one that was given, not a copy.
     """
 
-    def __init__(self, model: nn.Module, exit_head: _ExitHead, at: int):
+    def __init__(self, model: nn.Module, exit_head: ExitHead, at: int):
         super().__init__()
         self.model, self.exit_head, self.at = model, exit_head.train(model.training), at
         self.training = model.training
@@ -179,7 +179,7 @@ def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
     if norm and parts.final_norm is None:
         raise ValueError("this model has no final norm to copy: attach with norm=False")
     own_norm = copy.deepcopy(parts.final_norm) if norm else None
-    exit_head = _ExitHead(model.config.hidden_size, parts.head.out_features, norm=own_norm)
+    exit_head = ExitHead(model.config.hidden_size, parts.head.out_features, norm=own_norm)
     weight = parts.head.weight
     return ExitModel(model, exit_head.to(weight.device, weight.dtype), at)
 

@@ -85,7 +85,7 @@ class _Embedding(nn.Module):
         return (x + position).permute(0, 2, 3, 1)
 
 
-class _Layers(nn.Sequential):
+class Layers(nn.Sequential):
     """Transformer layers on a grid of tokens ``(B, h, w, C)``."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class _Layers(nn.Sequential):
         return tokens.view(x.shape)
 
 
-class _TokenHead(nn.Sequential):
+class TokenHead(nn.Sequential):
     """Tokens ``(B, h, w, C)`` → logits ``(B, K, h, w)``."""
 
     def __init__(self, channels: int, num_classes: int):
@@ -142,15 +142,15 @@ class TokenViT(EarlyExitNetwork):
                 f"{heads} heads divide, and a context of 0 or more, "
                 f"got {tuple(layers)}, {channels}, {context}"
             )
-        stages = [_Layers(*(_Layer(channels, heads) for _ in range(count))) for count in layers]
-        ends = [_TokenHead(channels, num_classes) for _ in layers]
+        stages = [Layers(*(_Layer(channels, heads) for _ in range(count))) for count in layers]
+        ends = [TokenHead(channels, num_classes) for _ in layers]
         embedding = _Embedding(channels, tuple(-(-n // 8) for n in size))
         first = nn.Sequential(embedding, stages[0])
         last = nn.Sequential(stages[-1], ends[-1])
         super().__init__([first, *stages[1:-1], last], ends[:-1])
         self.num_classes, self.context = num_classes, context
 
-    def parts(self, j: int) -> tuple[_Layers, _TokenHead]:
+    def parts(self, j: int) -> tuple[Layers, TokenHead]:
         """The transformer layers of stage j and the head after them."""
         if j == 0:
             return self.stages[0][1], self.exits[0]
@@ -230,7 +230,7 @@ def _surest(rows: Tensor, group: Tensor, confidence: Tensor, count: int) -> Tens
     return rows[rank < count]
 
 
-def _attention_macs(layers: _Layers, counts: Sequence[int], channels: int) -> int:
+def _attention_macs(layers: Layers, counts: Sequence[int], channels: int) -> int:
     """MACs of the two products of attention for sequences of these lengths."""
     return len(layers) * sum(2 * count * count * channels for count in counts)
 
