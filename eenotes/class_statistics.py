@@ -74,9 +74,7 @@ class ClassMeans(Metric):
         """Add what another `ClassMeans` of the same classes and features has seen."""
         mine, others = ((m.num_classes, m.shape) for m in (self, incoming_state))
         if mine[0] != others[0] or (None not in (mine[1], others[1]) and mine[1] != others[1]):
-            raise ValueError(
-                f"the means here have classes and shape {mine}, those to merge {others}"
-            )
+            raise ValueError(f"here classes and shape are {mine}, in what to merge {others}")
         self.shape = incoming_state.shape if self.shape is None else self.shape
         for name in self._defaults:
             setattr(self, name, getattr(self, name) + getattr(incoming_state, name))
@@ -252,6 +250,4 @@ def _check_batch(
         )
     require_classes(labels, num_classes)
     if shape is not None and tuple(features.shape[1:]) != shape:
-        raise ValueError(
-            f"the features before had shape {shape}, these have {tuple(features.shape[1:])}"
-        )
+        raise ValueError(f"the features before were {shape}, these are {tuple(features.shape[1:])}")

@@ -35,7 +35,7 @@ class Costs:
             )
         if not all(0 <= macs < math.inf for macs in (*self.stages, *self.exits)):
             raise ValueError(
-                f"costs must be finite and not negative, got {self.stages} and {self.exits}"
+                f"costs must be finite and not negative, got {self.stages}, {self.exits}"
             )
 
     @property

@@ -101,9 +101,7 @@ def _resolve(name: str, trace: Trace, legal: list[fx.Node]) -> fx.Node:
             for depth in range(1, path.count(".") + 2)
         }
         near = difflib.get_close_matches(name, sorted(prefixes), n=3, cutoff=0.4)
-        raise ValueError(
-            f"the backbone has no node {name!r}; near it: {near or sorted(prefixes)[:5]}"
-        )
+        raise ValueError(f"the backbone has no node {name!r}; near: {near or sorted(prefixes)[:5]}")
     node = nodes[-1]
     if node in legal:
         return node

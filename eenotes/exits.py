@@ -21,7 +21,7 @@ def pool(features: Tensor, *, grid: int = 1, channels_last: bool | None = None) 
     """
     if features.ndim == 3 and channels_last is None:
         raise ValueError(
-            f"features {tuple(features.shape)} may be (B, C, L) or (B, T, C): give channels_last"
+            f"features {tuple(features.shape)} (B, C, L) or (B, T, C)? give channels_last"
         )
     if channels_last and features.ndim > 2:
         features = features.movedim(-1, 1)
@@ -128,7 +128,7 @@ class ClassMeanExit(nn.Module):
         positive = mean_distance.isfinite() & (mean_distance > 0)
         if mean_distance.shape != (len(means),) or not positive.all():
             raise ValueError(
-                f"mean_distance must hold {len(means)} positive numbers, got {mean_distance}"
+                f"mean_distance must be {len(means)} positive numbers: {mean_distance}"
             )
         self.register_buffer("centre", means.mean(0))
         self.register_buffer("offsets", means - self.centre)

@@ -68,9 +68,7 @@ def linear_discriminant(
         raise ValueError("the covariance is not symmetric, or holds NaN")
     factor, info = torch.linalg.cholesky_ex(covariance)
     if info:
-        raise ValueError(
-            "the covariance is not positive definite: add a small multiple of the identity"
-        )
+        raise ValueError("the covariance is not positive definite: add a multiple of the identity")
     weight = torch.cholesky_solve(means.T, factor).T
     bias = -0.5 * (weight * means).sum(1)
     if prior is not None:
@@ -118,9 +116,7 @@ def check_n0(n0: float) -> None:
         ValueError: $N_0$ that is not a positive number.
     """
     if not (n0 > 0 and math.isfinite(n0)):
-        raise ValueError(
-            f"n0 must be a positive number, twice the noise variance per dimension, got {n0}"
-        )
+        raise ValueError(f"n0 must be a positive number, twice the variance of the noise, got {n0}")
 
 
 def _checked_prior(prior: Tensor, count: int) -> Tensor:

@@ -68,7 +68,7 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
     """
     if len({len(exit_logits) for exit_logits in logits}) != 1:
         raise ValueError(
-            f"every exit must have logits for the same samples, got {[len(z) for z in logits]}"
+            f"exits must have logits of the same samples, got {list(map(len, logits))}"
         )
     for j, exit_logits in enumerate(logits):
         _check_logits(j, exit_logits)

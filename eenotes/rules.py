@@ -157,9 +157,7 @@ class ClassMeanConfidence(ScoreRule):
     def check(self, num_exits: int) -> None:
         super().check(num_exits)
         if len(self.normaliser) > num_exits:
-            raise ValueError(
-                f"{len(self.normaliser)} normalisers for a network with {num_exits} exits"
-            )
+            raise ValueError(f"{len(self.normaliser)} normalisers for {num_exits} exits")
 
     def score(self, j: int, logits: Tensor) -> Score:
         confidence = self.probabilities(j, logits).max(1).values
@@ -213,9 +211,7 @@ class Patience:
 
     def __post_init__(self):
         if not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(
-                f"patience must be a whole number of at least 1, got {self.patience!r}"
-            )
+            raise ValueError(f"patience must be a whole number, at least 1, got {self.patience!r}")
 
     def check(self, num_exits: int) -> None:
         """Any patience fits any network."""

@@ -58,16 +58,14 @@ def predict_stream(
     for x in batches:
         if not isinstance(x, Tensor):
             raise TypeError(
-                f"a stream is made of tensors (B, ...), without labels; got {type(x).__name__}"
+                f"a stream is of tensors (B, ...), without labels, not {type(x).__name__}"
             )
         kind = (tuple(x.shape[1:]), x.dtype, x.device)
         if known is None:
             check_ready(net, x)
             known = kind
         if kind != known:
-            raise ValueError(
-                f"a stream must have one shape, type and device: after {known} came {kind}"
-            )
+            raise ValueError(f"a stream has one shape, type and device: after {known} came {kind}")
         if len(x):
             whole = torch.arange(len(x), device=x.device)
             waiting[0].add(x, whole, whole + count, None)

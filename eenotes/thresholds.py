@@ -245,7 +245,7 @@ def best_within_budget(table: "pd.DataFrame", *, budget: float) -> "pd.Series":
     affordable = table[table.relative_cost <= budget]
     if affordable.empty:
         raise ValueError(
-            f"no row costs at most {budget}; the cheapest costs {table.relative_cost.min():.3f}"
+            f"no row costs at most {budget}; the cheapest: {table.relative_cost.min():.3f}"
         )
     return affordable.sort_values(["accuracy", "relative_cost"], ascending=[False, True]).iloc[0]
 
@@ -268,14 +268,14 @@ def _check_labels(labels: Tensor, count: int) -> None:
     """Raise a ValueError unless there is one label per sample: other shapes would broadcast."""
     if labels.shape != (count,):
         raise ValueError(
-            f"need one label per sample, of shape ({count},), got {tuple(labels.shape)}"
+            f"need one label per sample, of shape ({count},), not {tuple(labels.shape)}"
         )
 
 
 def _check_costs(costs: Costs, *, num_exits: int) -> None:
     if len(costs.stages) != num_exits:
         raise ValueError(
-            f"the costs are of {len(costs.stages)} stages, the logits of {num_exits} exits"
+            f"costs of {len(costs.stages)} stages do not fit logits of {num_exits} exits"
         )
 
 

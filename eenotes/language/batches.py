@@ -71,9 +71,7 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
         ValueError: for such numbers.
     """
     if ids.ndim != 2 or ids.is_floating_point():
-        raise ValueError(
-            f"token numbers must be whole numbers (B, T), got {ids.dtype} {tuple(ids.shape)}"
-        )
+        raise ValueError(f"token numbers must be whole, (B, T), got {ids.dtype} {tuple(ids.shape)}")
     if ids.numel() and (ids.min() < 0 or ids.max() >= vocabulary):
         raise ValueError(
             f"the text has token numbers {int(ids.min())}..{int(ids.max())}, "

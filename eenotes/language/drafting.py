@@ -46,7 +46,7 @@ def draft_model(model: ExitModel) -> nn.Module:
             same = close(small(input_ids=ids).logits, expected)
         except Exception as error:
             raise TypeError(
-                f"{type(lm).__name__} does not run with fewer decoders: {error}"
+                f"{type(lm).__name__} does not run with fewer decoders ({error})"
             ) from error
     if not same:
         raise TypeError(f"{type(lm).__name__} with fewer decoders gives other logits than the exit")

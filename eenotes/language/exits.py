@@ -172,7 +172,7 @@ def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
     last = len(decoders(model)) - 1
     if isinstance(at, bool) or not isinstance(at, int) or not 1 <= at <= last:
         raise ValueError(
-            f"an early exit of this model comes after decoder 1..{last}, got at={at!r}"
+            f"an early exit of this model comes after decoder 1..{last}, not at={at!r}"
         )
     check_two_parts(model, at)
     parts = anatomy(model)

@@ -52,9 +52,7 @@ class Statistics:
         """
         degrees = int(self.counts.sum() - self.seen.sum())
         if degrees < 1:
-            raise ValueError(
-                "no token occurs twice: the noise cannot be estimated; give more text, or n0"
-            )
+            raise ValueError("no token occurs twice: give more text to estimate the noise, or n0")
         return 2 * max(self.scatter / degrees, 1e-12) / self.class_means.shape[1]
 
     def noise_covariance(self, n0: float, *, shrinkage: float) -> Tensor:
@@ -116,7 +114,7 @@ def statistics(
             positions += len(labels)
     if not positions:
         raise ValueError(
-            "no position to learn from: the corpus is empty, or every label is ignored"
+            "no position to learn from: the corpus is empty, or all labels are ignored"
         )
     return _with_covariance(sums, device) if covariance else _without(sums)
 

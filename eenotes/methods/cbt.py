@@ -177,7 +177,7 @@ def _check(logits: list[Tensor], labels: Tensor, num_classes: int, *, exits: int
     for j, z in enumerate(logits):
         if z.ndim < 2 or z.shape[1] != num_classes:
             raise ValueError(
-                f"exit {j} gave logits {tuple(z.shape)}: not {num_classes} classes in dimension 2"
+                f"exit {j} gave logits {tuple(z.shape)}: dimension 2 must be {num_classes} classes"
             )
         if (z.shape[0], *z.shape[2:]) != tuple(labels.shape):
             raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_whole
+from eenotes._checks import require_classes
 from eenotes.costs import Costs
 from eenotes.methods.cbt import Statistics, mean_iou
 from eenotes.rules import Confidence, PerClass
@@ -40,16 +40,8 @@ def validation(logits: Tensor, labels: Tensor, costs: Costs) -> Answers:
     """The exits' answers ``(J, N, K)`` on a split on which class thresholds are to be chosen.
 
     The labels ``(N,)`` are all in 0..K-1: leave out the ignored samples.
-
-    Raises:
-        ValueError: sizes that do not fit, NaN logits, or labels outside 0..K-1.
     """
-    num_classes = logits[0].shape[-1]
-    require_whole(labels)
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(
-            f"labels must be whole numbers in 0..{num_classes - 1}; leave out the ignored ones"
-        )
+    require_classes(labels, logits[0].shape[-1])
     return Answers(logits, labels.long(), Confidence(1.0), costs)
 
 

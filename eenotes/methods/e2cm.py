@@ -147,9 +147,7 @@ def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyEx
     """
     pairs = zip(class_means.stages, trained.stages, strict=False)
     if class_means.num_exits != trained.num_exits or any(a is not b for a, b in pairs):
-        raise ValueError(
-            "combine needs two networks over the same stages: build both from one split()"
-        )
+        raise ValueError("combine needs two networks over the same stages, those of one split()")
     stages = [part for stage in trained.stages[:-1] for part in (stage, nn.Identity())]
     exits = [head for pair in zip(class_means.exits, trained.exits, strict=True) for head in pair]
     return EarlyExitNetwork([*stages, trained.stages[-1]], exits).eval()

@@ -89,13 +89,11 @@ def observe(
     """
     early = len(net.exits)
     if not early:
-        raise ValueError(
-            "EEPrune needs an early exit, and this network has none: split the backbone"
-        )
+        raise ValueError("EEPrune needs an early exit, and this network has none: split it")
     exit_index = middle(net) if exit_index is None else exit_index
     if not 0 <= exit_index < early:
         raise ValueError(
-            f"exit_index={exit_index} does not exist: the early exits are 0 to {early - 1}"
+            f"exit_index={exit_index} does not exist: early exits are 0 to {early - 1}"
         )
     labels = stable_labels(dataset)
 
@@ -161,9 +159,7 @@ def prune(
             `observe`.
     """
     if (ratio is None) == (threshold is None):
-        raise ValueError(
-            f"give either a ratio or a threshold, got ratio={ratio} and threshold={threshold}"
-        )
+        raise ValueError(f"give either a ratio or a threshold, got {ratio=} and {threshold=}")
     if ratio is not None:
         check_ratio(ratio)
     elif not 0 <= threshold <= 1 or variant != "hard" or balanced:

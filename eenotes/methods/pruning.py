@@ -64,18 +64,14 @@ def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = 
     if not modules or not all(
         isinstance(getattr(module, "weight", None), Tensor) for module in modules
     ):
-        raise ValueError(
-            "prune_smallest needs at least one layer, and each with a weight: see layers(net)"
-        )
+        raise ValueError("prune_smallest needs at least one layer, each with a weight")
     refresh(modules)
     if not all(module.weight.isfinite().all() for module in modules):
         raise ValueError("a weight is not finite: its magnitude cannot be compared")
     left = [_remaining(module) for module in modules]
     pools = [sum(left)] if scope == "global" else left
     if not sum(round(rate * count) for count in pools):
-        raise ValueError(
-            f"nothing left to prune: a rate of {rate} takes none of {sum(left)} weights"
-        )
+        raise ValueError(f"nothing left to prune: {rate=} takes none of {sum(left)} weights")
     if scope == "global":
         pairs = [(module, "weight") for module in modules]
         prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=float(rate))
@@ -119,9 +115,7 @@ def check_rate(rate: float) -> None:
         ValueError: unless it lies strictly between 0 and 1.
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
-        raise ValueError(
-            f"rate={rate!r} must lie strictly between 0 and 1: the share of weights to remove"
-        )
+        raise ValueError(f"rate={rate!r} must be a share of the weights, strictly between 0 and 1")
 
 
 def check_scope(scope: str) -> None:

@@ -243,8 +243,8 @@ def test_calling_is_updating():
         (X, Y.float(), "whole numbers"),
         (X, torch.tensor([0, 1, 2, 0]), r"0\.\.1, got 0\.\.2"),
         (X, torch.tensor([0, 1, -1, 0]), r"0\.\.1, got -1\.\.1"),
-        (X[:, :1], Y, r"shape \(2,\), these have \(1,\)"),
-        (X[:, :, None], Y, r"shape \(2,\), these have \(2, 1\)"),
+        (X[:, :1], Y, r"were \(2,\), these are \(1,\)"),
+        (X[:, :, None], Y, r"were \(2,\), these are \(2, 1\)"),
         (X.clone().index_fill_(0, torch.tensor(2), float("nan")), Y, "NaN"),
         (X.clone().index_fill_(0, torch.tensor(2), float("inf")), Y, "infinite"),
         (X.to("meta"), Y, "one device"),
@@ -331,10 +331,10 @@ def test_moments_refuse_what_cannot_be_averaged():
         ClassMoments(3).compute()
     found = moments(x, y)
     for bad, labels, words in [
-        (x[:, :2], y, "had shape"),
+        (x[:, :2], y, "features before were"),
         (x, y + 1, r"0\.\.2"),
         (x * torch.nan, y, "NaN"),
-        (x[None].expand(12, 12, 3), y, "had shape"),
+        (x[None].expand(12, 12, 3), y, "features before were"),
         (x, y[:3], "as many labels"),
     ]:
         with pytest.raises(ValueError, match=words):

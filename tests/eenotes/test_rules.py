@@ -144,7 +144,7 @@ def test_as_many_rows_and_normalisers_as_exits():
     with pytest.raises(ValueError, match="2 exits, the network has 3 early exits"):
         PerClass([[0.7, 0.7], [0.9, 0.5]]).check(4)
     ClassMeanConfidence(0.5, (None, ONE)).check(2)
-    with pytest.raises(ValueError, match="3 normalisers for a network with 2 exits"):
+    with pytest.raises(ValueError, match="3 normalisers for 2 exits"):
         ClassMeanConfidence(0.5, (None,) * 3).check(2)
 
 
@@ -156,7 +156,7 @@ def test_a_threshold_for_every_class(rule):
 
 @pytest.mark.parametrize("patience", [0, -1, 1.5, "2"])
 def test_patience_is_a_whole_number(patience):
-    with pytest.raises(ValueError, match="whole number of at least 1"):
+    with pytest.raises(ValueError, match="whole number, at least 1"):
         Patience(patience)
 
 

@@ -80,7 +80,7 @@ def test_bad_streams(table_net, rows):
             predict_stream(net, empty, Confidence(0.5), batch_size=2)
     with pytest.raises(ValueError, match="thresholds"):
         predict_stream(net, [rows(4)], Confidence([0.5] * 5), batch_size=2)
-    with pytest.raises(TypeError, match="without labels; got tuple"):
+    with pytest.raises(TypeError, match="without labels, not tuple"):
         predict_stream(net, [(rows(4), torch.zeros(4))], Confidence(0.5), batch_size=2)
 
 

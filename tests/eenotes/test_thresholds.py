@@ -120,7 +120,7 @@ BAD_ROWS = [torch.tensor([[0.5, 0.5], [0.5, bad], [0.5, 0.5]]) for bad in (torch
         ({"thresholds": torch.zeros(0, 2)}, "at least one"),
         ({"logits": LOGITS[:, :0], "labels": LABELS[:0]}, "at least one"),
         *[({"labels": bad}, r"of shape \(4,\)") for bad in BAD_LABELS],
-        ({"costs": FOUR_STAGES}, "costs are of 4 stages, the logits of 3 exits"),
+        ({"costs": FOUR_STAGES}, "costs of 4 stages do not fit logits of 3 exits"),
         *[({"logits": z}, f"exit {j} gave NaN") for j, z in enumerate(NAN_LOGITS)],
         *[({"thresholds": rows}, "must be one number, one per early exit") for rows in BAD_ROWS],
     ],
@@ -248,7 +248,7 @@ def test_one_operating_point(choose, point):
 
 
 def test_what_cannot_be_had_is_said():
-    with pytest.raises(ValueError, match=r"at most 0.2; the cheapest costs 0.300"):
+    with pytest.raises(ValueError, match=r"at most 0.2; the cheapest: 0.300"):
         best_within_budget(TABLE, budget=0.2)
     with pytest.raises(ValueError, match=r"accuracy of 0.95; the best reaches 0.900"):
         cheapest_with_accuracy(TABLE, accuracy=0.95)
@@ -263,7 +263,7 @@ def test_thresholds_for_budgets_are_the_best_of_the_draws():
     every = sweep(*given, thresholds=drawn)
     for row in found.itertuples():
         assert row.thresholds == best_within_budget(every, budget=row.budget).thresholds
-    with pytest.raises(ValueError, match=r"at most 0.02; the cheapest costs 0\.185"):
+    with pytest.raises(ValueError, match=r"at most 0.02; the cheapest: 0\.185"):
         thresholds_for_budgets(*given, draws=50, budgets=(0.01, 0.02))
 
 
