@@ -4,6 +4,7 @@
 vectors (LM heads) alike.  `ClassMoments` adds the covariance that all classes share.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from eenotes._checks import require_classes, require_whole
+from eenotes._processes import gathered
 
 # Up to here a GPU multiplies with a one-hot matrix: as fast as adding row by row, and with the same
 # bits on every run.  A CPU adds in order anyway, in a third of the time that the product takes.
@@ -43,7 +45,8 @@ class ClassMeans(Metric):
         # The width D is known at the first batch; until then the sums broadcast.
         self.add_state("sums", torch.zeros(num_classes, 1), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        # A Python number has double precision, which some devices do not have.
+        self.squares = self._own_squares = 0.0
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features ``(B, *shape)``, labels ``(B,)`` whole numbers in 0..K-1."""
@@ -55,8 +58,8 @@ class ClassMeans(Metric):
         else:
             sums = torch.zeros(self.num_classes, x.shape[1], device=x.device)
             sums.index_add_(0, labels.long(), x)
-        square = x.flatten().dot(x.flatten()).double()
-        if not square.isfinite():  # a NaN anywhere ends up here, for the price of one number
+        square = x.flatten().dot(x.flatten()).item()
+        if not math.isfinite(square):  # a NaN anywhere ends up here, for the price of one number
             raise ValueError(
                 "the features hold NaN or infinite values: the class means would be lost; "
                 "nothing was added"
@@ -64,7 +67,7 @@ class ClassMeans(Metric):
         self.shape = tuple(features.shape[1:])
         self.sums = self.sums + sums
         self.counts = self.counts + torch.bincount(labels.long(), minlength=self.num_classes)
-        self.squares = self.squares + square
+        self.squares += square
 
     def forward(self, features: Tensor, labels: Tensor) -> None:
         """The same as `update`: one batch rarely has every class, and so no means of its own."""
@@ -78,15 +81,44 @@ class ClassMeans(Metric):
         self.shape = incoming_state.shape if self.shape is None else self.shape
         for name in self._defaults:
             setattr(self, name, getattr(self, name) + getattr(incoming_state, name))
+        self.squares += incoming_state.squares
         self._update_count += incoming_state._update_count
         self._computed = None  # torchmetrics' own merge_state would keep the old result
 
     def reset(self) -> None:
         super().reset()
-        self.shape = None
+        self.shape, self.squares = None, 0.0
+
+    def sync(self, *args, should_sync: bool = True, **kwargs) -> None:
+        """Add up the processes; one that has seen no sample counts as zero.
+
+        Raises:
+            ValueError: processes with features of different shapes.
+        """
+        if should_sync and not self._is_synced:
+            parts = gathered((self.shape, self.squares), self.process_group)
+            shapes = {shape for shape, _ in parts if shape is not None}
+            if len(shapes) > 1:
+                raise ValueError(f"the processes have features of the shapes {sorted(shapes)}")
+            if self.shape is None and shapes:
+                self.shape = shapes.pop()
+                self.sums = self.sums.repeat(1, math.prod(self.shape))
+            self._own_squares, self.squares = self.squares, sum(square for _, square in parts)
+        super().sync(*args, should_sync=should_sync, **kwargs)
+        if not self._is_synced:
+            self._own_squares = self.squares
+
+    def unsync(self, should_unsync: bool = True) -> None:
+        """Each process has its own sums again."""
+        super().unsync(should_unsync)
+        if should_unsync:
+            self.squares = self._own_squares
 
     def compute(self) -> Tensor:
-        """The class means, ``(K, *shape)``."""
+        """The class means, ``(K, *shape)``, over the samples of all processes."""
+        return self._means()
+
+    def _means(self) -> Tensor:
         missing = (self.counts == 0).nonzero().flatten().tolist()
         if missing:
             raise ValueError(f"no sample of class {missing} was seen: its mean is not defined")
@@ -102,10 +134,12 @@ class ClassMeans(Metric):
         differences cost digits: features a hundred times as far from zero as from each other keep
         three, a thousand times none; subtract what they share.
         """
-        means, total = self.compute().reshape(self.num_classes, -1).double(), self.counts.sum()
-        overall = self.sums.double().sum(0) / total
-        squared = self.squares / total - 2 * means @ overall + means.square().sum(1)
-        return squared.clamp_min(0).sqrt().to(self.sums.dtype)
+        with self.sync_context():
+            means = self._means().reshape(self.num_classes, -1).cpu().double()
+            total = self.counts.sum().item()
+            overall = self.sums.cpu().double().sum(0) / total
+            squared = self.squares / total - 2 * means @ overall + means.square().sum(1)
+        return squared.clamp_min(0).sqrt().to(self.sums)
 
     def _checked(self, features: Tensor, labels: Tensor) -> Tensor:
         require_whole(labels)
@@ -212,23 +246,14 @@ class ClassMoments:
 
     def _summed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pivot, counts, sums and products over all processes, from one common pivot."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        pivots = [None if self.pivot is None else self.pivot.cpu()]
-        if distributed:
-            pivots = [None] * torch.distributed.get_world_size()
-            mine = None if self.pivot is None else self.pivot.cpu()
-            torch.distributed.all_gather_object(pivots, mine)
+        pivots = gathered(None if self.pivot is None else self.pivot.cpu())
         common = next((pivot for pivot in pivots if pivot is not None), None)
         if common is None:
             raise ValueError("no batch was added: there is nothing to average")
         if self.pivot is None:
-            device = "cuda" if distributed and torch.distributed.get_backend() == "nccl" else "cpu"
-            self._start(common.to(device))
-        parts = self._moved_to(common.to(self.pivot.device))
-        if distributed:
-            for part in parts:
-                torch.distributed.all_reduce(part)
-        return common.to(self.pivot.device), *parts
+            self._start(common)
+        parts = gathered([part.cpu() for part in self._moved_to(common.to(self.pivot.device))])
+        return common, *(sum(of_all) for of_all in zip(*parts, strict=True))
 
     def _moved_to(self, pivot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Counts, sums and products as if they had been taken from another pivot."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eenotes._checks import as_input, explained, pair, require_eval
+from eenotes._processes import gathered
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Decision, Rule
 
@@ -88,6 +89,8 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
 def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     """The logits of every exit, ``(J, N, K)``, and the labels, ``(N,)``, on the network's device.
 
+    The samples of all processes of ``torch.distributed`` come one process after the other.
+
     The network is in evaluation mode, ``batches`` are pairs ``(x, y)`` as a data loader gives them.
 
     Raises:
@@ -111,9 +114,12 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
             _check_logits(j, exit_logits)
         logits.append(torch.stack([z.float() for z in exits]))
         labels.append(y.to(device))
-    if not logits:
+    parts = gathered((torch.cat(logits, 1).cpu(), torch.cat(labels).cpu()) if logits else None)
+    parts = [part for part in parts if part is not None]
+    if not parts:
         raise ValueError("the loader gave no batch: nothing to collect")
-    return torch.cat(logits, 1), torch.cat(labels)
+    every_logits, every_label = zip(*parts, strict=True)
+    return torch.cat(every_logits, 1).to(device), torch.cat(every_label).to(device)
 
 
 def first_exit(leave: Tensor) -> Tensor:

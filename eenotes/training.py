@@ -197,6 +197,7 @@ def fit(
                     rate.step()
                     seen += batch_size * accelerator().num_processes
                     _call_due(waiting, min(seen, (epoch + 1) * len(dataset)), model)
+                total = accelerator().reduce(total, reduction="mean")
                 if not total.isfinite():
                     raise ValueError(
                         f"{title}: the loss of epoch {epoch + 1} is not finite; "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eenotes._checks import require_eval
+from eenotes._processes import gathered
 from eenotes.class_statistics import ClassMeans, ClassMoments, Moments
 from eenotes.language.batches import Batch, align, read
 from eenotes.language.exits import ExitModel
@@ -112,7 +113,7 @@ def statistics(
         if len(labels):
             sums.update(features, labels)
             positions += len(labels)
-    if not positions:
+    if not sum(gathered(positions)):
         raise ValueError(
             "no position to learn from: the corpus is empty, or all labels are ignored"
         )
@@ -120,12 +121,11 @@ def statistics(
 
 
 def _without(sums: ClassMeans) -> Statistics:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        sums.sync()
-    counts = sums.counts
-    means = sums.sums / counts.clamp_min(1)[:, None]
-    explained = (counts.double() * means.double().square().sum(1)).sum()
-    return Statistics(means, counts, float(sums.squares - explained))
+    with sums.sync_context():
+        counts = sums.counts
+        means = sums.sums / counts.clamp_min(1)[:, None]
+        explained = (counts.cpu().double() * means.cpu().double().square().sum(1)).sum()
+        return Statistics(means, counts, float(sums.squares - explained))
 
 
 def _with_covariance(sums: ClassMoments, device: torch.device) -> Statistics:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eenotes._checks import require_whole
+from eenotes._processes import gathered
 from eenotes.class_statistics import ClassMeans
 from eenotes.rules import PerClass
 
@@ -118,6 +119,8 @@ def statistics(
         if keep.any():
             for mean, z in zip(means, logits, strict=True):
                 mean.update(z.detach().float().softmax(1).movedim(1, -1)[keep], labels[keep])
+    exits = max(gathered(len(means)))  # this process may have no batch
+    means = means or [ClassMeans(num_classes) for _ in range(exits)]
     if not means:
         raise ValueError("batches gave nothing: there are no probabilities to average")
     summed = [_summed(mean) for mean in means]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eenotes._checks import as_input, explained, pair, require_eval
 from eenotes._layout import check_batch_first
+from eenotes._processes import gathered
 from eenotes.class_statistics import ClassMeans, ClassMoments
 from eenotes.exits import ClassMeanExit, linear_exits
 from eenotes.gaussian import whitened_discriminant
@@ -59,6 +60,7 @@ def fit(
         for stage, mean in zip(early, means, strict=True):
             x = stage(x)
             mean.update(x, y)
+    count = sum(gathered(count))
     if not count:
         raise ValueError(_NO_BATCH)
     if normaliser == "rms":
@@ -107,17 +109,21 @@ def fit_whitened(
             "would be divided by zero"
         )
     device = _device_of(stages, before="fit_whitened")
-    exits = None
+    exits, sample = None, None
+    moments = [ClassMoments(num_classes) for _ in list(stages)[:-1]]
     for x, y in _on(nn.ModuleList(stages), batches, device):
         if exits is None:
+            sample = x[:1]
             with explained(x, nn.ModuleList(stages)):
-                exits = linear_exits(stages, x[:1], num_classes=num_classes, grid=grid)
-            moments = [ClassMoments(num_classes) for _ in exits]
+                exits = linear_exits(stages, sample, num_classes=num_classes, grid=grid)
         for stage, head, moment in zip(stages, exits, moments, strict=False):
             x = stage(x)
             moment.update(head.pooled(x), y)
-    if exits is None:
+    samples = [x for x in gathered(sample if sample is None else sample.cpu()) if x is not None]
+    if not samples:
         raise ValueError(_NO_BATCH)
+    if exits is None:  # in a process without samples
+        exits = linear_exits(stages, samples[0].to(device), num_classes=num_classes, grid=grid)
     for head, moment in zip(exits, moments, strict=True):
         weight, bias = whitened_discriminant(moment.compute(), shrinkage=shrinkage)
         head.linear.weight.copy_(weight)
@@ -184,10 +190,12 @@ def _mean_distances(
         again += len(y)
         for stage, head, total in zip(stages, exits, totals, strict=True):
             x = stage(x)
-            total -= head(x).double().sum(0).cpu()
+            total -= head(x).cpu().double().sum(0)
+    parts = gathered((again, totals))
+    again = sum(samples for samples, _ in parts)
     if again != count:
         raise ValueError(
             f"the first pass over the batches gave {count} samples, the second {again}: "
             "give a loader or a list, no iterator"
         )
-    return [total / count for total in totals]
+    return [sum(of_all) / count for of_all in zip(*(own for _, own in parts), strict=True)]

@@ -197,7 +197,6 @@ def test_memory_is_one_array_of_classes_by_features():
     assert {name: tuple(value.shape) for name, value in state.items()} == {
         "sums": (4, 21),
         "counts": (4,),
-        "squares": (),
     }
 
 

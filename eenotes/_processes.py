@@ -1,0 +1,14 @@
+"""What the processes of ``torch.distributed`` know together; a single process knows it alone."""
+
+from typing import Any
+
+from torch import distributed
+
+
+def gathered(value: Any, group: Any = None) -> list:
+    """The values of all processes, in their order; tensors should be on the CPU."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(values, value, group=group)
+    return values

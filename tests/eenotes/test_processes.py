@@ -1,0 +1,140 @@
+"""Two and three processes of ``torch.distributed``, uneven and empty ones too, agree with one."""
+
+import os
+import warnings
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import distributed, nn
+from torch.utils.data import TensorDataset
+
+from eenotes import ClassMeans, Confidence, EarlyExitNetwork, LinearExit, collect, training
+from eenotes.costs import Costs
+from eenotes.methods import cbt, e2cm, pruning_schedule
+from eenotes.thresholds import evaluate, thresholds_for_budgets
+
+COUNT = 40
+
+
+def samples():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(COUNT) % 2
+    x = torch.randn(COUNT, 4, generator=generator) + 2 * labels[:, None]
+    return torch.cat([x[:20], 3 * x[20:]]), labels
+
+
+def net():
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        stages = [nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 2)]
+        return EarlyExitNetwork(stages, [LinearExit(8, 2)]).eval()
+
+
+def estimates(rows):
+    """Everything that is estimated from these rows of the samples."""
+    x, y = (part[rows] for part in samples())
+    batches = list(zip(x.split(5), y.split(5), strict=True)) if len(y) else []
+    found = {}
+    for how in ("mean", "rms"):
+        (head,) = e2cm.fit(net().stages, batches, num_classes=2, normaliser=how).exits
+        found |= {f"means, {how}": head.means, how: head.mean_distance}
+    found["whitened"] = e2cm.fit_whitened(net().stages, batches, num_classes=2).exits[0].linear.bias
+    means = ClassMeans(2)
+    for part in batches:
+        means.update(*part)
+    found["rms distance"] = means.root_mean_square_distance()
+    found["class means"] = means.compute()
+    found["rms distance again"] = means.root_mean_square_distance()
+    assert int(means.counts.sum()) == len(y), "each process has its own sums again"
+    seen = [(net()(part), labels) for part, labels in batches]
+    found["probabilities"] = cbt.statistics(seen, num_classes=2).per_exit
+    logits, labels = collect(net(), batches)
+    rule, costs = Confidence(0.5), Costs((10, 10), (1,))
+    chosen = thresholds_for_budgets(logits, labels, rule, costs, draws=50, budgets=(0.8,))
+    found["thresholds"] = torch.tensor([float(value) for value in chosen.thresholds.iloc[0]])
+    numbers = evaluate(logits, labels, rule, costs)
+    found["evaluation"] = torch.tensor([numbers["accuracy"], numbers["relative_cost"]])
+    found["accuracies"] = torch.tensor(pruning_schedule.accuracies(net(), batches))
+    return {name: value.detach() for name, value in found.items()}
+
+
+PARTS = {
+    "halves": [slice(0, 20), slice(20, 40)],
+    "uneven": [slice(0, 3), slice(3, 40)],
+    "one class each": [slice(0, 40, 2), slice(1, 40, 2)],
+    "empty first": [slice(0, 0), slice(0, 15), slice(15, 40)],
+    "empty last": [slice(0, 40), slice(0, 0)],
+}
+
+
+def meet(folder, rank, count):
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count
+    )
+
+
+def _estimate(rank, folder, parts):
+    meet(folder, rank, len(parts))
+    torch.save(estimates(parts[rank]), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def together(work, folder, count, *args):
+    """What each process has saved; forked, as a spawned one would import for ten seconds."""
+    torch.multiprocessing.start_processes(
+        work, (str(folder), *args), nprocs=count, start_method="fork"
+    )
+    return [torch.load(folder / f"{rank}.pt") for rank in range(count)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return estimates(slice(0, COUNT))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_processes_agree_with_one(name, alone, tmp_path):
+    for found in together(_estimate, tmp_path, len(PARTS[name]), PARTS[name]):
+        for what, value in alone.items():
+            assert torch.allclose(found[what], value, rtol=1e-4, atol=1e-5), what
+
+
+def _different_widths(rank, folder):
+    meet(folder, rank, 2)
+    means = ClassMeans(2)
+    means.update(torch.randn(4, 3 + rank), torch.arange(4) % 2)
+    with pytest.raises(ValueError, match="shapes") as caught:
+        means.compute()
+    torch.save(str(caught.value), f"{folder}/{rank}.pt")
+
+
+def test_processes_with_other_features_are_refused(tmp_path):
+    assert (
+        together(_different_widths, tmp_path, 2)
+        == ["the processes have features of the shapes [(3,), (4,)]"] * 2
+    )
+
+
+def losses(batch_size):
+    return training.fit(
+        net(), TensorDataset(*samples()), loss=training.joint_loss, epochs=2, batch_size=batch_size
+    )
+
+
+def _train(rank, folder, count):
+    meet(folder, rank, count)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    training.accelerator.cache_clear()
+    assert training.accelerator().num_processes == count
+    torch.save(losses(8 // count), f"{folder}/{rank}.pt")
+
+
+def test_losses_of_two_processes_are_those_of_one(tmp_path):
+    """Two batches of four are one of eight."""
+    for found in together(_train, tmp_path, 2, 2):
+        assert found == pytest.approx(losses(8), rel=1e-2)
