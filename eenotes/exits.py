@@ -67,15 +67,9 @@ def linear_exits(
 ) -> nn.ModuleList:
     """A `LinearExit` for every stage but the last.
 
-    A feature map smaller than the grid keeps its own size.
-
-    Args:
-        stages: of a network; they stay as they are.
-        x: a sample batch ``(B, ...)``; it says how wide the features are.
-        num_classes: K.
-        grid: of the exits.
-        channels_last: of the features of all stages, see `LinearExit`; by default the layers that
-            make the features say it.
+    A sample batch ``x`` ``(B, ...)`` says how wide the features are.  A feature map smaller than
+    the grid keeps its own size.  Where the channels are, is told by the layers that make the
+    features, or by ``channels_last`` for all stages.
 
     Raises:
         ValueError: stages whose features do not have the batch first, or three axes of which

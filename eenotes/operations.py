@@ -64,10 +64,9 @@ _RULES: dict[Any, Rule] = {
 def register_macs(operation: Any, rule: Rule) -> None:
     """Say how many MACs an operation takes that `eenotes.count_macs` does not know.
 
-    Args:
-        operation: of ``torch.ops``, such as ``torch.ops.mine.kernel``.
-        rule: from the operation's arguments, with shapes in place of tensors, and the keyword
-            ``out_shape`` to the MACs of the whole call.
+    The operation is of ``torch.ops``, such as ``torch.ops.mine.kernel``.  The rule takes its
+    arguments, with shapes in place of tensors, and the keyword ``out_shape`` to the MACs of the
+    whole call.
 
     Raises:
         TypeError: for something else.

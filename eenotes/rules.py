@@ -132,12 +132,9 @@ class ClassMeanConfidence(ScoreRule):
     r"""E²CM's rule (2.5): exit when the nearest class mean is clearly nearer than the others.
 
     $\max_k \mathrm{softmax}_k(-d_k / \mu_k) > T_j$ for exits whose logits are negative distances
-    $-d_k$; the prediction is the nearest class mean, whatever the normaliser.
-
-    Args:
-        thresholds: $T_j \in [0, 1]$, see `ScoreRule`.
-        normaliser: one entry per exit: $\mu$ ``(K,)``, or ``None`` for an exit whose logits are
-            taken as they are.  What is missing at the end is ``None``.
+    $-d_k$; the prediction is the nearest class mean.  The normaliser has one entry per exit, $\mu$
+    ``(K,)``, or ``None`` for an exit whose logits are taken as they are; what is missing at the end
+    is ``None``.
 
     Raises:
         ValueError: a normaliser that is no sequence of positive vectors; in `check`, more

@@ -118,7 +118,7 @@ def fit(
     """Train a model in place.
 
     Args:
-        model: trained in place; left in evaluation mode, on the accelerator's device.
+        model: left in evaluation mode, on the accelerator's device.
         dataset: of ``(x, y)`` or other tuples of tensors.
         loss: from the model and a batch to a scalar.
         epochs: passes over the data.
@@ -127,19 +127,16 @@ def fit(
         part: the module to train, for example ``net.exits``.  Everything else stays frozen: no
             gradients, and in evaluation mode, so that batch normalisation keeps its statistics.
         augment: from the first tensor of a batch and a generator to the tensor to train on.
-        schedule: the learning rate, as a share of its peak, from the progress of the training, 0
-            to 1; `warmup_cosine` or `constant_rate`.
-        on_samples: what to call, without arguments, as soon as so many samples have been seen over
-            all epochs; 0 is before the first step.  Meanwhile the model is in evaluation mode, in
-            full precision and without gradients.  A run that goes on after a checkpoint calls only
-            what is still ahead.
-        first_epoch: the number of the first epoch; the order of an epoch's samples follows from
-            `seed` and its number.
-        seed: of the order of the samples, of `augment` and of dropout; the generators outside stay
-            as they were.
+        schedule: the learning rate, as a share of its peak, from the progress of the training, 0 to
+            1.
+        on_samples: what to call as soon as so many samples have been seen over all epochs; 0 is
+            before the first step.  Meanwhile the model is in evaluation mode, in full precision and
+            without gradients.  After a checkpoint only what is still ahead is called.
+        first_epoch: the number of the first epoch, from which the order of its samples follows.
+        seed: of the order of the samples, of `augment` and of dropout; the generators outside stay.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
             on after its last whole epoch and ends with the same weights; a finished run is only
-            loaded.  A damaged file, or one of another data set, loss, start or setting (see
+            loaded. A damaged file, or one of another data set, loss, start or setting (see
             `eenotes.identity`), is reported by a `CheckpointWarning` and written anew.
         title: of the progress bar.
 
@@ -148,8 +145,8 @@ def fit(
 
     Raises:
         ValueError: no data, fewer than one epoch, a batch size below 1, a key of `on_samples`
-            beyond the samples of the whole training, a last batch of one sample from which batch
-            normalisation cannot learn, or a loss that is not finite.
+            beyond the training, a last batch of one sample from which batch normalisation cannot
+            learn, or a loss that is not finite.
     """
     waiting = dict(sorted((on_samples or {}).items()))
     _check(len(dataset), epochs, batch_size, waiting)

@@ -24,30 +24,16 @@ Prompt = Tensor | Mapping[str, Tensor]  # (T,), or a tokenizer's input_ids and a
 
 @dataclass(frozen=True)
 class Generated:
-    """A text and the work it took.
+    """A text and the work it took."""
 
-    Attributes:
-        ids: ``(T,)``, prompt and new tokens.
-        prompt: how many of them are the prompt.
-        early: for every new token, whether it is the exit's; for drafting, whether it was drafted
-            and accepted.
-        confidence: the exit's largest softmax probability for every new token; empty for drafting.
-        layer_passes: how often one decoder was run, on one token or on several at once.  It counts
-            where reading weights is the bottleneck, as it is for one sequence at a time.
-        token_layers: the same, times the tokens it was run on.  It counts where arithmetic is the
-            bottleneck.
-        drafted: how many tokens were drafted.
-        seconds: wall-clock time.
-    """
-
-    ids: Tensor
-    prompt: int
-    early: list[bool]
-    confidence: list[float]
-    layer_passes: int
-    token_layers: int
-    drafted: int
-    seconds: float
+    ids: Tensor  #: ``(T,)``, prompt and new tokens
+    prompt: int  #: how many of them are the prompt
+    early: list[bool]  #: is a new token the exit's; for drafting: was it drafted and accepted
+    confidence: list[float]  #: the exit's largest probability, per new token; none for drafting
+    layer_passes: int  #: runs of one decoder, which count where reading weights takes the time
+    token_layers: int  #: the same, times the tokens: counts where arithmetic takes the time
+    drafted: int  #: how many tokens were drafted
+    seconds: float  #: wall-clock time
 
     @property
     def new(self) -> Tensor:

@@ -26,25 +26,14 @@ Linear = tuple[Tensor, Tensor]  # weight (V, D), bias (V,)
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where a causal language model keeps what an exit needs.
+    """Where a causal language model keeps what an exit needs."""
 
-    Attributes:
-        owner: the module with the list of decoders.
-        name: of that list in it.
-        final_norm: between the last decoder and the head; ``None`` if the model has none
-            (OPT-350m).
-        projection: from the decoders' width to the head's; ``None`` if they are equal.
-        head: the final head.
-        scale: by which the model multiplies the head's output (Cohere, Granite); ``None`` if it
-            changes it otherwise, such as by a cap (Gemma 2).
-    """
-
-    owner: nn.Module
-    name: str
-    final_norm: nn.Module | None
-    projection: nn.Module | None
+    owner: nn.Module  #: has the list of decoders
+    name: str  #: of that list in it
+    final_norm: nn.Module | None  #: between the last decoder and the head; none in OPT-350m
+    projection: nn.Module | None  #: from the decoders' width to the head's, if they differ
     head: nn.Linear
-    scale: float | None
+    scale: float | None  #: of the head's output (Granite); ``None`` if it is capped (Gemma 2)
 
     @property
     def decoders(self) -> nn.ModuleList:
@@ -161,9 +150,8 @@ class ExitModel(nn.Module):
 def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
     """Attach an exit after the first ``at`` decoders, with PyTorch's own random weights.
 
-    The model, in whatever mode, reads six tokens whole and in two parts, below and above the exit,
-    and is refused if they differ.  ``norm`` puts a copy of the model's final norm before the linear
-    layer.
+    The model reads six tokens whole and in two parts, below and above the exit, and is refused if
+    they differ.  ``norm`` puts a copy of the model's final norm before the linear layer.
 
     Raises:
         TypeError: see `anatomy`; a model with a recurrent state, or that does not run in two parts.

@@ -132,15 +132,11 @@ def initialise(
     n0: float | None = None,
     scale: bool = False,
 ) -> ExitModel:
-    """Initialise the exit one of five ways (`INITIALISATIONS`), in place.
+    """Initialise the exit in place, one of five ways (`INITIALISATIONS`).
 
-    Args:
-        model: from `eenotes.language.exits.attach`.
-        how: one of `INITIALISATIONS`.
-        found: from `eenotes.language.token_statistics.statistics`, for those with class means.
-            Tokens it has not seen get the copied head's weight.
-        alpha: share of the class means in a mixture; see `choose_mixture`.
-        n0, scale: as in `class_mean_head`.
+    For those with class means, ``found`` is from `eenotes.language.token_statistics.statistics`;
+    tokens it has not seen get the copied head's weight.  ``alpha`` is the share of the class means
+    in a mixture (see `choose_mixture`); ``n0`` and ``scale`` are as in `class_mean_head`.
 
     Raises:
         ValueError: another word, or missing statistics.
@@ -167,13 +163,9 @@ def choose_n0(
 ) -> tuple[float, dict[float, float]]:
     """The $N_0$ whose class-mean head names most tokens of validation text, and all accuracies.
 
-    Candidates are `N0_FACTORS` times the plug-in value; of equals the smallest is chosen.
-
-    Args:
-        found: from `eenotes.language.token_statistics.statistics`, on training text.
-        features: ``(N, D)``, of validation text, from `eenotes.language.evaluation.collect`.
-        labels: ``(N,)``, the next tokens.
-        unseen, whiten: as in `class_mean_head`.
+    Candidates are `N0_FACTORS` times the plug-in value; of equals the smallest is chosen.  Features
+    ``(N, D)`` and next tokens ``(N,)`` are from `eenotes.language.evaluation.collect`; the rest is
+    as in `class_mean_head`.
     """
     plug_in = found.plug_in_n0()
 

@@ -23,16 +23,11 @@ Margin = Literal["top", "own"]
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the exits say on average of the samples of each class.
+    """What the exits say on average of the samples of each class."""
 
-    Args:
-        per_exit: $p_{j,k}$ ``(J, K, K)``: row k is the mean softmax of exit j over all samples
-            **of** class k; zero for a class without samples.
-        counts: ``(K,)`` samples per class.
-    """
-
+    #: $p_{j,k}$ ``(J, K, K)``: row k is the mean softmax of exit j over all samples of class k
     per_exit: Tensor
-    counts: Tensor
+    counts: Tensor  #: ``(K,)`` samples per class
 
     @property
     def shared(self) -> Tensor:

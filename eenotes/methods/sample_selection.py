@@ -16,23 +16,16 @@ class SelectionWarning(UserWarning):
 class Scores:
     """A method's value for every sample of a data set, in the data set's order.
 
-    Args:
-        method: its name.
-        values: ``(N,)``, float64; the lowest are dropped first, and those with ``inf`` never.
-        labels: ``(N,)``, int64.
-        samples_seen: how often a network was shown a sample to find the values.
-        seconds: what that took.
-
     Raises:
         ValueError: not one value per label, no sample, values that are NaN, or labels that are no
             whole numbers from 0.
     """
 
     method: str
-    values: Tensor
-    labels: Tensor
-    samples_seen: int = 0
-    seconds: float = 0.0
+    values: Tensor  #: ``(N,)``, float64; the lowest are dropped first, and those with ``inf`` never
+    labels: Tensor  #: ``(N,)``, int64
+    samples_seen: int = 0  #: how often a network was shown a sample to find the values
+    seconds: float = 0.0  #: what that took
 
     def __post_init__(self):
         if self.values.ndim != 1 or self.values.shape != self.labels.shape or not len(self.values):

@@ -67,7 +67,7 @@ def test_the_code_on_bring_your_own_model_runs(capsys):
 def test_the_model_that_cannot_be_traced_really_cannot():
     block = next(b for b in blocks("bring-your-own-model") if "class Stubborn" in b)
     space = run([block.split("whole = ")[0]])
-    with pytest.raises(ValueError, match="write its stages by hand"):
+    with pytest.raises(ValueError, match="write the stages by hand"):
         split(space["Stubborn"]().eval(), at=["stem"])
 
 
