@@ -172,7 +172,6 @@ def _skipped(skipped: nn.ModuleList, output: Output) -> Iterator[None]:
 @cache
 def _cache_class() -> type:
     from transformers import DynamicCache
-    from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
     class TwoDepthCache(DynamicCache):
         """A `DynamicCache` whose upper decoders are behind its lower ones.
@@ -187,7 +186,8 @@ def _cache_class() -> type:
         @property
         def recurrent(self) -> bool:
             """Whether a layer keeps a state that every token changes."""
-            return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.layers)
+            kinds = {kind.__name__ for layer in self.layers for kind in type(layer).__mro__}
+            return any(kind.startswith("LinearAttention") for kind in kinds)
 
         def _level(self, layer: int) -> int:
             """The layer to look at: above the exit, and of the same kind where there is one."""
