@@ -143,7 +143,7 @@ def test_all_labels_ignored_is_what_is_said(made, text):
         (lambda ids: (ids, ids, ids), TypeError, "must be a tensor of token numbers.*got tuple"),
         (lambda ids: ids.numpy(), TypeError, "got ndarray"),
         (lambda ids: {"ids": ids}, TypeError, "input_ids"),
-        (lambda ids: (ids, ids[:, 1:]), ValueError, "labels must have the shape"),
+        (lambda ids: (ids, ids[:, 1:]), ValueError, "labels must be like the tokens"),
         (lambda ids: (ids, ids + V), ValueError, "another tokenizer"),
         (lambda ids: {"input_ids": ids, "attention_mask": ids[0]}, ValueError, "attention_mask"),
     ],
