@@ -160,11 +160,6 @@ class Moments:
     counts: Tensor  #: ``(K,)``
     covariance: Tensor  #: ``(D, D)``, within the classes, divided by the number of samples
 
-    @property
-    def prior(self) -> Tensor:
-        """``(K,)`` shares of the classes."""
-        return self.counts / self.counts.sum()
-
     def shrunk(self, shrinkage: float) -> Tensor:
         r"""$(1-\lambda)\,\Sigma + \lambda\,\overline{\sigma^2}\,I$, ``(D, D)``, for λ in (0, 1].
 

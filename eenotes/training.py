@@ -136,7 +136,7 @@ def fit(
         seed: of the order of the samples, of `augment` and of dropout; the generators outside stay.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
             on after its last whole epoch and ends with the same weights; a finished run is only
-            loaded. A damaged file, or one of another data set, loss, start or setting (see
+            loaded.  A damaged file, or one of another data set, loss, start or setting (see
             `eenotes.identity`), is reported by a `CheckpointWarning` and written anew.
         title: of the progress bar.
 

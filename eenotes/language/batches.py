@@ -28,14 +28,14 @@ def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Te
         ValueError: token numbers or labels that the head does not know, or parts of other shapes.
     """
     ids, mask, labels = _parts(batch)
-    check_ids(ids, vocabulary)
+    _check_ids(ids, vocabulary)
     for name, part in (("attention_mask", mask), ("labels", labels)):
         if part is not None and part.shape != ids.shape:
             raise ValueError(
                 f"{name} must be like the tokens, {tuple(ids.shape)}, got {tuple(part.shape)}"
             )
     if labels is not None:
-        check_ids(labels.masked_fill(labels == IGNORED, 0), vocabulary)
+        _check_ids(labels.masked_fill(labels == IGNORED, 0), vocabulary)
     real = ~_pads(ids, labels, model.config) if mask is None else mask.to(ids.device) != 0
     labels = ids if labels is None else labels.to(ids.device)
     if real.all():
@@ -64,12 +64,8 @@ def align(values: Tensor, labels: Tensor, *, target: str = "next") -> tuple[Tens
     return values[kept], labels[kept]
 
 
-def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Refuse token numbers that are not whole numbers ``(B, T)`` below the size of the head.
-
-    Raises:
-        ValueError: for such numbers.
-    """
+def _check_ids(ids: Tensor, vocabulary: int) -> None:
+    """Refuse token numbers that are not whole numbers ``(B, T)`` below the size of the head."""
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(f"token numbers must be whole, (B, T), got {ids.dtype} {tuple(ids.shape)}")
     if ids.numel() and (ids.min() < 0 or ids.max() >= vocabulary):

@@ -18,7 +18,7 @@ def collect(model: ExitModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]
     """Features ``(N, D)`` and next tokens ``(N,)`` of all positions that have one, on the CPU.
 
     Batches are those of `eenotes.language.batches`; positions whose next label is -100 are left
-    out. The model's mode is put back afterwards.
+    out.  The model's mode is put back afterwards.
 
     Raises:
         ValueError: no position, or what `eenotes.language.batches.read` raises.

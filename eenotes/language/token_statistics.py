@@ -115,7 +115,7 @@ def statistics(
             positions += len(labels)
     if not sum(gathered(positions)):
         raise ValueError(
-            "no position to learn from: the corpus is empty, or all labels are ignored"
+            "no position to learn: the corpus is empty, or every label is ignored"
         )
     return _with_covariance(sums, device) if covariance else _without(sums)
 

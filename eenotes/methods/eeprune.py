@@ -148,7 +148,7 @@ def prune(
         net, dataset, exit_index, batch_size: as in `observe`; an earlier exit than the middle one
             makes EEPrune-Before, a later one EEPrune-After.
         ratio: drop this share of the samples, in [0, 1): the surest of those that both exits get
-            right. If too few qualify, those are dropped and a `SelectionWarning` says how many.
+            right.  If too few qualify, those are dropped and a `SelectionWarning` says how many.
         threshold: or drop all that both exits get right with an early confidence above this, in [0,
             1].
         variant: see `importance`.  A threshold belongs to ``"hard"``.

@@ -313,7 +313,7 @@ def test_bad_texts(exited, text, made):
     with pytest.raises(ValueError, match="corpus is empty"):
         statistics(exited, [])
     for covariance in (False, True):
-        with pytest.raises(ValueError, match="all labels are ignored"):
+        with pytest.raises(ValueError, match="every label is ignored"):
             ignored = torch.full((6, 12), batches.IGNORED)
             statistics(exited, [(text(), ignored)], covariance=covariance)
     with pytest.raises(ValueError, match="the head 40 tokens: another tokenizer"):

@@ -45,7 +45,15 @@ def test_wheel_says_what_it_is(wheel, metadata):
 
 # --- without extras
 
-EXTRAS = {"matplotlib", "seaborn", "ipywidgets", "ipython", "transformers", "torch-pruning"}
+EXTRAS = {
+    "matplotlib",
+    "scikit-learn",
+    "seaborn",
+    "ipywidgets",
+    "ipython",
+    "transformers",
+    "torch-pruning",
+}
 BARE = """
 import sys
 
