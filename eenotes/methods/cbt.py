@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_whole
+from eenotes._checks import require_classes, require_whole
 from eenotes._processes import gathered
 from eenotes.class_statistics import ClassMeans
 from eenotes.rules import PerClass
@@ -156,6 +156,8 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
 
 def mean_iou(prediction: Tensor, labels: Tensor, num_classes: int) -> float:
     """The Jaccard index of predictions and labels ``(N,)``, averaged over classes that occur."""
+    for what in (labels, prediction):
+        require_classes(what, num_classes)
     from torchmetrics.functional.classification import multiclass_jaccard_index
 
     return multiclass_jaccard_index(prediction, labels, num_classes, average="macro").item()

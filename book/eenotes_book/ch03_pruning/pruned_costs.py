@@ -10,7 +10,8 @@ from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from eenotes.costs import Costs, count_macs
 from eenotes.methods.pruning import WEIGHTED, check_rate, layers, permanent, sparsity
@@ -76,37 +77,39 @@ def effective_costs(net: EarlyExitNetwork, x: Tensor) -> Costs:
         net: a network, pruned or not.
         x: a sample batch ``(B, ...)``.
     """
-    dense, found = count_macs(net, x), layers(net)
-    uses = _uses(net, found, x)
-    idle = {
-        name: int((module.weight == 0).sum()) * uses[name] for name, module in found.items()
-    }  # MACs with a zero
+    dense, saved = count_macs(net, x), _saved(net, x)
 
     def effective(part: str, macs: Sequence[int]) -> tuple[int, ...]:
-        saved = Counter()
-        for name, count in idle.items():
-            if name.startswith(f"{part}."):
-                saved[int(name.split(".")[1])] += count
-        return tuple(count - saved[j] for j, count in enumerate(macs))
+        return tuple(count - saved[part, j] for j, count in enumerate(macs))
 
     return Costs(effective("stages", dense.stages), effective("exits", dense.exits))
 
 
-def _uses(net: EarlyExitNetwork, found: dict[str, nn.Module], x: Tensor) -> Counter[str]:
-    """How often one sample of ``x`` uses each weight of the layers ``found``."""
-    uses: Counter[str] = Counter()
+def _saved(net: EarlyExitNetwork, x: Tensor) -> Counter[tuple[str, int]]:
+    """The MACs of one sample with a zero, in each stage and exit, where the layers are used."""
+    saved: Counter[tuple[str, int]] = Counter()
+    place = ("stages", 0)
 
-    def note(name: str, module: nn.Module, _: object, out: Tensor) -> None:
-        uses[name] += out.numel() // (len(x) * module.weight.shape[0])
+    def note(zeros: int, module: nn.Module, _: object, out: Tensor) -> None:
+        saved[place] += zeros * (out.numel() // (len(x) * module.weight.shape[0]))
 
-    handles = [module.register_forward_hook(partial(note, name)) for name, module in found.items()]
+    handles = [
+        module.register_forward_hook(partial(note, int((module.weight == 0).sum())))
+        for module in layers(net).values()
+    ]
     try:
         with in_mode(net):
-            net(x)
+            features = x
+            for j, stage in enumerate(net.stages):
+                place = ("stages", j)
+                features = stage(features)
+                place = ("exits", j)
+                if j < len(net.exits):
+                    net.exits[j](features)
     finally:
         for handle in handles:
             handle.remove()
-    return uses
+    return saved
 
 
 def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyExitNetwork:
@@ -125,7 +128,8 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
 
     Raises:
         ImportError: without the package torch-pruning.
-        ValueError: a ratio outside (0, 1), or a network without prunable exits.
+        ValueError: a ratio outside (0, 1), a network without prunable exits, or one whose layers
+            torch-pruning cannot follow; it names the first of them.
     """
     check_rate(ratio)
     layers(net)
@@ -140,12 +144,33 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
         [m for m in head.modules() if isinstance(m, WEIGHTED)]
         for head in (*twin.exits, twin.stages[-1])
     ]
-    pruner = torch_pruning.pruner.BasePruner(
-        twin,
-        x[:1],
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=[found[-1] for found in outputs if found],  # the classes
-    )
-    pruner.step()
+    try:
+        pruner = torch_pruning.pruner.BasePruner(
+            twin,
+            x[:1],
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=ratio,
+            ignored_layers=[found[-1] for found in outputs if found],  # the classes
+        )
+        pruner.step()
+        with torch.no_grad():
+            twin.eval()(x[:1])
+    except (RuntimeError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as e:
+        raise ValueError(
+            f"torch-pruning cannot remove channels around {_obstacle(net)}: prune single weights "
+            "with eenotes.methods.pruning, or use a backbone of plain convolutions"
+        ) from e
     return twin.eval()
+
+
+def _obstacle(net: EarlyExitNetwork) -> str:
+    """The first layer with weights that is neither a convolution, linear nor batch normalised."""
+    for name, module in net.named_modules():
+        own = next(module.parameters(recurse=False), None)
+        if own is not None and not isinstance(module, (*WEIGHTED, _BatchNorm)):
+            return f"{name} ({type(module).__name__})"
+    for j, stage in enumerate(net.stages):
+        for node in stage.graph.nodes if isinstance(stage, fx.GraphModule) else ():
+            if node.target in ("view", "reshape", "chunk"):
+                return f"the {node.target} of channels in stages.{j} ({node.name})"
+    return f"the layers of {', '.join(sorted({type(m).__name__ for m in net.modules()}))}"
