@@ -114,9 +114,7 @@ def statistics(
             sums.update(features, labels)
             positions += len(labels)
     if not sum(gathered(positions)):
-        raise ValueError(
-            "no position to learn: the corpus is empty, or every label is ignored"
-        )
+        raise ValueError("no position to learn: the corpus is empty, or every label is ignored")
     return _with_covariance(sums, device) if covariance else _without(sums)
 
 
