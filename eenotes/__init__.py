@@ -1,9 +1,9 @@
 """Early exit neural networks: the package behind the book *Early Exit Notes*.
 
 The parts are modules of their own: ``network`` and ``cutting`` (a backbone as stages), ``exits``,
-``rules``, ``inference``, ``streaming``, ``costs``, ``class_statistics`` and ``thresholds``.  What
-is built from them lies in ``methods`` and ``language``.  Each name below is imported
-from its module when it is first used, so ``import eenotes`` stays cheap.
+``rules``, ``inference``, ``streaming``, ``costs``, ``class_statistics``, ``thresholds`` and
+``saving``.  What is built from them lies in ``methods`` and ``language``.  Each name below is
+imported from its module when it is first used, so ``import eenotes`` stays cheap.
 """
 
 from importlib import import_module
@@ -30,6 +30,9 @@ _HOME = {
     "collect": "inference",
     "ClassMeans": "class_statistics",
     "count_macs": "costs",
+    "save": "saving",
+    "load": "saving",
+    "load_rule": "saving",
 }
 __all__ = sorted(_HOME)
 
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
         PerClass,
         ScoreRule,
     )
+    from eenotes.saving import load, load_rule, save
     from eenotes.streaming import predict_stream
 
 

@@ -60,7 +60,8 @@ def split(
             ends = [_resolve(name, trace, legal) for name in at]
             pieces.append(_cut(trace.graph, ends, at))
         stages = nn.ModuleList(Stage(backbone, *graphs) for graphs in zip(*pieces, strict=True))
-    stages.train(backbone.training)
+    for stage, stage.ends_at in zip(stages, [*at, "output"], strict=True):
+        stage.train(backbone.training)
     put_back(before)
     check_stages(backbone, stages, example_for(backbone) if example is None else example)
     return stages

@@ -163,7 +163,7 @@ class ClassMeanConfidence(ScoreRule):
     def probabilities(self, j: int, logits: Tensor) -> Tensor:
         r"""$\mathrm{softmax}_k(-d_k / \mu_k)$, ``(B, K)``."""
         scale = self.normaliser[j] if j < len(self.normaliser) else None
-        return (logits if scale is None else logits / scale).softmax(1)
+        return (logits if scale is None else logits / scale.to(logits.device)).softmax(1)
 
 
 def _fits(scale: object) -> bool:

@@ -11,11 +11,16 @@ from torchvision.models.feature_extraction import DualGraphModule
 
 from eenotes.network import detach_computed, modes_of, put_back
 
-_STATE = ("_parameters", "_buffers", "_modules", "training")
+_STATE = ("_parameters", "_buffers", "_modules", "training", "ends_at")
 
 
 class Stage(DualGraphModule):
-    """One piece of a traced backbone, with a graph for each mode and the backbone's parameters."""
+    """One piece of a traced backbone, with a graph for each mode and the backbone's parameters.
+
+    ``ends_at`` is the name at which it was cut, ``"output"`` for the last one.
+    """
+
+    ends_at = ""
 
     def __init__(self, root: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph):
         super().__init__(root, train_graph, eval_graph, class_name="Stage")
@@ -27,6 +32,7 @@ class Stage(DualGraphModule):
         """An independent copy in the same modes, masks of pruning included."""
         detach_computed(self, memo)
         twin = super().__deepcopy__(memo)
+        twin.ends_at = self.ends_at
         pairs = zip(twin.modules(), modes_of(self), strict=True)
         put_back([(part, mode) for part, (_, mode) in pairs])
         return twin
@@ -35,7 +41,7 @@ class Stage(DualGraphModule):
         """Both graphs as data, so that a pickled stage follows ``train()`` and ``eval()`` as
         before.
         """
-        state = {name: self.__dict__[name] for name in _STATE}
+        state = {name: getattr(self, name) for name in _STATE}
         return _rebuilt, (state, _as_data(self.train_graph), _as_data(self.eval_graph))
 
 
@@ -44,6 +50,7 @@ def _rebuilt(state: dict[str, Any], train_graph: list, eval_graph: list) -> Stag
     root.__dict__.update({name: copy.copy(value) for name, value in state.items()})
     modes = modes_of(root)
     stage = Stage(root, _from_data(train_graph), _from_data(eval_graph))
+    stage.ends_at = state["ends_at"]
     stage.train(state["training"])
     put_back([(part, mode) for part, mode in modes if part is not root])
     return stage

@@ -15,6 +15,9 @@ def draft_model(model: ExitModel) -> nn.Module:
     It shares every weight.  Whatever takes a model takes it: ``generate(assistant_model=...)``, for
     example.  Its logits are the exit's, without the final head's scale or cap.
 
+    It cannot be saved as a model, because its class would build the whole one again: `eenotes.save`
+    the exit, and make the draft anew.
+
     Raises:
         TypeError: a model that does not run with fewer decoders, or gives other logits then.
         ValueError: an exit with a norm on a model without a final norm, which has no place for it.
@@ -38,6 +41,7 @@ def draft_model(model: ExitModel) -> nn.Module:
         small.config.layer_types = small.config.layer_types[: model.at]
     if parts.scale != 1:
         _return_output_of(own.linear, small)
+    small.save_pretrained = _refuse
     small.eval()
     ids = torch.arange(4, device=own.linear.weight.device)[None]
     with torch.no_grad():
@@ -71,3 +75,10 @@ def _return_output_of(head: nn.Module, model: nn.Module) -> None:
         return output
 
     model.register_forward_hook(give)
+
+
+def _refuse(*_, **__) -> None:
+    raise TypeError(
+        "a draft model cannot be saved, its class would build the whole model again: save the exit "
+        "with eenotes.save(exited, path), and after eenotes.load call draft_model again"
+    )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from eenotes import Confidence, Patience, PerClass, count_macs
+from eenotes import Confidence, Patience, PerClass, count_macs, load, save
 from eenotes_book.models import segmentation, sparse_convolution, token_vit
 from eenotes_book.models.segmentation import SegmentationNetwork, still_active
 from eenotes_book.models.segmentation_training import class_weights, exits_loss, masked_loss
@@ -185,6 +185,16 @@ def test_places_are_not_computed_when_they_are_finished(conv, monkeypatch):
     conv.segment(images(), None, exit_index=index, mode="sparse")
     left = [int((index > j).sum()) for j in range(3)]
     assert counted == [left[0]] * 4 + [left[1]] * 2 + [left[2]] * 2
+
+
+def test_a_saved_network_skips_the_same_places(conv, tmp_path):
+    path = tmp_path / "net"
+    save(conv, path)
+    again = load(path, SegmentationNetwork(3, channels=8, blocks=(1, 2, 1, 1)))
+    one, other = (net.segment(images(), Confidence(0.4)) for net in (conv, again))
+    assert all(map(torch.equal, one.logits, other.logits))
+    with pytest.raises(ValueError, match="'sharpness': 1.0.* given is .*'sharpness': 2.0"):
+        load(path, SegmentationNetwork(3, channels=8, blocks=(1, 2, 1, 1), sharpness=2.0))
 
 
 def test_full_resolution_labels(conv):

@@ -51,8 +51,9 @@ def test_the_code_on_write_your_own_runs(capsys):
 
 
 @pytest.mark.slow
-def test_the_code_on_bring_your_own_model_runs(capsys):
+def test_the_code_on_bring_your_own_model_runs(capsys, tmp_path, monkeypatch):
     """Every block, in order, as a reader would paste them; and the ten lines are ten."""
+    monkeypatch.chdir(tmp_path)
     pytest.importorskip("transformers")
     code = blocks("bring-your-own-model")
     assert len(code) >= 7 and len(code[1].split("\n\n", 1)[1].strip().splitlines()) == 10
