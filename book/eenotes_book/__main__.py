@@ -1,4 +1,6 @@
-"""``python -m eenotes_book study 5`` runs a study, ``... probe 5`` renews a probe."""
+"""``python -m eenotes_book study 5`` runs a study, ``... record 3`` makes its record from the steps
+that have finished, ``... probe 5`` renews a probe.
+"""
 
 import argparse
 from importlib import import_module
@@ -11,7 +13,7 @@ from eenotes_book.chapters import FOLDERS
 def main() -> None:
     """Run what the command line names, and print which file was written."""
     parser = argparse.ArgumentParser(prog="python -m eenotes_book", description=__doc__)
-    parser.add_argument("what", choices=["study", "probe"])
+    parser.add_argument("what", choices=["study", "record", "probe"])
     parser.add_argument(
         "number", type=int, choices=range(1, len(FOLDERS) + 1), help="of the chapter"
     )
@@ -21,10 +23,12 @@ def main() -> None:
         print(write_json(probes.path_of(chapter), probes.run(chapter)))
         return
     try:
-        study = import_module(f"eenotes_book.{FOLDERS[chapter]}.study").study
+        module = import_module(f"eenotes_book.{FOLDERS[chapter]}.study")
     except ModuleNotFoundError:
         parser.error(f"chapter {asked.number} has no study")
-    print(study())
+    if not hasattr(module, asked.what):
+        parser.error(f"the study of chapter {asked.number} makes no record on the way")
+    print(getattr(module, asked.what)())
 
 
 if __name__ == "__main__":

@@ -60,14 +60,20 @@ def step(name: str, compute: Callable[[], dict], *, revision: int, **facts) -> d
         TypeError: as `network`.
         ValueError: if the file holds other facts, or is damaged.
     """
-    known = json.loads(_text({"revision": revision, **facts}))
-    path = steps_folder() / f"{name}-{_key(known)}.json"
-    if path.exists():
-        return _read(path, known)
+    found = kept(name, revision=revision, **facts)
+    if found is not None:
+        return found
     start = time.perf_counter()
     numbers = compute() | {"seconds": round(time.perf_counter() - start, 1)}
+    path, known = _step_file(name, {"revision": revision, **facts})
     write_json(path, {"facts": known, "numbers": numbers})
     return _read(path, known)
+
+
+def kept(name: str, *, revision: int, **facts) -> dict | None:
+    """The numbers of a step that has run, as `step` gives them; ``None`` if it has not."""
+    path, known = _step_file(name, {"revision": revision, **facts})
+    return _read(path, known) if path.exists() else None
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -76,6 +82,12 @@ def write_json(path: Path, content: Any) -> Path:
     with write_atomically(path) as partial_file:
         partial_file.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def _step_file(name: str, facts: dict) -> tuple[Path, dict]:
+    """The file of a step, and its facts as JSON gives them back."""
+    known = json.loads(_text(facts))
+    return steps_folder() / f"{name}-{_key(known)}.json", known
 
 
 def _read(path: Path, facts: dict) -> dict:

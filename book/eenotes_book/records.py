@@ -249,7 +249,8 @@ def describe_record(
         data = {name: runs[0]["counts"] for name, runs in groups.items()}
         seeds = max(map(len, groups.values()))
     age = "" if record["current"] else "; recorded with an earlier version of the code"
-    return f"{_sizes(data)}{seeds} seeds; {record['device']}; {record['recorded']}{age}"
+    count = f"{seeds} seed{'s' * (seeds != 1)}"
+    return f"{_sizes(data)}{count}; {record['device']}; {record['recorded']}{age}"
 
 
 def with_spread(value: float | str, spread: float | None) -> str:

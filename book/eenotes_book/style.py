@@ -41,6 +41,7 @@ METHODS = {
     "together": (BLUE, "^"),
     "separately": (RED, "o"),
     "separately, all exits' loss": (PURPLE, "P"),
+    "separately, exits spared": (ORANGE, "v"),
     "channels": (GREEN, "D"),
     # chapter 4
     "one threshold": (GREY, "s"),

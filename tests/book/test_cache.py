@@ -29,6 +29,8 @@ def test_a_step_is_computed_once_per_revision_and_facts():
     again = cache.step("step", compute, revision=1, seed=1)
     assert again["value"] == 2 and again["seconds"] >= 0
     assert cache.step("step", compute, revision=2, seed=1)["value"] == 4
+    assert cache.kept("step", revision=1, seed=1) == again
+    assert cache.kept("step", revision=3, seed=1) is None and len(calls) == 4
 
 
 def test_a_network_is_named_by_what_it_follows_from(monkeypatch):

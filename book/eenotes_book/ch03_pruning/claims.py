@@ -6,9 +6,11 @@ from typing import Any
 import pandas as pd
 
 from eenotes_book import records, statistics
-from eenotes_book.ch03_pruning.deployment import relative
-from eenotes_book.ch03_pruning.experiment import CONTROL, SEPARATELY, TOGETHER, UNPRUNED
-from eenotes_book.ch03_pruning.tables import early_exits, gains, layer_table, sweep_table
+from eenotes_book.ch03_pruning import beyond
+from eenotes_book.ch03_pruning.beyond import POINT
+from eenotes_book.ch03_pruning.experiment import CONTROL, SEPARATELY, SPARED, TOGETHER, UNPRUNED
+from eenotes_book.ch03_pruning.tables import early_exits, gains, having, layer_table, sweep_table
+from eenotes_book.data import pretrained
 
 THESIS = {
     UNPRUNED: (0.597, 0.65, 0.78, 0.82, 0.88, 0.91, 0.923),
@@ -19,10 +21,8 @@ THESIS = {
 # sparsity of the linear layers, together - separately (figure)
 THESIS_LINEAR = (-0.17, -0.14, -0.11, -0.10, -0.15, -0.16, -0.02)
 
-PUBLISHED = {20: 0.9125, 56: 0.9303}  # depth → CIFAR-10 accuracy (He et al., 2016)
-POINT = 0.005  # the smallest difference in accuracy that matters
+PUBLISHED = {found.depth: found.accuracy for found in pretrained.NETWORKS.values()}
 SPARSER = 0.01  # the smallest difference in sparsity that matters
-SAVED = 0.1  # the smallest part of time or bytes that matters
 
 
 def claim_all(record: records.Record, numbers: Mapping[str, Any]) -> None:
@@ -30,19 +30,26 @@ def claim_all(record: records.Record, numbers: Mapping[str, Any]) -> None:
 
     Args:
         record: to be filled; its data sets are known.
-        numbers: ``runs`` (from `experiment.run`, one per seed), ``sweeps`` (from
-            `experiment.sweep`) and ``deployment`` (rows by name, from `deployment.measured`).
+        numbers: ``runs`` (from `experiment.run`, one per seed), ``sweeps`` (from `sweep.sweep`)
+            and ``deployment`` (rows by name, from `deployment.measured`); of the study also the
+            runs of ``resnet56`` and ``resnet56-flat``.
     """
     runs = _runs(numbers)
     gate = trained(runs, record.data)
-    setting = "CIFAR10" in record.data and _depth(runs) == 56
-    if "sparsity" in runs[0]:
-        _claim_sparsity(record, runs, gate, setting)
-    _claim_accuracy(record, runs, gate, setting)
+    _claim_network(record, runs, gate)
     if "sweeps" in numbers:
-        _claim_sweep(record, numbers["sweeps"], gate)
+        beyond.claim_sweep(record, numbers["sweeps"], gate)
+    elif having(runs, TOGETHER, SEPARATELY, SPARED):
+        beyond.claim_spared(record, runs, gate)
+    if "resnet56" in numbers:
+        deep = numbers["resnet56"]
+        _claim_network(record, deep, trained(deep, record.data), label=" (ResNet-56)")
+    if having(numbers.get("resnet56-flat", []), TOGETHER, SEPARATELY):
+        _note_flat(record, numbers["resnet56-flat"])
     if "deployment" in numbers:
-        _claim_deployment(record, pd.DataFrame.from_dict(numbers["deployment"], orient="index"))
+        beyond.claim_deployment(
+            record, pd.DataFrame.from_dict(numbers["deployment"], orient="index")
+        )
 
 
 def trained(runs: Sequence[dict], data: Mapping[str, Any]) -> statistics.Gate:
@@ -97,145 +104,125 @@ def _depth(runs: Sequence[dict]) -> int:
     return runs[0].get("depth", 20)  # runs that do not say it are of a ResNet-20
 
 
-def _claim_sparsity(
-    record: records.Record, runs: Sequence[dict], gate: statistics.Gate, setting: bool
+def _claim_network(
+    record: records.Record, runs: Sequence[dict], gate: statistics.Gate, label: str = ""
 ) -> None:
+    """What the runs of one network say; ``label`` tells its claims from those of another."""
+    setting = "CIFAR10" in record.data and _depth(runs) == 56
+    about = {"gate": gate, "at_thesis_setting": setting}
+    if having(runs, TOGETHER, SEPARATELY, key="sparsity"):
+        _claim_sparsity(record, runs, label, about)
+    if having(runs, TOGETHER, SEPARATELY):
+        _claim_accuracy(record, runs, label, about)
+    _claim_price(record, runs, label, about)
+    if having(runs, CONTROL, SEPARATELY):
+        beyond.claim_loss(record, runs, gate, label)
+
+
+def _claim_sparsity(record: records.Record, runs: Sequence[dict], label: str, about: dict) -> None:
+    runs = having(runs, TOGETHER, SEPARATELY, key="sparsity")
     tables = [layer_table([run]) for run in runs]
     early = [float(early_exits(table).difference.mean()) for table in tables]
     thesis = THESIS_LINEAR[:-1]
     record.claim(
-        "separate pruning leaves the linear exits sparser; "
+        f"separate pruning leaves the linear exits sparser{label}; "
         "ours: mean difference of the early exits' sparsity, together - separately",
         thesis=f"{statistics.mean(thesis):.2f} ({min(thesis):.2f} to {max(thesis):.2f}, figure)",
         values=early,
         differences=[-value for value in early],
         margin=SPARSER,
-        gate=gate,
-        at_thesis_setting=setting,
         thesis_value=statistics.mean(thesis),
         where="Where the zeros are",
+        **about,
     )
     convolutions = [table[table.kind == "convolution"].difference.abs() for table in tables]
     shares = [float((values <= 0.04).mean()) for values in convolutions]
     record.claim(
-        "convolutions end equally sparse: mostly within .04; "
+        f"convolutions end equally sparse{label}: mostly within .04; "
         "ours: share of the convolutions within .04",
         thesis="mostly within ±.04 (figure)",
         values=shares,
         differences=[share - 0.5 for share in shares],
-        gate=gate,
-        at_thesis_setting=setting,
         where="Where the zeros are",
+        **about,
     )
     pools = [[run["pools"][name]["all"] for name in (TOGETHER, SEPARATELY)] for run in runs]
     record.check(
-        "both procedures end with equally many zeros; ours: difference in sparsity of all weights",
+        f"both procedures end with equally many zeros{label}; "
+        "ours: difference in sparsity of all weights",
         values=[first - second for first, second in pools],
         holds=all(abs(first - second) < 1e-3 for first, second in pools),
         where="Where the zeros are",
     )
 
 
-def _claim_accuracy(
-    record: records.Record, runs: Sequence[dict], gate: statistics.Gate, setting: bool
-) -> None:
-    gain = gains(runs)
-    thesis = gains([{"accuracy": THESIS}])
-    for key, sign, statement in [
+def _claim_accuracy(record: records.Record, runs: Sequence[dict], label: str, about: dict) -> None:
+    gain, thesis = gains(runs), gains([{"accuracy": THESIS}])
+    for key, sign, statement, measure in [
         (
             "early",
             1,
-            "together is better at the intermediate exits; "
-            "ours: mean accuracy difference of the early exits",
+            "together is better at the intermediate exits",
+            "mean accuracy difference of the early exits",
         ),
         (
             "all",
             1,
-            "treating all weights the same is best overall; "
-            "ours: mean accuracy difference of all exits",
+            "treating all weights the same is best overall",
+            "mean accuracy difference of all exits",
         ),
         (
             "last",
             -1,
-            "at the final exit separate pruning is ahead; "
-            "ours: accuracy difference, separately - together",
+            "at the final exit separate pruning is ahead",
+            "accuracy difference, separately - together",
         ),
     ]:
         number = sign * thesis[key][0]
         record.claim(
-            statement,
+            f"{statement}{label}; ours: {measure}",
             thesis=f"{number:+.3f} (figure)",
             values=[sign * value for value in gain[key]],
             margin=POINT,
-            gate=gate,
-            at_thesis_setting=setting,
             thesis_value=number,
             where="Accuracy",
+            **about,
         )
-    if CONTROL in runs[0]["accuracy"]:
+
+
+def _claim_price(record: records.Record, runs: Sequence[dict], label: str, about: dict) -> None:
+    """What the pruned networks are worth beside the unpruned one."""
+    thesis = [{"accuracy": THESIS}]
+    if having(runs, TOGETHER, UNPRUNED):
+        number = gains(thesis, of=TOGETHER, over=UNPRUNED)["first"][0]
         record.claim(
-            "it is the loss: tuning the backbone for all exits makes separate pruning better at "
-            "the early ones; ours: gain over plain",
-            thesis="not stated",
-            values=gains(runs, of=CONTROL)["early"],
+            f"pruned together, the first two exits are better than before{label}; "
+            "ours: mean accuracy difference, together - unpruned",
+            thesis=f"{number:+.3f} (figure)",
+            values=gains(runs, of=TOGETHER, over=UNPRUNED)["first"],
             margin=POINT,
-            gate=gate,
-            where="Order, loss or sparsity?",
+            thesis_value=number,
+            where="Accuracy",
+            **about,
         )
+    for name in (TOGETHER, SEPARATELY):
+        if having(runs, name, UNPRUNED):
+            record.number(
+                f"what pruning costs the last exit, {name}{label}; ours: accuracy, unpruned - "
+                "pruned",
+                thesis=f"{gains(thesis, of=UNPRUNED, over=name)['last'][0]:+.3f} (figure)",
+                values=gains(runs, of=UNPRUNED, over=name)["last"],
+                where="Accuracy",
+            )
 
 
-def _claim_sweep(
-    record: records.Record, sweeps: Sequence[list[dict]], gate: statistics.Gate
-) -> None:
-    """Our own claim: separate pruning loses at the early exits by the sparsity of its exits."""
-    tables = [sweep_table([sweep], "early") for sweep in sweeps]
-    gaps = [float(table["as all"].mean()) for table in tables]
-    left = [float(table.drop(columns="as all").iloc[:, 0].mean()) for table in tables]
-    condition = "separate pruning must be behind at the early exits in every run"
-    if gate.passed:
-        gate = statistics.Gate(condition, min(gaps) > 0)
-    record.claim(
-        "it is the exits' sparsity: at the same total, exits that keep most of their weights close "
-        "at least half of separate pruning's gap at the early exits; "
-        "ours: part of the gap that is closed",
-        thesis="not stated",
-        values=[1 - b / a if a > 0 else 0.0 for a, b in zip(gaps, left, strict=True)],
-        differences=[a / 2 - b for a, b in zip(gaps, left, strict=True)],
-        wanted="not behind",
-        gate=gate,
-        where="Order, loss or sparsity?",
+def _note_flat(record: records.Record, runs: Sequence[dict]) -> None:
+    """What becomes of exits that see whole feature maps instead of averages."""
+    tables = [layer_table([run]) for run in having(runs, TOGETHER, SEPARATELY)]
+    record.number(
+        "exits on whole feature maps (ResNet-56); "
+        "ours: mean difference of the early exits' sparsity, together - separately",
+        thesis=f"{statistics.mean(THESIS_LINEAR[:-1]):.2f} (figure)",
+        values=[float(early_exits(table).difference.mean()) for table in tables],
+        where="Where the zeros are",
     )
-
-
-def _claim_deployment(record: records.Record, table: pd.DataFrame) -> None:
-    """What zeros and missing channels save, measured."""
-    part = relative(table)
-    record.claim(
-        "unstructured zeros leave the latency as it is; "
-        "ours: time relative to the unpruned network, within a tenth",
-        thesis="not stated",
-        values=[float(part.seconds[TOGETHER])],
-        differences=[float(part.seconds[TOGETHER]) - 1],
-        wanted="equal",
-        margin=SAVED,
-        where="Zeros and the clock",
-    )
-    for statement, saved in [
-        (
-            "zeros make the compressed checkpoint smaller; "
-            "ours: gzip size relative to the unpruned network's",
-            part.gzip[TOGETHER],
-        ),
-        (
-            "removing channels saves time; ours: time relative to the unpruned network",
-            part.seconds["channels"],
-        ),
-    ]:
-        record.claim(
-            statement,
-            thesis="not stated",
-            values=[float(saved)],
-            differences=[1 - float(saved)],
-            margin=SAVED,
-            where="Zeros and the clock",
-        )

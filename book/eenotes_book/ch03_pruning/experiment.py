@@ -1,7 +1,7 @@
 """The experiment of chapter 3: exits are pruned together with the backbone, or separately after it.
 
-Everything is measured on one trained network per seed: where the zeros are, how accurate each exit
-still is, and, in the sweep, what the exits' own sparsity has to do with it.
+Everything is measured on one trained network per seed: where the zeros are, and how accurate each
+exit still is.
 """
 
 import gc
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -25,14 +26,16 @@ from eenotes.methods.pruning_schedule import Iteration, Phase, separately, toget
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
-from eenotes_book import cache, networks, scale, statistics
+from eenotes_book import cache, networks, scale
 from eenotes_book.ch03_pruning import pruned_costs
-from eenotes_book.ch03_pruning.settings import Settings, StudySettings
+from eenotes_book.ch03_pruning.settings import Published, Settings
 from eenotes_book.data import vision
 
 UNPRUNED, TOGETHER, SEPARATELY = "unpruned", "together", "separately"
 # approach 2, but the backbone is tuned for every exit, not for its own classifier only
 CONTROL = "separately, all exits' loss"
+# approach 2 with as many zeros in all, but exits that keep most of their weights
+SPARED = "separately, exits spared"
 
 
 @dataclass
@@ -41,8 +44,11 @@ class Bench:
 
     data: vision.Vision
     net: EarlyExitNetwork
-    s: Settings | StudySettings
+    s: Settings | Published
     seed: int
+    # thresholds: chosen on one half of the test images, judged on the other, and swapped; for
+    # networks that were trained on all other images
+    by_halves: bool = False
 
     @cached_property
     def sample(self) -> Tensor:
@@ -50,7 +56,7 @@ class Bench:
         return self.data.test.tensors[0][:1].to(next(self.net.parameters()).device)
 
 
-def bench(s: Settings | StudySettings, *, seed: int = 0) -> Bench:
+def bench(s: Settings, *, seed: int = 0) -> Bench:
     """Load the data and train the network that will be pruned, or take it from the cache."""
     data = vision.load(s.data, train=s.train, val=s.val, test=s.test)
     _, net = networks.resnet_with_exits(data, s, seed=seed)
@@ -124,36 +130,44 @@ def run(b: Bench, nets: dict[str, tuple[EarlyExitNetwork, list[Iteration]]]) -> 
         b: with the network before pruning.
         nets: approach → network and iterations, from `by_approach`.
     """
-    everything = {UNPRUNED: b.net} | {name: net for name, (net, _) in nets.items()}
-    dense = count_macs(b.net, b.sample)
+    found = {UNPRUNED: judged(b, b.net)}
+    found |= {name: judged(b, net, iterations) for name, (net, iterations) in nets.items()}
+    return joined(described(b), found)
+
+
+def described(b: Bench) -> dict:
+    """What a run is about: data, seed, and the layers of the network."""
     table = pruned_costs.sparsity_table(b.net)
-    points, accuracy, macs = {}, {}, {}
-    for name, net in everything.items():
-        points[name], accuracy[name] = operating_points(b, net)
-        macs[name] = pruned_costs.effective_costs(net, b.sample).backbone / dense.backbone
+    columns = {key: table[key].tolist() for key in ("part", "kind", "weights")}
     return {
         "data": b.data.name,
         "counts": b.data.counts,
         "seed": b.seed,
         "depth": b.s.depth,
-        "layers": {
-            "name": list(table.index),
-            "part": table.part.tolist(),
-            "kind": table.kind.tolist(),
-            "weights": table.weights.tolist(),
-        },
+        "layers": {"name": list(table.index), **columns},
+    }
+
+
+def judged(b: Bench, net: EarlyExitNetwork, iterations: Sequence[Iteration] = ()) -> dict:
+    """The numbers of one network: accuracy and cost; of a pruned one also where its zeros are."""
+    points, accuracy = operating_points(b, net)
+    macs = pruned_costs.effective_costs(net, b.sample).backbone
+    found = {
         "accuracy": accuracy,
         "points": points,
-        "macs": macs,
-        "sparsity": {
-            name: pruned_costs.by_round(iterations).round(5).to_numpy().tolist()
-            for name, (_, iterations) in nets.items()
-        },
-        "pools": {
-            name: pruned_costs.pool_sparsity(pruned_costs.sparsity_table(net)).round(5).to_dict()
-            for name, (net, _) in nets.items()
-        },
+        "macs": macs / count_macs(b.net, b.sample).backbone,
     }
+    if iterations:
+        pools = pruned_costs.pool_sparsity(pruned_costs.sparsity_table(net))
+        found["sparsity"] = pruned_costs.by_round(iterations).round(5).to_numpy().tolist()
+        found["pools"] = pools.round(5).to_dict()
+    return found
+
+
+def joined(about: dict, found: dict[str, dict]) -> dict:
+    """A run from what it is about, and approach → numbers, each from `judged`."""
+    keys = ("accuracy", "points", "macs", "sparsity", "pools")
+    return about | {key: {n: row[key] for n, row in found.items() if key in row} for key in keys}
 
 
 def operating_points(b: Bench, net: EarlyExitNetwork) -> tuple[list[dict], list[float]]:
@@ -165,19 +179,19 @@ def operating_points(b: Bench, net: EarlyExitNetwork) -> tuple[list[dict], list[
         accuracy on all test images.
     """
     costs, unit = pruned_costs.effective_costs(net, b.sample), count_macs(b.net, b.sample).backbone
-    chosen = thresholds_for_budgets(
-        *collect(net, vision.batches(b.data.val)),
-        Confidence(1.0),
-        costs,
-        draws=b.s.draws,
-        seed=b.seed,
-    )
-    logits, labels = collect(net, vision.batches(b.data.test))
+    test = logits, labels = collect(net, vision.batches(b.data.test))
+    pairs = [(collect(net, vision.batches(b.data.val)), test)] if not b.by_halves else _halves(test)
     rows = []
-    for budget, thresholds in zip(chosen.budget, chosen.thresholds, strict=True):
-        found = evaluate(logits, labels, Confidence(thresholds), costs)
-        cost = found["relative_cost"] * costs.backbone / unit
-        rows.append({"budget": budget, "accuracy": found["accuracy"], "relative_cost": cost})
+    for chosen_on, (z, y) in pairs:
+        chosen = thresholds_for_budgets(
+            *chosen_on, Confidence(1.0), costs, draws=b.s.draws, seed=b.seed
+        )
+        for budget, thresholds in zip(chosen.budget, chosen.thresholds, strict=True):
+            found = evaluate(z, y, Confidence(thresholds), costs)
+            cost = found["relative_cost"] * costs.backbone / unit
+            rows.append({"budget": budget, "accuracy": found["accuracy"], "relative_cost": cost})
+    table = pd.DataFrame(rows).groupby("budget").filter(lambda group: len(group) == len(pairs))
+    rows = table.groupby("budget", as_index=False).mean().to_dict("records")
     return rows, (logits.argmax(2) == labels).double().mean(1).tolist()
 
 
@@ -205,68 +219,34 @@ def cuts(table: pd.DataFrame, sparsity: float) -> dict[str, float]:
     return found | {"all": common, "exits in all": float((exits < common).mean())}
 
 
-def sweep(b: Bench) -> list[dict]:
-    """Both approaches over pruning rates, and over what the exits may keep of the weight budget.
-
-    At each rate all networks keep equally many weights.  The separate ones give their exits more or
-    fewer of them, and the backbone the rest; ``s.sweep.exit_sparsity`` says how sparse the exits
-    become, and once they become as sparse as the backbone: the plain approach 2.  Rounds per weight
-    and samples per round are equal throughout.
+def pools(net: EarlyExitNetwork, *, sparsity: float, bins: int = 59) -> dict:
+    """How large the weights of backbone and exits are, and where the cuts lie; plain numbers.
 
     Returns:
-        A row per rate and sparsity of the exits, with ``sparsity`` (of all weights), ``exits`` (the
-        sparsity wanted of the exits), ``share`` (of the kept weights, those in exits) and ``kept``
-        (all weights kept); ``pool_exits``, ``pool_share`` and ``pool_kept`` are those of pruning
-        together; ``early`` (mean of the early exits) and ``last`` are test accuracies, together -
-        separately.
+        ``edges`` of the bins, the first of which holds everything below .001; the ``shares`` of the
+        weights in them and the ``sizes`` by part; and the ``cuts`` and what lies ``below`` the
+        common one.
     """
-    s, rows = b.s.sweep, []
-    for rate in s.rates:
-        pool = _judged(b, "sweep together", together(rate=rate, rounds=s.rounds))
-        sparsity = 1 - (1 - rate) ** s.rounds
-        for exits in [*(x for x in s.exit_sparsity if x < sparsity), sparsity]:
-            plan = _plan_with_exits(b, sparsity=sparsity, exits=exits)
-            apart = _judged(b, "sweep separately", plan)
-            rows.append(
-                {
-                    "sparsity": sparsity,
-                    "exits": exits,
-                    "share": apart["share"],
-                    "early": pool["early"] - apart["early"],
-                    "last": pool["last"] - apart["last"],
-                    "pool_exits": pool["sparsity"],
-                    "pool_share": pool["share"],
-                    "kept": apart["kept"],
-                    "pool_kept": pool["kept"],
-                }
-            )
-    return rows
-
-
-def _plan_with_exits(b: Bench, *, sparsity: float, exits: float) -> list[Phase]:
-    """Approach 2 with so many zeros in all, and another share of zeros in the exits."""
-    rounds = b.s.sweep.rounds
-    sizes = pruned_costs.sparsity_table(b.net).groupby("part").weights.sum()
-    kept = {"exits": 1 - exits}
-    kept["backbone"] = (1 - sparsity) * sizes.sum() - kept["exits"] * sizes["exits"]
-    kept["backbone"] /= sizes["backbone"]
-    rates = {part: 1 - share ** (1 / rounds) for part, share in kept.items()}
-    return separately(rate=rates["backbone"], rounds=rounds, exits_rate=rates["exits"])
-
-
-def _judged(b: Bench, name: str, plan: Sequence[Phase]) -> dict[str, float | int]:
-    """The weights ``kept`` after a plan, the exits' ``share`` and ``sparsity``, and accuracies."""
-    net, _ = pruned(b, name, plan, samples=b.s.sweep.samples)
-    table = pruned_costs.sparsity_table(net)
-    kept = (table.weights - table.zeros).groupby(table.part).sum()
-    *early, last = pruning_schedule.accuracies(net, vision.batches(b.data.test))
+    table = magnitudes(net)
+    found = cuts(table, sparsity)
+    edges = np.geomspace(1e-3, 1.05 * table.magnitude.max(), bins + 1)
+    parts = {part: rows.to_numpy() for part, rows in table.groupby("part").magnitude}
+    counts = {n: np.histogram(np.clip(v, edges[0], None), edges)[0] for n, v in parts.items()}
     return {
-        "sparsity": float(pruned_costs.pool_sparsity(table)["exits"]),
-        "share": float(kept["exits"] / kept.sum()),
-        "kept": int(kept.sum()),
-        "early": statistics.mean(early),
-        "last": last,
+        "edges": edges.round(6).tolist(),
+        "shares": {n: (v / v.sum()).round(6).tolist() for n, v in counts.items()},
+        "sizes": {name: len(values) for name, values in parts.items()},
+        "cuts": found,
+        "below": {name: float((values < found["all"]).mean()) for name, values in parts.items()},
     }
+
+
+def _halves(split: tuple[Tensor, Tensor]) -> list:
+    """Logits and labels to choose on, and to judge on: each half of a split once."""
+    logits, labels = split
+    middle = len(labels) // 2
+    first, second = (logits[:, :middle], labels[:middle]), (logits[:, middle:], labels[middle:])
+    return [(first, second), (second, first)]
 
 
 @contextmanager

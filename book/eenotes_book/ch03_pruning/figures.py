@@ -49,6 +49,41 @@ def accuracy_of_exits(
     )
 
 
+def price_of_pruning(
+    table: pd.DataFrame, *, title: str, thesis: pd.DataFrame, provenance: str
+) -> HTML:
+    """What pruning changes at every exit in points, one line per approach; the thesis's beside it.
+
+    Args:
+        table: from `tables.price_table`; the spread is NaN for a single run.
+        title: what the first panel shows.
+        thesis: the same of the thesis's numbers.
+        provenance: of the numbers.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10.6, 3.8), sharey=True)
+    names = (title, "thesis (ResNet-56, CIFAR-10; read off its figure)")
+    for ax, rows, name in zip(axes, (table, thesis), names, strict=True):
+        for approach, group in rows.groupby("approach", sort=False):
+            color, marker = style.METHODS[approach]
+            spread = 100 * group.spread if group.spread.notna().all() else None
+            look = {"color": color, "marker": marker, "capsize": 3, "label": approach}
+            ax.errorbar(group.exit, 100 * group.difference, spread, **look)
+        ax.axhline(0, color=style.METHODS["unpruned"][0], linestyle="--", label="unpruned")
+        ax.set(xlabel="exit", title=name)
+        ax.set_xticks(sorted(rows.exit.unique()))
+    axes[0].set(ylabel="accuracy, pruned - unpruned (points)")
+    axes[0].legend(loc="best", fontsize=8)
+    bars = " Bars: ± one standard deviation over seeds." if table.spread.notna().all() else ""
+    return style.show(
+        figure,
+        caption=f"What 88 % of zeros change at every exit, in points of accuracy on all test "
+        f"images: {title} on the left, the thesis's ResNet-56 on the right.{bars}",
+        alt="Difference in accuracy to the unpruned network over exit number, a line for every "
+        f"procedure and a dashed line at zero; left {title}, right the thesis's numbers.",
+        provenance=provenance,
+    )
+
+
 def pruned_trade(curves: dict[str, pd.DataFrame], *, provenance: str) -> HTML:
     """Accuracy against relative cost of thresholded inference, one line per approach.
 

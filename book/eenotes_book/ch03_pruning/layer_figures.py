@@ -15,35 +15,26 @@ from eenotes_book.ch03_pruning.tables import early_exits
 LAYERS = {"convolution": style.SKY, "linear": style.ORANGE}
 
 
-def magnitude_pools(
-    weights: pd.DataFrame, cuts: dict[str, float], *, sparsity: float, provenance: str
-) -> HTML:
+def magnitude_pools(pools: dict, *, sparsity: float, provenance: str) -> HTML:
     """How large the weights are, with the cut of one common pool and that of each pool.
 
     Args:
-        weights: from `experiment.magnitudes`.
-        cuts: from `experiment.cuts`.
+        pools: from `experiment.pools`.
         sparsity: share of each pool that goes.
         provenance: of the numbers.
     """
     figure, axes = plt.subplots(2, 1, figsize=(7.6, 4.4), sharex=True)
-    edges = np.geomspace(1e-3, weights.magnitude.max() * 1.05, 60)
+    edges, cuts, below = pools["edges"], pools["cuts"], pools["below"]
     for ax, part, color in (
         (axes[0], "backbone", LAYERS["convolution"]),
         (axes[1], "exits", LAYERS["linear"]),
     ):
-        values = weights.magnitude[weights.part == part]
-        ax.hist(
-            np.clip(values, edges[0], None),
-            edges,
-            weights=np.full(len(values), 1 / len(values)),
-            color=color,
-        )
+        ax.stairs(pools["shares"][part], edges, color=color, fill=True)
         ax.axvline(
             cuts["all"],
             color=style.METHODS["together"][0],
             linewidth=2,
-            label=f"one pool: {(values < cuts['all']).mean():.0%} go",
+            label=f"one pool: {below[part]:.0%} go",
         )
         ax.axvline(
             cuts[part],
@@ -52,15 +43,14 @@ def magnitude_pools(
             linestyle="--",
             label=f"own pool: {sparsity:.0%} go",
         )
-        ax.set(
-            xscale="log", ylabel="share of the weights", title=f"{part}: {len(values):,} weights"
-        )
+        size = pools["sizes"][part]
+        ax.set(xscale="log", ylabel="share of the weights", title=f"{part}: {size:,} weights")
         ax.legend(loc="upper left")
     axes[1].set(xlabel="magnitude of a weight (first bar: all below 0.001)")
     return style.show(
         figure,
         caption=f"Magnitudes of the trained weights before pruning. One common cut at "
-        f"{sparsity:.1%} of all weights takes {cuts['exits in all']:.0%} of the exits' weights; a "
+        f"{sparsity:.1%} of all weights takes {below['exits']:.0%} of the exits' weights; a "
         f"cut through the exits alone takes {sparsity:.0%} of them.",
         alt="Two histograms of weight magnitudes on a logarithmic axis, backbone above and exits "
         "below, each with a solid line for the common cut and a dashed line for its own cut.",

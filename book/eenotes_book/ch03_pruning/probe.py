@@ -17,8 +17,8 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import networks, timing
-from eenotes_book.ch03_pruning import deployment, experiment, pruned_costs, tables
+from eenotes_book import networks, probes, timing
+from eenotes_book.ch03_pruning import deployment, experiment, pruned_costs, published, sweep, tables
 from eenotes_book.data import vision
 
 SEED = 4  # not 0: the experiment multiplies seeds
@@ -59,6 +59,7 @@ def probe() -> dict[str, object]:
         | magnitudes(b)
         | rounds(nets)
         | comparison(b, nets)
+        | with_spared_exits(b, nets)
         | sweeping(shifted)
         | worth(b, final, thin)
         | by_scope(b)
@@ -113,9 +114,13 @@ def magnitudes(b: experiment.Bench) -> dict[str, list[float]]:
     """Mean magnitudes of backbone and exits before pruning, and the cuts through them."""
     table = experiment.magnitudes(b.net)
     cuts = experiment.cuts(table, 1 - (1 - b.s.rate) ** b.s.rounds)
+    pools = experiment.pools(b.net, sparsity=0.8, bins=7)
     return {
         "magnitudes of backbone and exits": table.groupby("part").magnitude.mean().tolist(),
         "cuts": [cuts[name] for name in ("all", "backbone", "exits", "exits in all")],
+        "edges of the histogram": probes.digest(pools["edges"]),
+        "shares of the histogram": [*pools["shares"]["backbone"], *pools["shares"]["exits"]],
+        "below the common cut": [pools["below"][name] for name in ("backbone", "exits")],
     }
 
 
@@ -141,6 +146,36 @@ def comparison(
         # two names exchanged
         two = experiment.run(b, nets | {first: nets[last], last: nets[first]})
     return of_one_run(one) | of_runs([one, two])
+
+
+def with_spared_exits(
+    b: experiment.Bench, nets: dict[str, tuple[EarlyExitNetwork, list]]
+) -> dict[str, object]:
+    """The numbers behind the study's claims: plain and spared exits on one backbone.
+
+    The thresholds are chosen on one half of the test images and judged on the other.
+    """
+    settings = SimpleNamespace(**vars(b.s) | {"spared": 0.2})
+    halves = replace(b, s=settings, by_halves=True)
+    names = (experiment.SEPARATELY, experiment.SPARED)
+    nets = nets | {name: published.variant(halves, name) for name in names}
+    with float32():
+        run = experiment.run(halves, nets)
+    price = tables.price_table([run])
+    pools = tables.pool_table({"": [run]}).loc[[("", name) for name in names]]
+    table = tables.curves([run], names)[experiment.SPARED]
+    return {
+        "plain and spared, sparsity of the pools": pools[["backbone", "exits", "all"]]
+        .to_numpy()
+        .tolist(),
+        "price of pruning": price.groupby("approach", sort=False).difference.mean().tolist(),
+        "gain of the first two exits": tables.gains([run], over=experiment.UNPRUNED)["first"],
+        "gain over spared exits, early": tables.gains([run], over=experiment.SPARED)["early"],
+        "gain of sparing, last": tables.gains([run], of=experiment.SPARED)["last"],
+        "operating points by halves": table[["budget", "relative_cost", "accuracy"]]
+        .mean()
+        .tolist(),
+    }
 
 
 def of_one_run(run: dict) -> dict[str, object]:
@@ -183,7 +218,7 @@ def of_runs(runs: list[dict]) -> dict[str, object]:
 
 def sweeping(b: experiment.Bench) -> dict[str, object]:
     """Both procedures over pruning rates and over the share of the exits."""
-    rows = experiment.sweep(b)
+    rows = sweep.sweep(b)
     columns = ("exits", "share", "kept", "pool_exits", "pool_share", "pool_kept")
     found = {f"sweep, {name}": [row[name] for row in rows] for name in columns}
     for value in ("early", "last"):

@@ -20,7 +20,7 @@ class _Experiment:
     val: int
     test: int
     depth: int  # 56 is the thesis's
-    width: int  # channels of the first group
+    width: int  # channels of the first group; 16 is the published networks'
     exits: list[str]  # the blocks with an early exit after them
     epochs: int
     batch_size: int
@@ -32,18 +32,28 @@ class _Experiment:
     tune_learning_rate: float
     watched: int  # validation images on which every round is judged
     draws: int  # of thresholds for the curves
-    sweep: Sweep
 
 
 @dataclass(frozen=True)
 class Settings(_Experiment):
     """One run of the chapter."""
 
+    sweep: Sweep
     timing_batch: int  # images
 
 
 @dataclass(frozen=True)
-class StudySettings(_Experiment):
+class Published(_Experiment):
+    """A published network of the study, with linear exits that are trained beside it."""
+
+    flat: bool  # exits on whole feature maps, instead of on their averages
+    spared: float  # sparsity of the exits where they are spared
+    seeds: int
+    approaches: list[str]  # in the order in which they are run
+
+
+@dataclass(frozen=True)
+class StudySettings:
     """The many-seed runs behind the claims."""
 
-    seeds: int
+    networks: dict[str, Published]  # by name, in the order in which they are run

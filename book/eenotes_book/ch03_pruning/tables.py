@@ -4,7 +4,7 @@ A run is what `experiment.run` returns; a sweep, what `experiment.sweep` returns
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,13 +24,19 @@ def names(run: dict) -> list[str]:
     ]
 
 
+def having(runs: Sequence[dict], *approaches: str, key: str = "accuracy") -> list[dict]:
+    """The runs in which all of these approaches have been measured."""
+    return [run for run in runs if set(approaches) <= run.get(key, {}).keys()]
+
+
 def layer_table(runs: Sequence[dict]) -> pd.DataFrame:
-    """Each layer's final sparsity, averaged over the runs.
+    """Each layer's final sparsity, averaged over the runs that have both approaches.
 
     Returns:
         One row per layer: ``layer``, ``kind``, a column per approach, ``difference`` (together -
         separately) and ``spread``, its standard deviation over the runs.
     """
+    runs = having(runs, TOGETHER, SEPARATELY, key="sparsity")
     final = {
         name: pd.DataFrame([run["sparsity"][name][-1] for run in runs])
         for name in (TOGETHER, SEPARATELY)
@@ -47,11 +53,12 @@ def early_exits(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference_by_round(runs: Sequence[dict]) -> pd.DataFrame:
-    """Together - separately in sparsity, averaged over the runs.
+    """Together - separately in sparsity, averaged over the runs that have both.
 
     Returns:
         One row per round (from 1), one column per layer.
     """
+    runs = having(runs, TOGETHER, SEPARATELY, key="sparsity")
     differences = [
         np.subtract(run["sparsity"][TOGETHER], run["sparsity"][SEPARATELY]) for run in runs
     ]
@@ -61,45 +68,89 @@ def difference_by_round(runs: Sequence[dict]) -> pd.DataFrame:
 
 
 def accuracy_table(runs: Sequence[dict]) -> pd.DataFrame:
-    """The accuracy of every exit on all test images, averaged over the runs.
+    """The accuracy of every exit on all test images, averaged over the runs that have it.
 
     Returns:
         One row per approach and exit: ``exit`` (from 1), ``approach``, ``accuracy``, ``spread``.
     """
     tables = []
-    for name in runs[0]["accuracy"]:
-        values = pd.DataFrame([run["accuracy"][name] for run in runs])
+    for name in dict.fromkeys(name for run in runs for name in run["accuracy"]):
+        values = pd.DataFrame([run["accuracy"][name] for run in having(runs, name)])
         facts = {"exit": values.columns + 1, "approach": name}
         tables.append(pd.DataFrame(facts | {"accuracy": values.mean(), "spread": values.std()}))
     return pd.concat(tables, ignore_index=True)
 
 
-def curves(runs: Sequence[dict], approaches: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The operating points of each approach, averaged over the runs.
+def price_table(runs: Sequence[dict]) -> pd.DataFrame:
+    """What pruning changes at every exit: accuracy, pruned - unpruned, of the same run.
 
     Returns:
-        approach → one row per budget that every run keeps: ``budget``, ``relative_cost``,
-        ``accuracy``, ``spread``.
+        One row per approach and exit: ``exit`` (from 1), ``approach``, ``difference``, and
+        ``spread``, its standard deviation over the runs.
+    """
+    changed = [
+        run
+        | {
+            "accuracy": {
+                name: np.subtract(values, run["accuracy"][UNPRUNED]).tolist()
+                for name, values in run["accuracy"].items()
+                if name != UNPRUNED
+            }
+        }
+        for run in having(runs, UNPRUNED)
+    ]
+    return accuracy_table(changed).rename(columns={"accuracy": "difference"})
+
+
+def pool_table(groups: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """The final sparsity of each pool, averaged over runs.
+
+    Args:
+        groups: what the runs are of → runs.
+
+    Returns:
+        One row per group and approach: ``seeds``, ``backbone``, ``exits``, ``all``.
+    """
+    rows = {}
+    for group, runs in groups.items():
+        for name in dict.fromkeys(name for run in runs for name in run["pools"]):
+            pools = pd.DataFrame([run["pools"][name] for run in having(runs, name, key="pools")])
+            rows[group, name] = {"seeds": len(pools), **pools.mean()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def curves(runs: Sequence[dict], approaches: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The operating points of each approach, averaged over the runs that have it.
+
+    Returns:
+        approach → one row per budget that each of these runs keeps: ``budget``,
+        ``relative_cost``, ``accuracy``, ``spread``; no approach that no run has.
     """
     tables = {}
     for name in approaches:
-        rows = pd.concat(pd.DataFrame(run["points"][name]) for run in runs).groupby("budget")
+        found = having(runs, name)
+        if not found:
+            continue
+        rows = pd.concat(pd.DataFrame(run["points"][name]) for run in found).groupby("budget")
         table = rows[["accuracy", "relative_cost"]].mean()
         table = table.join(rows.accuracy.std().rename("spread"))
-        tables[name] = table[rows.size() == len(runs)].reset_index()
+        tables[name] = table[rows.size() == len(found)].reset_index()
     return tables
 
 
 def gains(
     runs: Sequence[dict], *, of: str = TOGETHER, over: str = SEPARATELY
 ) -> dict[str, list[float]]:
-    """The accuracy of one approach minus that of another, a number per run.
+    """The accuracy of one approach minus that of another, a number per run that has both.
 
     Returns:
-        ``early`` (mean of the early exits), ``all`` (mean of all exits), ``last``.
+        ``first`` (mean of the first two exits), ``early`` (mean of the early exits), ``all`` (mean
+        of all exits), ``last``.
     """
-    table = pd.DataFrame([np.subtract(run["accuracy"][of], run["accuracy"][over]) for run in runs])
+    pairs = [run["accuracy"] for run in having(runs, of, over)]
+    table = pd.DataFrame([np.subtract(pair[of], pair[over]) for pair in pairs])
     return {
+        "first": table.iloc[:, :2].mean(axis=1).tolist(),
         "early": table.iloc[:, :-1].mean(axis=1).tolist(),
         "all": table.mean(axis=1).tolist(),
         "last": table.iloc[:, -1].tolist(),
