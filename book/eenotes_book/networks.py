@@ -127,5 +127,5 @@ def facts(s: ResNetSettings) -> dict[str, Any]:
 
 
 def augmentation(data: vision.Vision) -> Callable[[Tensor, torch.Generator], Tensor] | None:
-    """What augments training images ``(B, C, H, W)``: `crop_and_flip` for CIFAR-10, else none."""
-    return vision.crop_and_flip if data.name == "CIFAR10" else None
+    """What augments training images ``(B, C, H, W)``: `crop_and_flip` if they are photographs."""
+    return vision.crop_and_flip if data.name.startswith("CIFAR") else None

@@ -2,11 +2,13 @@
 
 import gzip
 import os
+import pickle
 import struct
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -72,7 +74,7 @@ def test_too_many_or_no_images(train, val, test):
 
 
 def test_unknown_data_set():
-    names = "choose one of digits, MNIST, FashionMNIST, CIFAR10"
+    names = "choose one of digits, MNIST, FashionMNIST, KMNIST, CIFAR10, CIFAR100"
     with pytest.raises(ValueError, match=rf"unknown data set 'mnist'; {names}"):
         vision.load("mnist")
 
@@ -138,18 +140,18 @@ def test_half_of_the_images_are_mirrored_and_all_shifts_occur():
 # --- torchvision's files
 
 
-def write_idx(folder, *, train=60_000, test=10_000, labels=None, cut=0):
-    """MNIST's files with images of one pixel: as many as the real ones have, in 70 kilobytes."""
-    raw = folder / "MNIST" / "raw"
+def write_idx(folder, *, name="MNIST", train=60_000, test=10_000, labels=None, cut=0):
+    """MNIST's files with images of one pixel, as many as the real ones have: 70 kilobytes."""
+    raw = folder / name / "raw"
     raw.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name, count in (("train", train), ("t10k", test)):
+    for split, count in (("train", train), ("t10k", test)):
         pixels = rng.integers(0, 256, count, dtype=np.uint8).tobytes()
         images = struct.pack(">iiii", 2051, count, 1, 1) + pixels
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(images[: len(images) - cut])
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(images[: len(images) - cut])
         classes = (np.arange(count if labels is None else labels) % 10).astype(np.uint8)
         header = struct.pack(">ii", 2049, len(classes))
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + classes.tobytes())
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + classes.tobytes())
 
 
 @pytest.fixture
@@ -169,16 +171,37 @@ def refused(name, folder):
     return message
 
 
-def test_files_in_torchvisions_layout(folder):
-    write_idx(folder)
-    data = vision.load("MNIST", train=100, val=50)
+@pytest.mark.parametrize(("name", "first"), [("MNIST", "0"), ("KMNIST", "o")])
+def test_files_in_torchvisions_layout(folder, name, first):
+    write_idx(folder, name=name)
+    data = vision.load(name, train=100, val=50)
     assert data.counts == {"train": 100, "val": 50, "test": 10_000} and data.shape == (1, 1, 1)
-    too_many = r"MNIST has 60000 images for train \+ val, asked for 60001"
+    assert data.classes[0] == first and len(data.classes) == 10
+    too_many = rf"{name} has 60000 images for train \+ val, asked for 60001"
     with pytest.raises(ValueError, match=too_many):
-        vision.load("MNIST", train=60_000, val=1)
+        vision.load(name, train=60_000, val=1)
 
 
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10"])
+def test_a_hundred_classes_in_torchvisions_layout(folder, monkeypatch):
+    kind = torchvision.datasets.CIFAR100
+    monkeypatch.setattr(kind, "train_list", [["train", None]])  # no checksum
+    monkeypatch.setattr(kind, "test_list", [["test", None]])
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": None})
+    names, raw = [f"class {i}" for i in range(100)], folder / "cifar-100-python"
+    raw.mkdir()
+    (raw / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
+    for split, count in (("train", 50_000), ("test", 10_000)):
+        pixels = np.zeros((count, 3072), dtype=np.uint8)
+        pixels[:, 0] = labels = np.arange(count) % 100
+        found = {"data": pixels, "fine_labels": labels.tolist()}
+        (raw / split).write_bytes(pickle.dumps(found, protocol=5))
+    data = vision.load("CIFAR100", train=200, val=10, test=20)
+    assert data.shape == (3, 32, 32) and data.classes == tuple(names)
+    image, label = data.test[0]
+    assert round(data.picture(image)[0, 0, 0].item() * 255) == label
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100"])
 def test_missing_data(folder, name, monkeypatch):
     assert "What lies there: nothing" in refused(name, folder)
     (folder / "CamVid").mkdir()

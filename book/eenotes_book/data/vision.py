@@ -1,5 +1,5 @@
-"""Small images: digits that come with scikit-learn, and Fashion-MNIST, MNIST and CIFAR-10 through
-torchvision.
+"""Small images: the digits of scikit-learn; through torchvision MNIST, Fashion-MNIST, KMNIST,
+CIFAR-10 and CIFAR-100.
 """
 
 import os
@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-NAMES = ("digits", "MNIST", "FashionMNIST", "CIFAR10")
+NAMES = ("digits", "MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 
-_CLASSES = {
-    "digits": _DIGITS,
+_CLASSES = {  # of the others torchvision knows the names
     "MNIST": _DIGITS,
     "FashionMNIST": (
         "T-shirt",
@@ -112,7 +111,8 @@ def load(
     """
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(NAMES)}")
-    images, labels, test_images, test_labels = _digits() if name == "digits" else _torchvision(name)
+    found = _digits() if name == "digits" else _torchvision(name)
+    (images, labels, test_images, test_labels), classes = found
     generator = torch.Generator().manual_seed(seed)
     order, test_order = (torch.randperm(len(y), generator=generator) for y in (labels, test_labels))
     val = len(labels) // 10 if val is None else val
@@ -136,12 +136,7 @@ def load(
 
     splits = scaled(images[rows], labels[rows]), scaled(images[val_rows], labels[val_rows])
     return Vision(
-        name,
-        *splits,
-        scaled(test_images[test_rows], test_labels[test_rows]),
-        _CLASSES[name],
-        mean,
-        std,
+        name, *splits, scaled(test_images[test_rows], test_labels[test_rows]), classes, mean, std
     )
 
 
@@ -181,7 +176,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, *, padding: int = 
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
-def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _digits() -> tuple[list[Tensor], tuple[str, ...]]:
     """1,797 digits of 8×8 pixels; the last 360 are the test images (other writers than the first
     ones).
     """
@@ -190,14 +185,15 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    return images[:-360], labels[:-360], images[-360:], labels[-360:]
+    return [images[:-360], labels[:-360], images[-360:], labels[-360:]], _DIGITS
 
 
-def _torchvision(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _torchvision(name: str) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Images and labels to train on, images and labels to test on, and the names of the classes."""
     import torchvision
 
     kind = getattr(torchvision.datasets, name)
-    sizes = {True: 50_000 if name == "CIFAR10" else 60_000, False: _TEST_SIZE}
+    sizes = {True: 50_000 if name.startswith("CIFAR") else 60_000, False: _TEST_SIZE}
     download = os.environ.get("EENOTES_DOWNLOAD") == "1"
     root = Path(os.environ.get("EENOTES_DATA", "data"))
     tensors: list[Tensor] = []
@@ -218,7 +214,7 @@ def _torchvision(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                 )
             )
         tensors += [images, labels]
-    return tuple(tensors)
+    return tensors, _CLASSES.get(name) or tuple(found.classes)
 
 
 def _how_to_mend(name: str, root: Path, what: str) -> str:
