@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from eenotes._checks import require_classes, require_whole
 from eenotes._processes import gathered
+from eenotes.network import for_doubles
 
 # Up to here a GPU multiplies with a one-hot matrix: as fast as adding row by row, and with the same
 # bits on every run.  A CPU adds in order anyway, in a third of the time that the product takes.
@@ -213,8 +214,8 @@ class ClassMoments:
             raise ValueError(f"features must be (B, D), got {tuple(features.shape)}")
         if not features.isfinite().all():
             raise ValueError("the features hold NaN or infinite values; nothing was added")
-        device = features.device if features.device.type != "mps" else torch.device("cpu")
-        x, labels = features.detach().to(device).double(), labels.to(device).long()
+        x = for_doubles(features.detach()).double()
+        labels = labels.to(x.device).long()
         if self.pivot is None:
             self._start(x.mean(0))
         x = x - self.pivot

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eenotes.network import EarlyExitNetwork, in_mode
+from eenotes.network import EarlyExitNetwork, for_doubles, in_mode
 from eenotes.operations import count
 
 
@@ -53,6 +53,8 @@ class Costs:
     def relative_cost(self, exit_index: Tensor) -> Tensor:
         """The cost of stages and exit tests (1.3), ``(N,)``; 1.0 is the backbone without exits.
 
+        It is in double precision, and on the CPU if the device of the indices has none.
+
         Args:
             exit_index: where each sample exits, ``(N,)``, from 0.
         """
@@ -71,6 +73,7 @@ class Costs:
             raise ValueError(
                 f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, got {exit_index}"
             )
+        exit_index = for_doubles(exit_index)
         return (macs / self.backbone).to(exit_index.device)[exit_index.long()]
 
     @staticmethod

@@ -120,7 +120,7 @@ def check_n0(n0: float) -> None:
 
 
 def _checked_prior(prior: Tensor, count: int) -> Tensor:
-    total = prior.double().sum().item()
+    total = prior.sum().item()
     if prior.shape != (count,) or not (prior >= 0).all() or abs(total - 1) > 1e-3:
         raise ValueError(
             f"the prior must hold {count} probabilities of sum 1, got {prior} of sum {total:.4g}"

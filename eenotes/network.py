@@ -92,6 +92,15 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def for_doubles(x: Tensor) -> Tensor:
+    """The numbers ``(...)`` where there is double precision: on their device, or else the CPU."""
+    try:
+        torch.zeros((), dtype=torch.float64, device=x.device)
+    except (TypeError, RuntimeError):  # as Apple's and some of Intel's say it
+        return x.cpu()
+    return x
+
+
 def modes_of(*modules: nn.Module) -> list[tuple[nn.Module, bool]]:
     """Every submodule with its mode, for `put_back`."""
     return [(part, part.training) for module in modules for part in module.modules()]

@@ -67,7 +67,8 @@ class ScoreRule:
         raise NotImplementedError
 
     def __post_init__(self):
-        thresholds = torch.as_tensor(self.thresholds, dtype=torch.float64).cpu()
+        given = self.thresholds.cpu() if isinstance(self.thresholds, Tensor) else self.thresholds
+        thresholds = torch.as_tensor(given, dtype=torch.float64)
         low, high = self.limits
         if thresholds.ndim > 2 or not ((thresholds >= low) & (thresholds <= high)).all():
             raise ValueError(

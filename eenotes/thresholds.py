@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eenotes.costs import Costs
 from eenotes.inference import Outcome, check_answers, first_exit, simulate
-from eenotes.network import full_precision
+from eenotes.network import for_doubles, full_precision
 from eenotes.rules import Rule, ScoreRule
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def summarise(outcome: Outcome, labels: Tensor, costs: Costs) -> dict[str, float
     _check_labels(labels, len(outcome.prediction))
     left = torch.bincount(outcome.exit_index, minlength=len(costs.stages)) / len(labels)
     return {
-        "accuracy": (outcome.prediction == labels).double().mean().item(),
+        "accuracy": (outcome.prediction == labels).sum().item() / len(labels),
         "relative_cost": costs.relative_cost(outcome.exit_index).mean().item(),
         "overhead": costs.overhead(outcome.exit_index).mean().item(),
         "left": left.tolist(),
@@ -75,6 +75,7 @@ class Answers:
             raise ValueError("need at least one sample to try thresholds on")
         _check_labels(labels, len(logits[0]))
         _check_costs(costs, num_exits=num_exits)
+        logits, labels = [for_doubles(z) for z in logits], for_doubles(labels)
         seen = [rule.score(j, full_precision(z)) for j, z in enumerate(logits)]
         for j, answer in enumerate(seen):
             check_answers(j, answer.score)
@@ -144,7 +145,7 @@ def draw_thresholds(
     if how == "uniform":
         return low + (high - low) * draws
     scores = torch.stack([rule.score(j, logits[j]).score for j in range(num_early)])
-    scores = scores.double().cpu().sort(1, descending=not rule.leaves_above).values
+    scores = scores.cpu().double().sort(1, descending=not rule.leaves_above).values
     # Some vectors use every exit, some only one: how many are open is drawn first.
     open_share = torch.rand(count, 1, generator=generator, dtype=torch.float64)
     is_open = torch.rand(count, num_early, generator=generator, dtype=torch.float64) < open_share
@@ -170,6 +171,7 @@ def sweep(
     """
     import pandas as pd
 
+    thresholds = thresholds.cpu() if isinstance(thresholds, Tensor) else thresholds
     thresholds = torch.as_tensor(thresholds, dtype=torch.float64)
     num_exits = len(logits)
     if not len(thresholds):
@@ -183,13 +185,13 @@ def sweep(
         )
     for extreme in (thresholds.amin(0), thresholds.amax(0)):  # NaN wins both
         replace(rule, thresholds=extreme.tolist()).check(num_exits)
-    correct = answers.prediction == labels
+    correct = answers.prediction == answers.labels
     overheads = costs.overhead(torch.arange(num_exits)).to(answers.relative_cost)
     per_exit, rows = torch.stack([answers.relative_cost, overheads]), []
     for one in thresholds:
         exit_index = answers.exit_index(one)
         share = torch.bincount(exit_index, minlength=num_exits).double() / len(labels)
-        accuracy = correct.gather(0, exit_index[None]).double().mean().item()
+        accuracy = correct.gather(0, exit_index[None]).sum().item() / len(labels)
         rows.append((_as_tuple(one), accuracy, *(per_exit @ share).tolist()))
     return pd.DataFrame(rows, columns=["thresholds", "accuracy", "relative_cost", "overhead"])
 

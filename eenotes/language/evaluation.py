@@ -94,7 +94,7 @@ def _require_positions(pairs: Sequence[tuple[Tensor, Tensor]], to_do: str) -> in
 def _right_and_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """How many are right, and the summed cross-entropy, ``(2,)``."""
     loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return torch.stack([(logits.argmax(1) == labels).sum(), loss]).double().cpu()
+    return torch.stack([(logits.argmax(1) == labels).sum(), loss]).cpu().double()
 
 
 def _rates(sums: Tensor, count: int) -> dict[str, float]:

@@ -61,7 +61,7 @@ def class_mean_head(
     check_n0(n0)
     if whiten:
         covariance = found.noise_covariance(n0, shrinkage=_SHRINKAGE)
-        weight, bias = linear_discriminant(means.double().cpu(), covariance, prior=prior.cpu())
+        weight, bias = linear_discriminant(means.cpu().double(), covariance, prior=prior.cpu())
         weight, bias, unit = weight.to(means), bias.to(means), 1
     else:
         weight, bias = map_detector(means, n0=n0, prior=prior)

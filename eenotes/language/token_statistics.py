@@ -17,6 +17,7 @@ from eenotes._processes import gathered
 from eenotes.class_statistics import ClassMeans, ClassMoments, Moments
 from eenotes.language.batches import Batch, align, read
 from eenotes.language.exits import ExitModel
+from eenotes.network import for_doubles
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Statistics:
 
         $P_v = (n_v + \frac12) / (n + \frac12 V)$ (6.16).
         """
-        counts = self.counts.double() + 0.5
+        counts = for_doubles(self.counts).double() + 0.5
         return counts / counts.sum()
 
     def plug_in_n0(self) -> float:

@@ -147,7 +147,7 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
         raise ValueError(
             f"present: one entry for each of {margins.shape[-1]} classes, got {present.shape}"
         )
-    margins = margins.double().cpu()
+    margins = margins.cpu().double()
     least = margins.masked_fill(~present, torch.inf).amin(-1, keepdim=True)
     span = margins.masked_fill(~present, -torch.inf).amax(-1, keepdim=True) - least
     easiness = torch.where(present & (span > 0), (margins - least) / span, 0.0)

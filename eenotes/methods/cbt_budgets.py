@@ -12,6 +12,7 @@ from torch import Tensor
 from eenotes._checks import require_classes
 from eenotes.costs import Costs
 from eenotes.methods.cbt import Statistics, mean_iou
+from eenotes.network import for_doubles
 from eenotes.rules import Confidence, PerClass
 from eenotes.thresholds import Answers
 
@@ -148,7 +149,7 @@ def priced(
     Raises:
         ValueError: a negative price, or a loss of another size.
     """
-    loss = iou_loss(v) if loss is None else loss.double()
+    loss = iou_loss(v) if loss is None else for_doubles(loss).double()
     if not price >= 0 or loss.shape != v.prediction.shape:
         raise ValueError(
             f"need a price ≥ 0 and a loss like {v.prediction.shape}, got {price}, {loss.shape}"

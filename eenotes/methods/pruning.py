@@ -84,7 +84,8 @@ def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = 
 def sparsity(modules: Mapping[str, nn.Module]) -> dict[str, float]:
     """The share of each layer's weights that are zero, in [0, 1]."""
     refresh(modules.values())
-    return {name: (module.weight == 0).double().mean().item() for name, module in modules.items()}
+    weights = {name: module.weight for name, module in modules.items()}
+    return {name: (weight == 0).sum().item() / weight.numel() for name, weight in weights.items()}
 
 
 def permanent(net: EarlyExitNetwork) -> EarlyExitNetwork:

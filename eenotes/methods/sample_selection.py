@@ -98,7 +98,7 @@ def class_quotas(labels: Tensor, wanted: int) -> Tensor:
 
     The largest remainders are rounded up.
     """
-    exact = labels.bincount().double() * wanted / len(labels)
+    exact = labels.cpu().bincount().double() * wanted / len(labels)
     quotas = exact.floor().long()
     by_remainder = (exact - quotas).sort(descending=True, stable=True).indices
     quotas[by_remainder[: wanted - int(quotas.sum())]] += 1

@@ -1,0 +1,132 @@
+"""A device that stands in for an accelerator: its tensors lie in memory, and obey its rules.
+
+Rules: tensors of two devices do not mix, except for single numbers and row numbers of the CPU; and
+the device has no double precision, as those of Apple and some of Intel.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+NAME = "standin"
+_TRANSFERS = ("aten::_to_copy", "aten::copy_", "aten::_copy_from")
+_INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+
+
+class DeviceTensor(torch.Tensor):
+    """A tensor that says it lies on the device; ``inner`` has its numbers."""
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor):
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=torch.device(NAME, 0),
+            requires_grad=inner.requires_grad,
+        )
+
+    def __init__(self, inner: torch.Tensor):
+        self.inner = inner
+
+    def __repr__(self, **_) -> str:
+        return f"DeviceTensor({self.inner})"
+
+    def __deepcopy__(self, memo: dict) -> torch.Tensor:
+        twin = memo[id(self)] = DeviceTensor(self.inner.clone()).requires_grad_(self.requires_grad)
+        if isinstance(self, torch.nn.Parameter):
+            twin = memo[id(self)] = torch.nn.Parameter(twin, self.requires_grad)
+        return twin
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return _run(function, args, kwargs or {})
+
+
+class _Factories(TorchDispatchMode):
+    """Sends what makes new tensors on the device, such as ``torch.zeros(device=...)``, there."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return _run(function, args, kwargs or {})
+
+
+class _FromPython(TorchFunctionMode):
+    """What dispatches nothing: ``torch.tensor(..., device=...)``, ``tolist``, ``x.data = y``."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (torch.tensor, torch.as_tensor, torch.asarray) and "device" in kwargs:
+            target = kwargs.pop("device")
+            return function(*args, **kwargs).to(target)
+        if function is torch.Tensor.tolist:
+            return function(args[0].cpu())
+        if function == torch.Tensor.data.__set__ and isinstance(args[0], DeviceTensor):
+            args[0].inner = args[1].inner
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def device(*, doubles: bool = False) -> Iterator[torch.device]:
+    """The device, which exists within the block; with ``doubles`` it has double precision."""
+    _register()
+    global _doubles
+    _doubles = doubles
+    with _Factories(), _FromPython():
+        yield torch.device(NAME, 0)
+
+
+_doubles = False
+
+
+@cache
+def _register() -> None:
+    from torch.utils import backend_registration
+
+    class Module(backend_registration._DummyBackendModule):
+        def get_amp_supported_dtype(self) -> list[torch.dtype]:
+            return [torch.float16]
+
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
+
+
+def _inner(value):
+    if isinstance(value, torch.device) and value.type == NAME:
+        return torch.device("cpu")
+    return value.inner if isinstance(value, DeviceTensor) else value
+
+
+@torch.inference_mode(False)  # there, a view of a tensor from outside could not be wrapped
+@torch.no_grad()
+def _run(function, args: tuple, kwargs: dict):
+    """One operation, on the numbers inside; the result lies where the operation happened."""
+    name, leaves = function._schema.name, pytree.tree_leaves((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    target = next((leaf for leaf in leaves if isinstance(leaf, torch.device)), None)
+    here = [isinstance(t, DeviceTensor) for t in tensors]
+    there = any(here) if target is None else target.type == NAME
+    if name == "aten::copy_" or name in _INDEXED:
+        there = here[0]
+    if any(here) and name not in _TRANSFERS:
+        count = 1 if name in _INDEXED else len(tensors)  # row numbers may lie on the CPU
+        if not all(h or t.ndim == 0 for t, h in zip(tensors[:count], here[:count], strict=True)):
+            raise RuntimeError(f"{name}: tensors of the CPU and of the device do not mix")
+    inner_args, inner_kwargs = pytree.tree_map(_inner, (args, kwargs))
+    result = function(*inner_args, **inner_kwargs)
+
+    if name.endswith("_") and not name.endswith("__") and isinstance(result, torch.Tensor):
+        return tensors[0]
+
+    def placed(value: torch.Tensor) -> torch.Tensor:
+        double = value.dtype in (torch.float64, torch.complex128)
+        if double and not _doubles and (there or any(here)):
+            raise TypeError(f"{name}: the device has no double precision")
+        return DeviceTensor(value) if there else value
+
+    return pytree.tree_map_only(torch.Tensor, placed, result)
