@@ -1,4 +1,7 @@
-"""How good an exit of a language model is: next-token accuracy and perplexity."""
+"""How good an exit of a language model is: next-token accuracy and perplexity.
+
+`collect` and `evaluate` put together what all processes of ``torch.distributed`` were given.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from eenotes._processes import gathered
 from eenotes.language.batches import Batch, align, read
 from eenotes.language.exits import ExitModel, Linear
 from eenotes.network import in_mode
@@ -13,23 +17,38 @@ from eenotes.network import in_mode
 _POSITIONS = 4096  # at once: each has V logits
 
 
-@torch.no_grad()
 def collect(model: ExitModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """Features ``(N, D)`` and next tokens ``(N,)`` of all positions that have one, on the CPU.
 
     Batches are those of `eenotes.language.batches`; positions whose next label is -100 are left
-    out.  The model's mode is put back afterwards.
+    out.  Those of several processes come one process after the other.  The model's mode is put back
+    afterwards.
 
     Raises:
-        ValueError: no position, or what `eenotes.language.batches.read` raises.
+        ValueError: no position in any process, or what `eenotes.language.batches.read` raises.
     """
+    return _joined([pair for own in gathered(_observed(model, batches)) for pair in own])
+
+
+def collect_own(model: ExitModel, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """What `collect` gives, ``(N, D)`` and ``(N,)``, of the batches of this process alone."""
+    return _joined(_observed(model, batches))
+
+
+@torch.no_grad()
+def _observed(model: ExitModel, batches: Iterable[Batch]) -> list[tuple[Tensor, Tensor]]:
     pairs, head = [], model.exit_head.linear
     with in_mode(model):
         for batch in batches:
             ids, labels = read(batch, model.model, vocabulary=head.out_features)
             features = model.features(ids.to(head.weight.device)).cpu()
             pairs.append(align(features, labels.cpu()))
-    _require_positions(pairs, "collect")
+    return pairs
+
+
+def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    count = sum(len(labels) for _, labels in pairs)
+    _require_positions(count, len(pairs), "collect")
     features, labels = zip(*pairs, strict=True)
     return torch.cat(features), torch.cat(labels)
 
@@ -65,6 +84,9 @@ def evaluate(model: ExitModel, batches: Iterable[Batch]) -> dict[str, float]:
 
     Returns:
         ``exit_accuracy``, ``exit_perplexity``, ``final_accuracy``, ``final_perplexity``.
+
+    Raises:
+        ValueError: as `collect`.
     """
     totals, head = torch.zeros(2, 2, dtype=torch.float64), model.exit_head.linear
     counts = []
@@ -74,21 +96,20 @@ def evaluate(model: ExitModel, batches: Iterable[Batch]) -> dict[str, float]:
             ids, labels = (part.to(head.weight.device) for part in parts)
             for row, logits in zip(totals, model(ids), strict=True):
                 row += _right_and_loss(*align(logits, labels))
-            counts.append(align(labels, labels))
-    count = _require_positions(counts, "evaluate")
+            counts.append(len(align(labels, labels)[1]))
+    parts = gathered((totals, sum(counts), len(counts)))
+    totals, count, given = (sum(of_all) for of_all in zip(*parts, strict=True))
+    _require_positions(count, given, "evaluate")
     named = zip(("exit", "final"), totals, strict=True)
     return {
         f"{name}_{what}": value for name, row in named for what, value in _rates(row, count).items()
     }
 
 
-def _require_positions(pairs: Sequence[tuple[Tensor, Tensor]], to_do: str) -> int:
-    """How many positions there are; their labels are second in each pair."""
-    count = sum(len(labels) for _, labels in pairs)
+def _require_positions(count: int, batches: int, to_do: str) -> None:
     if not count:
-        why = "every label is ignored (-100) or padding" if pairs else "no batch"
+        why = "every label is ignored (-100) or padding" if batches else "no batch"
         raise ValueError(f"{why}: there is nothing to {to_do}")
-    return count
 
 
 def _right_and_loss(logits: Tensor, labels: Tensor) -> Tensor:

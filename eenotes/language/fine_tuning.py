@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from eenotes import training
 from eenotes.language.batches import IGNORED, Batch, read, rows
-from eenotes.language.evaluation import collect, evaluate, score
+from eenotes.language.evaluation import collect_own, evaluate, score
 from eenotes.language.exits import ExitModel, FullPrecision
 
 
@@ -49,7 +49,8 @@ def train(
         batch_size: rows per step.
         learning_rate: AdamW's.
         held_out: text to evaluate on, like ``batch``.
-        features: for ``freeze``, from `eenotes.language.evaluation.collect` on the same text.
+        features: for ``freeze``, from `eenotes.language.evaluation.collect_own` on the same
+            text.
         seed: of the order of the samples.
 
     Returns:
@@ -84,7 +85,7 @@ def train(
         return history
     part, data, loss = model, TensorDataset(ids, labels), _both_losses
     if freeze:
-        found = collect(model, rows(ids, labels, 32)) if features is None else features
+        found = collect_own(model, rows(ids, labels, 32)) if features is None else features
         data = TensorDataset(*_in_rows(*found, labels[:, 1:]))
         part, loss = model.exit_head.linear, _head_loss
     training.fit(
@@ -123,7 +124,7 @@ def _scorer(
     """`evaluate` on held-out text; frozen, what stays is computed only once."""
     if not freeze:
         return lambda: evaluate(model, held_out)
-    features, labels = collect(model, held_out)
+    features, labels = collect_own(model, held_out)
     first, linear = evaluate(model, held_out), model.exit_head.linear
 
     def scored() -> dict[str, float]:

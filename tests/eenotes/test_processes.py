@@ -141,15 +141,59 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("these_tests", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-module._train(int(sys.argv[2]), sys.argv[3], 2)
+getattr(module, sys.argv[2])(int(sys.argv[3]), sys.argv[4], 2)
 """
+
+
+def fresh(work, folder):
+    """What each of two fresh processes has saved: a forked one must not multiply."""
+    started = [
+        subprocess.Popen([sys.executable, "-c", START, __file__, work, str(rank), str(folder)])
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 @pytest.mark.slow
 def test_losses_of_two_processes_are_those_of_one(tmp_path):
-    """Two batches of four are one of eight; fresh processes, as a forked one must not multiply."""
-    commands = [[sys.executable, "-c", START, __file__, str(j), str(tmp_path)] for j in range(2)]
-    started = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(losses(8), rel=1e-2)
+    """Two batches of four are one of eight."""
+    for found in fresh("_train", tmp_path):
+        assert found == pytest.approx(losses(8), rel=1e-2)
+
+
+def text_estimates(parts):
+    """What is estimated from rows of a text, for some shares of the rows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from eenotes.language import evaluation, exits, token_statistics
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=12, intermediate_size=16, initializer_range=0.3, **shape)
+    exited = exits.attach(LlamaForCausalLM(config).eval(), at=1)
+    text, found = torch.randint(12, (9, 8)), []
+    for rows in parts:
+        batches = text[rows].split(2) if len(text[rows]) else []
+        features, labels = evaluation.collect(exited, batches)
+        means = token_statistics.statistics(exited, batches).class_means
+        numbers = torch.tensor([*evaluation.evaluate(exited, batches).values()])
+        found.append([features, labels, means, numbers])
+    return found
+
+
+TEXTS = [[slice(0, 2), slice(2, 9)], [slice(0, 0), slice(0, 9)], [slice(0, 9), slice(0, 0)]]
+
+
+def _read_text(rank, folder, count):
+    meet(folder, rank, count)
+    torch.save(text_estimates([parts[rank] for parts in TEXTS]), f"{folder}/{rank}.pt")
+
+
+@pytest.mark.slow
+def test_a_text_in_two_processes_is_one_text(tmp_path):
+    (expected,) = text_estimates([slice(0, 9)])
+    for found in fresh("_read_text", tmp_path):
+        for case in found:
+            for one, other in zip(case, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

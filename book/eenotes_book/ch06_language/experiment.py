@@ -24,7 +24,7 @@ def histories(
     if freeze:
         heads["class mean, scaled"] = measured.chosen(scale=True)
     rows = lm.text.train[: s.tune]
-    features = evaluation.collect(measured.exit, rows.split(32)) if freeze else None
+    features = evaluation.collect_own(measured.exit, rows.split(32)) if freeze else None
     found = {}
     for name, head in heads.items():
         start = lm if freeze else lm.copy()
