@@ -1,6 +1,6 @@
 """Checks of arguments that several parts of the package share: modes, batches and labels."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -30,11 +30,13 @@ def require_whole(labels: Tensor) -> None:
 
 
 def pair(batch: object) -> tuple[Tensor, Tensor]:
-    """A batch as inputs and labels, both tensors.
+    """A batch as inputs and labels, both tensors; also ``pixel_values`` and ``labels`` by name.
 
     Raises:
-        TypeError: something else, such as a dictionary, a triple or NumPy arrays.
+        TypeError: something else, such as another dictionary, a triple or NumPy arrays.
     """
+    if isinstance(batch, Mapping) and batch.keys() >= {"pixel_values", "labels"}:
+        batch = batch["pixel_values"], batch["labels"]
     fine = isinstance(batch, tuple | list) and len(batch) == 2
     if not fine or not all(isinstance(part, Tensor) for part in batch):
         parts = batch if isinstance(batch, tuple | list) else [batch]

@@ -119,7 +119,8 @@ def fit(
 
     Args:
         model: left in evaluation mode, on the accelerator's device.
-        dataset: of ``(x, y)`` or other tuples of tensors.
+        dataset: of ``(x, y)`` or other tuples of tensors, or of dictionaries with ``pixel_values``
+            and ``labels``.
         loss: from the model and a batch to a scalar.
         epochs: passes over the data.
         batch_size: samples per step and process.
@@ -186,6 +187,7 @@ def fit(
                 total = torch.zeros((), device=accelerator().device)
                 seen = epoch * len(dataset)
                 for batch in progress_bar(batches, f"epoch {epoch + 1}/{epochs}"):
+                    batch = pair(batch) if isinstance(batch, Mapping) else batch
                     if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor):
                         x = as_input(batch[0], model)
                         x = x if augment is None else augment(x, generator)
