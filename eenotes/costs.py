@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eenotes.network import EarlyExitNetwork, for_doubles, in_mode
 from eenotes.operations import count
+from eenotes.rules import Rule, open_exits
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Costs:
     def cumulative(self) -> Tensor:
         """MACs of a sample that exits at j, ``(J,)`` (1.3): all stages and exit tests up to it."""
         return self._up_to(self.stages) + self._up_to((*self.exits, 0))
+
+    def under(self, rule: Rule) -> "Costs":
+        """What a rule pays: the test of an exit that no sample can take is not run."""
+        is_open = open_exits(rule, len(self.stages))
+        return Costs(self.stages, tuple(a * b for a, b in zip(self.exits, is_open, strict=False)))
 
     def relative_cost(self, exit_index: Tensor) -> Tensor:
         """The cost of stages and exit tests (1.3), ``(N,)``; 1.0 is the backbone without exits.

@@ -13,7 +13,7 @@ from torch import Tensor
 from eenotes._checks import as_input, explained, pair, require_eval
 from eenotes._processes import gathered
 from eenotes.network import EarlyExitNetwork, full_precision
-from eenotes.rules import Decision, Rule
+from eenotes.rules import Decision, Rule, open_exits
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,10 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
     check_ready(net, x)
     features = x
 
-    def observe(j: int, keep: Tensor | None) -> Tensor:
+    def observe(j: int, keep: Tensor | None, is_open: bool) -> Tensor | None:
         nonlocal features
-        features, logits = run_stage(
-            net, j, features if keep is None else _gather_rows(features, keep)
-        )
+        features = features if keep is None else _gather_rows(features, keep)
+        features, logits = run_stage(net, j, features, is_open=is_open)
         return logits
 
     return _cascade(observe, count=len(x), num_exits=net.num_exits, rule=rule, device=x.device)
@@ -75,12 +74,12 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
         _check_logits(j, exit_logits)
     rows = torch.arange(len(logits[0]), device=logits[0].device)
 
-    def observe(j: int, keep: Tensor | None) -> Tensor:
+    def observe(j: int, keep: Tensor | None, is_open: bool) -> Tensor | None:
         nonlocal rows
-        if keep is None:
-            return logits[j] if len(rows) == len(logits[j]) else logits[j][rows]
-        rows = rows[keep]
-        return logits[j][rows]
+        rows = rows if keep is None else rows[keep]
+        if not is_open:
+            return None
+        return logits[j] if len(rows) == len(logits[j]) else logits[j][rows]
 
     return _cascade(observe, count=len(rows), num_exits=len(logits), rule=rule, device=rows.device)
 
@@ -131,7 +130,7 @@ def first_exit(leave: Tensor) -> Tensor:
 
 
 def _cascade(
-    observe: Callable[[int, Tensor | None], Tensor],
+    observe: Callable[[int, Tensor | None, bool], Tensor | None],
     *,
     count: int,
     num_exits: int,
@@ -140,8 +139,8 @@ def _cascade(
 ) -> Outcome:
     """Exit after exit, until no sample is left.
 
-    ``observe(j, keep)`` gives the logits of exit j for the rows ``keep`` of those that were in the
-    batch at exit j-1; all of them for ``None``.
+    ``observe(j, keep, is_open)`` gives the logits of exit j for the rows ``keep`` of those that
+    were in the batch at exit j-1, all of them for ``None``; nothing where the exit is closed.
     """
     if count == 0:
         raise ValueError("the batch is empty: there is nothing to predict")
@@ -150,11 +149,13 @@ def _cascade(
     exit_index = torch.empty_like(prediction)
     confidence = torch.empty(count, device=device)
     active, keep, state = torch.arange(count, device=device), None, None
-    for j in range(num_exits):
-        logits = observe(j, keep)
+    for j, is_open in enumerate(open_exits(rule, num_exits)):
+        logits, keep = observe(j, keep, is_open), None
+        if logits is None:
+            continue
         decision, stay = _decide(rule, j, logits, state, last=j == num_exits - 1)
         stay = stay.nonzero().squeeze(1)
-        keep, state = None, decision.state
+        state = decision.state
         if len(stay) < len(active):
             # Written for the samples that stay, too: a later exit overwrites it.
             prediction[active] = decision.prediction
@@ -198,16 +199,21 @@ def _gather_rows(features: Tensor, keep: Tensor) -> Tensor:
     return torch.index_select(features, 0, keep, out=empty_rows(features, len(keep)))
 
 
-def run_stage(net: EarlyExitNetwork, j: int, features: Tensor) -> tuple[Tensor, Tensor]:
+def run_stage(
+    net: EarlyExitNetwork, j: int, features: Tensor, *, is_open: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """The features ``(B, ...)`` and the logits ``(B, K)`` of stage ``j``.
+
+    A closed exit is not run and has no logits.
 
     Raises:
         ValueError: a stage that changes the size of the batch, or logits of another shape.
     """
     expected = len(features)
-    features, logits = net.step(j, features)
-    _check_logits(j, logits)
-    if len(features) != expected or len(logits) != expected:
+    features, logits = net.step(j, features) if is_open else (net.stages[j](features), None)
+    if is_open:
+        _check_logits(j, logits)
+    if len(features) != expected or (is_open and len(logits) != expected):
         raise ValueError(
             f"stage {j} turned a batch of {expected} into {len(features)}: "
             "the batch must stay first"

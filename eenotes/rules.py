@@ -34,6 +34,15 @@ class Rule(Protocol):
     def __call__(self, j: int, logits: Tensor, state: Tensor | None = None) -> Decision: ...
 
 
+def open_exits(rule: Rule, num_exits: int) -> list[bool]:
+    """Which exits of ``num_exits`` are run: the last one, and the early ones that can be taken.
+
+    A rule says it with ``is_open(j)``; one without that method sees every exit.
+    """
+    is_open = getattr(rule, "is_open", lambda j: True)
+    return [bool(is_open(j)) for j in range(num_exits - 1)] + [True]
+
+
 class Score(NamedTuple):
     """What a `ScoreRule` sees in the logits of B samples."""
 
@@ -101,6 +110,11 @@ class ScoreRule:
     def closed(self) -> float:
         """The threshold at which no sample exits."""
         return self.limits[1] if self.leaves_above else self.limits[0]
+
+    def is_open(self, j: int) -> bool:
+        """Whether a sample can exit at ``j``: the test of a closed exit is not run."""
+        row = self.thresholds if isinstance(self.thresholds, float) else self.thresholds[j]
+        return any(limit != self.closed for limit in (row if isinstance(row, tuple) else [row]))
 
     def _threshold(self, j: int, prediction: Tensor, num_classes: int) -> Tensor | float:
         if isinstance(self.thresholds, float):
@@ -250,6 +264,11 @@ class PerClass:
                 f"PerClass has thresholds for {len(self.thresholds)} exits, the network has "
                 f"{num_exits - 1} early exits"
             )
+
+    def is_open(self, j: int) -> bool:
+        """Whether a sample can exit at ``j``: the test of a closed exit is not run."""
+        row = self.thresholds[j] if self.thresholds.ndim == 2 else self.thresholds
+        return bool((row < 1).any())
 
     def __call__(self, j: int, logits: Tensor, state: Tensor | None = None) -> Decision:
         thresholds = self.thresholds

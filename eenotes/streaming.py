@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eenotes.inference import Outcome, check_answers, check_ready, empty_rows, run_stage
 from eenotes.network import EarlyExitNetwork, full_precision
-from eenotes.rules import Rule
+from eenotes.rules import Rule, open_exits
 
 
 @torch.inference_mode()
@@ -33,6 +33,7 @@ def predict_stream(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     rule.check(net.num_exits)
+    is_open = open_exits(rule, net.num_exits)
     waiting = [_Queue(batch_size) for _ in range(net.num_exits)]
     decided: list[tuple[Tensor, ...]] = []
     exits: list[int] = []
@@ -40,7 +41,10 @@ def predict_stream(
 
     def run(j: int) -> None:
         features, rows, state = waiting[j].full.popleft()
-        features, logits = run_stage(net, j, features)
+        features, logits = run_stage(net, j, features, is_open=is_open[j])
+        if logits is None:
+            waiting[j + 1].add(features, torch.arange(len(rows), device=rows.device), rows, state)
+            return
         decision = rule(j, full_precision(logits), state)
         # Which samples exit, and whether a confidence is NaN, is sorted out once, at the end:
         # beside a small stage every small operation counts.

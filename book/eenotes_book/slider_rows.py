@@ -114,7 +114,7 @@ def rows(
 
 def _row(logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs, shown: Tensor) -> Row:
     outcome = simulate(logits, rule)
-    numbers = summarise(outcome, labels, costs)
+    numbers = summarise(outcome, labels, costs.under(rule))
     return Row(
         rule.thresholds,
         numbers["accuracy"],

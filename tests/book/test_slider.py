@@ -83,7 +83,8 @@ def test_rows_are_what_simulate_says_and_a_higher_threshold_delays(drawn):
     assert found[-1].left[-1] == 1 or logits[:-1].softmax(2).max() == 1, "at the last none early"
     for lower, higher in zip(found, found[1:], strict=False):
         assert (lower.exits <= higher.exits).all() and lower.threshold < higher.threshold
-        assert lower.relative_cost <= higher.relative_cost + 1e-12
+        # a threshold of 1 closes every exit, and no test is run
+        assert lower.relative_cost <= higher.relative_cost + 1e-12 or higher.threshold == 1
 
 
 @given(st.integers(2, 1000), st.floats(1e-4, 0.3), st.integers(2, 40))

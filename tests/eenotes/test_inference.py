@@ -56,6 +56,31 @@ def test_where_samples_exit_by_hand(table_net, rows):
     assert outcome.confidence.dtype == torch.float32
 
 
+class Refused(nn.Module):
+    def forward(self, x):
+        raise AssertionError("a closed exit was run")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Confidence([0.9, 1.0]),
+        Entropy([0.3, 0.0]),
+        PerClass(torch.tensor([[0.9, 0.9], [1.0, 1.0]])),
+        ClassMeanConfidence([0.9, 1.0], [None, None]),
+    ],
+)
+def test_a_closed_exit_is_not_run(table_net, rows, rule):
+    net = table_net(LOGITS)
+    net.exits[1] = Refused().eval()
+    for outcome in (
+        *both(net, rows(4), LOGITS, rule),
+        predict_stream(net, rows(4).split(3), rule, batch_size=2),
+    ):
+        assert outcome.exit_index.tolist() == [0, 2, 2, 2]
+        assert outcome.prediction.tolist() == [0, 0, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("thresholds", "exit_index", "seen"),
     [

@@ -53,7 +53,7 @@ def estimates(rows):
     found["probabilities"] = cbt.statistics(seen, num_classes=2).per_exit
     logits, labels = collect(net(), batches)
     rule, costs = Confidence(0.5), Costs((10, 10), (1,))
-    chosen = thresholds_for_budgets(logits, labels, rule, costs, draws=50, budgets=(0.8,))
+    chosen = thresholds_for_budgets(logits, labels, rule, costs, budgets=(0.8,))
     found["thresholds"] = torch.tensor([float(value) for value in chosen.thresholds.iloc[0]])
     numbers = evaluate(logits, labels, rule, costs)
     found["evaluation"] = torch.tensor([numbers["accuracy"], numbers["relative_cost"]])

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eenotes import ClassMeanConfidence, Confidence, Entropy, Patience
+from eenotes import ClassMeanConfidence, Confidence, Entropy, Patience, PerClass
 from eenotes.costs import Costs
 from eenotes.inference import simulate
 from eenotes.thresholds import (
@@ -45,11 +45,15 @@ def random_logits(seed, num_exits=3, count=30, classes=4):
 @pytest.mark.parametrize(
     ("rule", "accuracy", "cost", "overhead", "left"),
     [
-        # two exit first (right, wrong) for 15 MACs each, two at the end (right, right) for 120
-        (Confidence([0.75, 1.0]), 0.75, 0.675, 0.125, [0.5, 0, 0.5]),
-        (Confidence(1.0), 0.5, 1.2, 0.2, [0, 0, 1]),
+        # two exit first (right, wrong) for 15 MACs each, two at the end (right, right) for 105:
+        # the second exit is closed, and its test is not run
+        (Confidence([0.75, 1.0]), 0.75, 0.6, 0.05, [0.5, 0, 0.5]),
+        (Confidence([0.75, 0.99]), 0.75, 0.675, 0.125, [0.5, 0, 0.5]),
+        (Confidence([1.0, 0.5]), 0.75, 0.55, 0.15, [0, 1, 0]),
+        (Confidence(1.0), 0.5, 1.0, 0, [0, 0, 1]),
+        (PerClass(torch.tensor([[0.75, 1.0], [1.0, 1.0]])), 0.75, 0.6, 0.05, [0.5, 0, 0.5]),
         # right at the first exit, wrong at the end
-        (Confidence([0.85, 1.0]), 0.75, 0.9375, 0.1625, [0.25, 0, 0.75]),
+        (Confidence([0.85, 1.0]), 0.75, 0.825, 0.05, [0.25, 0, 0.75]),
         (Patience(1), 0.75, 0.6, 0.2, [0, 1, 0]),
     ],
 )
@@ -61,7 +65,7 @@ def test_evaluate_by_hand(rule, accuracy, cost, overhead, left):
         "overhead": pytest.approx(overhead),
         "left": left,
     }
-    assert summarise(simulate(LOGITS, rule), LABELS, COSTS) == numbers
+    assert summarise(simulate(LOGITS, rule), LABELS, COSTS.under(rule)) == numbers
 
 
 # --- sweep
@@ -254,17 +258,61 @@ def test_what_cannot_be_had_is_said():
         cheapest_with_accuracy(TABLE, accuracy=0.95)
 
 
-def test_thresholds_for_budgets_are_the_best_of_the_draws():
-    logits, labels = random_logits(0)
+# --- the search
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(sorted(RULES)), st.integers(0, 99), st.floats(0.1, 1.2), st.booleans())
+def test_the_search_is_never_behind_one_threshold(name, seed, budget, coarse):
+    """At any budget, on the split that it chooses on; coarse logits make ties."""
+    logits, labels = random_logits(seed)
+    given = ((logits * 2).round() / 2 if coarse else logits, labels, RULES[name], COSTS)
+    scores = torch.stack([RULES[name].score(j, z).score for j, z in enumerate(given[0][:-1])])
+    low, high = RULES[name].limits
+    levels = torch.cat([scores.flatten().double(), torch.tensor([low, min(high, 9.0)])]).unique()
+    single = sweep(*given, thresholds=levels[:, None].expand(-1, 2))
+    if (single.relative_cost <= budget).any():
+        found = thresholds_for_budgets(*given, budgets=[budget]).iloc[0]
+        assert found.relative_cost <= budget
+        assert found.accuracy >= best_within_budget(single, budget=budget).accuracy - 1e-9
+
+
+def test_a_search_of_few_samples_finds_the_best_vector_there_is():
+    logits, labels = random_logits(5, count=8)
     given = (logits, labels, Confidence(0.0), COSTS)
-    found = thresholds_for_budgets(*given, draws=50, budgets=(0.01, 0.5, 0.9))
-    assert found.budget.tolist() == [0.5, 0.9]  # no vector costs a hundredth
-    drawn = draw_thresholds(logits, Confidence(0.0), count=50)
-    every = sweep(*given, thresholds=drawn)
+    scores = logits[:-1].softmax(2).amax(2).double()
+    levels = [torch.cat([score, torch.tensor([0.0, 1.0])]) for score in scores]
+    every = sweep(*given, thresholds=torch.cartesian_prod(*levels))
+    found = thresholds_for_budgets(*given, budgets=(0.01, 0.3, 0.6, 0.9))
+    assert found.budget.tolist() == [0.3, 0.6, 0.9]  # nothing costs a hundredth
     for row in found.itertuples():
-        assert row.thresholds == best_within_budget(every, budget=row.budget).thresholds
-    with pytest.raises(ValueError, match=r"at most 0.02; the cheapest: 0\.185"):
-        thresholds_for_budgets(*given, draws=50, budgets=(0.01, 0.02))
+        assert row.accuracy == best_within_budget(every, budget=row.budget).accuracy
+
+
+def test_a_search_begins_with_what_it_is_given():
+    """Two exits in turn are worth it; every single change from one threshold for all is not."""
+    logits, labels = random_logits(1, num_exits=6, count=60)
+    costs = Costs((10,) * 6, (1,) * 5)
+    given = (logits, labels, Confidence(0.0), costs)
+    best = draw_thresholds(logits, Confidence(0.0), count=300)
+    found = thresholds_for_budgets(*given, budgets=[0.5], starts=best).iloc[0]
+    of_start = best_within_budget(sweep(*given, thresholds=best), budget=0.5)
+    assert found.accuracy >= of_start.accuracy and found.relative_cost <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budgets": (0.01, 0.02)}, r"at most 0.02; the cheapest: 0\.150"),
+        ({"starts": [[0.5]]}, r"must be \(M, 2\)"),
+        ({"starts": [[0.5, 1.5]]}, r"in \[0, 1\]"),
+        ({"logits": LOGITS[:1], "costs": Costs((10,), ())}, "single exit"),
+    ],
+)
+def test_a_search_refuses(change, message):
+    given = {"logits": LOGITS, "labels": LABELS, "rule": Confidence(0.0), "costs": COSTS}
+    with pytest.raises(ValueError, match=message):
+        thresholds_for_budgets(**given | change)
 
 
 @given(points, st.integers(0, 13))

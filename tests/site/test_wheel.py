@@ -77,7 +77,7 @@ images = torch.randn(60, 1, 8, 8) + labels[:, None, None, None]
 batches = [(images[:30], labels[:30]), (images[30:], labels[30:])]
 net = e2cm.fit(split(backbone, at=["1"], example=images[:2]), batches, num_classes=3)
 costs = count_macs(net, images[:1])
-choices = thresholds_for_budgets(*collect(net, batches), e2cm.rule(net), costs, draws=50)
+choices = thresholds_for_budgets(*collect(net, batches), e2cm.rule(net), costs)
 chosen = best_within_budget(choices, budget=float(choices.relative_cost.max()))
 outcome = predict(net, images, e2cm.rule(net, chosen.thresholds))
 assert len(outcome.prediction) == 60

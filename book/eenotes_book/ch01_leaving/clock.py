@@ -76,7 +76,8 @@ def time_rules(
     for name, rule in rules.items():
         exit_index = torch.cat([predict(net, chunk, rule).exit_index for chunk in chunks])
         relative_cost, stage_cost = (
-            costs.relative_cost(exit_index).mean().item() for costs in (by_macs, by_time)
+            costs.under(rule).relative_cost(exit_index).mean().item()
+            for costs in (by_macs, by_time)
         )
         rows.append(
             {

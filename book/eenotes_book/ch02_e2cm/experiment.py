@@ -98,9 +98,11 @@ def rule_of(method: str, net: EarlyExitNetwork) -> ScoreRule:
 
 
 def operating_points(
-    method: str, net: EarlyExitNetwork, data: vision.Vision, *, draws: int, seed: int = 0
+    method: str, net: EarlyExitNetwork, data: vision.Vision, *, starts: Sequence = ()
 ) -> pd.DataFrame:
     """Thresholds chosen on validation for each budget, and what they give on test.
+
+    ``starts`` are vectors for the search to start from, beside its own.
 
     Returns:
         One row per budget that the method can keep: ``budget``, ``thresholds``, ``val_accuracy``,
@@ -108,7 +110,7 @@ def operating_points(
     """
     rule, costs = rule_of(method, net), count_macs(net, _sample(net, data))
     chosen = thresholds_for_budgets(
-        *collect(net, vision.batches(data.val)), rule, costs, draws=draws, seed=seed
+        *collect(net, vision.batches(data.val)), rule, costs, starts=starts
     )
     logits, labels = collect(net, vision.batches(data.test))
     found = [
@@ -141,21 +143,32 @@ def unlimited(b: Bench, *, epochs: int) -> dict[str, EarlyExitNetwork]:
     return {"SDN": trained, "E²CM + SDN": e2cm.combine(b.class_means, trained)}
 
 
-def curves(b: Bench, nets: dict[str, EarlyExitNetwork], *, draws: int) -> dict[str, pd.DataFrame]:
+def curves(b: Bench, nets: dict[str, EarlyExitNetwork]) -> dict[str, pd.DataFrame]:
     """The `operating_points` of several methods on one data set."""
-    return {
-        name: operating_points(name, net, b.data, draws=draws, seed=b.seed)
-        for name, net in nets.items()
-    }
+    return {name: operating_points(name, net, b.data) for name, net in nets.items()}
 
 
-def comparison(b: Bench, *, draws: int, epochs: int) -> dict:
+def beside(first: Sequence, second: Sequence) -> Tensor:
+    """Threshold vectors of E²CM ``(M, J-1)`` and of SDN ``(L, J-1)``, for the two combined.
+
+    Returns:
+        ``(M + L, 2J-2)``: E²CM's with all exits of SDN closed, and SDN's with those of E²CM closed.
+    """
+    first, second = (torch.tensor([list(vector) for vector in part]) for part in (first, second))
+    found = torch.ones(len(first) + len(second), 2 * first.shape[1])
+    found[: len(first), ::2], found[len(first) :, 1::2] = first, second
+    return found
+
+
+def comparison(b: Bench, *, epochs: int) -> dict:
     """One run of both comparisons on one data set, as plain numbers."""
-    results = {"one epoch": curves(b, one_epoch(b), draws=draws)}
+    one, (alone, combined) = curves(b, one_epoch(b)), unlimited(b, epochs=epochs).values()
+    sdn = operating_points("SDN", alone, b.data)
+    starts = beside(one["E²CM"].thresholds, sdn.thresholds)
+    both = operating_points("E²CM + SDN", combined, b.data, starts=starts)
     # whitened class means need no training, and are the same without a budget
-    results["unlimited"] = curves(b, unlimited(b, epochs=epochs), draws=draws) | {
-        WHITENED: results["one epoch"][WHITENED]
-    }
+    without = {"SDN": sdn, "E²CM + SDN": both, WHITENED: one[WHITENED]}
+    results = {"one epoch": one, "unlimited": without}
     points = {
         kind: {name: _plain(table) for name, table in tables.items()}
         for kind, tables in results.items()

@@ -22,7 +22,7 @@ from eenotes_book.ch02_e2cm.settings import Backbone, Clusters
 from eenotes_book.data import vision
 from eenotes_book.probes import Doubles
 
-DRAWS, EPOCHS, SEED = 80, 2, 1  # threshold vectors; epochs of SDN without a budget; no default seed
+EPOCHS, SEED = 2, 1  # of SDN without a budget; no default seed
 Numbers = dict[str, Tensor | float | list[float]]
 
 BACKBONE = Backbone(
@@ -67,8 +67,8 @@ def probe() -> Numbers:
 
 def _comparison(b: experiment.Bench) -> Numbers:
     """What the claims with labels are made of: operating points, and who leads whom."""
-    # a study has several seeds; here the second run only draws fewer thresholds
-    runs = [experiment.comparison(b, draws=draws, epochs=EPOCHS) for draws in (DRAWS, DRAWS // 4)]
+    # a study has several seeds; here the second run only trains SDN for another epoch
+    runs = [experiment.comparison(b, epochs=epochs) for epochs in (EPOCHS, EPOCHS + 1)]
     found = {
         "backbone: accuracy": b.accuracy,
         "E²CM: loss at budget 0.6": [_loss(run, "E²CM", budget=0.6) for run in runs],
@@ -113,7 +113,7 @@ def _networks(b: experiment.Bench) -> Numbers:
         rule = experiment.rule_of(name, one_epoch[name])
         found[f"{name}: confidence by exit"] = _statistic(one_epoch[name], rule, b.data)
     for name, net in one_epoch.items():
-        points = experiment.operating_points(name, net, b.data, draws=DRAWS)
+        points = experiment.operating_points(name, net, b.data)
         found[f"{name}: thresholds"] = _chosen(points["thresholds"], points["left"])
         found[f"{name}: accuracy on validation"] = points["val_accuracy"].mean()
     return found
@@ -168,7 +168,7 @@ def _exercises(b: experiment.Bench) -> Numbers:
 
 def _clustering(c: unlabelled.ClusterBench) -> Numbers:
     """What the claims without labels are made of, and the encoder's exits."""
-    points = unlabelled.clustering_points(c, draws=DRAWS)
+    points = unlabelled.clustering_points(c)
     run = unlabelled.clustering_run(c, points)
     affordable = points[points["budget"] <= 0.6]
     logits, _ = collect(c.net, vision.batches(clustering.flat(c.data.test)))

@@ -32,15 +32,14 @@ class Clusters(deep_clustering.Recipe):
 class Settings:
     """What the chapter is run with at one scale."""
 
-    draws: int  # threshold vectors, per network
     unlimited_epochs: int  # of SDN where exits have no budget
     backbones: dict[str, Backbone]  # by data set
     clustering: dict[str, Clusters]  # by data set
 
 
 @dataclass
-class StudySettings(Settings):
+class StudySettings:
     """What the study is run with."""
 
-    seeds: int  # of the half with labels
-    cluster_seeds: int  # of the half without
+    seeds: int
+    clustering: dict[str, Clusters]  # by data set

@@ -74,7 +74,7 @@ def clustering_run(c: ClusterBench, points: pd.DataFrame) -> dict:
     }
 
 
-def clustering_points(c: ClusterBench, *, draws: int) -> pd.DataFrame:
+def clustering_points(c: ClusterBench) -> pd.DataFrame:
     """Thresholds chosen on validation **without labels**, and what they give on test.
 
     The thresholds chosen keep the answer of the whole encoder as often as a budget allows.
@@ -86,16 +86,15 @@ def clustering_points(c: ClusterBench, *, draws: int) -> pd.DataFrame:
     rule, device = e2cm.rule(c.net), next(c.net.parameters()).device
     costs = count_macs(c.net, c.data.test.tensors[0][:1].flatten(1).to(device))
     logits, _ = collect(c.net, vision.batches(clustering.flat(c.data.val)))
-    chosen = thresholds_for_budgets(
-        logits, logits[-1].argmax(1), rule, costs, draws=draws, seed=c.seed
-    )
+    chosen = thresholds_for_budgets(logits, logits[-1].argmax(1), rule, costs)
     logits, labels = collect(c.net, vision.batches(clustering.flat(c.data.test)))
     rows = []
     for budget, vector, agreement in chosen[["budget", "thresholds", "accuracy"]].itertuples(
         index=False
     ):
-        outcome = simulate(logits, replace(rule, thresholds=vector))
-        cost = costs.relative_cost(outcome.exit_index).mean().item()
+        chosen_rule = replace(rule, thresholds=vector)
+        outcome = simulate(logits, chosen_rule)
+        cost = costs.under(chosen_rule).relative_cost(outcome.exit_index).mean().item()
         rows.append(
             {
                 "budget": budget,

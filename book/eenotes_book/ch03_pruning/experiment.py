@@ -183,9 +183,7 @@ def operating_points(b: Bench, net: EarlyExitNetwork) -> tuple[list[dict], list[
     pairs = [(collect(net, vision.batches(b.data.val)), test)] if not b.by_halves else _halves(test)
     rows = []
     for chosen_on, (z, y) in pairs:
-        chosen = thresholds_for_budgets(
-            *chosen_on, Confidence(1.0), costs, draws=b.s.draws, seed=b.seed
-        )
+        chosen = thresholds_for_budgets(*chosen_on, Confidence(1.0), costs)
         for budget, thresholds in zip(chosen.budget, chosen.thresholds, strict=True):
             found = evaluate(z, y, Confidence(thresholds), costs)
             cost = found["relative_cost"] * costs.backbone / unit

@@ -146,7 +146,7 @@ def compact_table(
             net = compact(network, grid=grid, bits=width)
             costs = count_macs(net, image)
             rule = e2cm.rule(net)
-            rule = _within(budget, val.logits(net), val.labels, rule, costs, draws=150)
+            rule = _within(budget, val.logits(net), val.labels, rule, costs)
             logits = test.logits(net)
             found = evaluate(logits, test.labels, rule, costs)
             rows.append(
@@ -171,17 +171,11 @@ def rule_for_budget(
     """The E²CM rule with the most accurate thresholds on validation that keep the budget."""
     costs = count_macs(net, data.test.tensors[0][:1].to(device_of(net)))
     logits, labels = collect(net, vision.batches(data.val))
-    return _within(budget, logits, labels, e2cm.rule(net), costs, draws=250)
+    return _within(budget, logits, labels, e2cm.rule(net), costs)
 
 
 def _within(
-    budget: float,
-    logits: Tensor,
-    labels: Tensor,
-    rule: ClassMeanConfidence,
-    costs: Costs,
-    *,
-    draws: int,
+    budget: float, logits: Tensor, labels: Tensor, rule: ClassMeanConfidence, costs: Costs
 ) -> ClassMeanConfidence:
-    chosen = thresholds_for_budgets(logits, labels, rule, costs, draws=draws, budgets=[budget])
+    chosen = thresholds_for_budgets(logits, labels, rule, costs, budgets=[budget])
     return replace(rule, thresholds=chosen.thresholds[0])

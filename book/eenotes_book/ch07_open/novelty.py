@@ -198,7 +198,7 @@ def gate(
         stopped = (rejecting <= outcome.exit_index) & (rejecting < len(logits) - 1)
         at = torch.where(stopped, rejecting, outcome.exit_index)
         found[name] = costs.relative_cost(at).mean().item()
-        found[f"{name}_open"] = costs.relative_cost(outcome.exit_index).mean().item()
+        found[f"{name}_open"] = costs.under(rule).relative_cost(outcome.exit_index).mean().item()
         found["refused" if name == "known" else "rejected"] = stopped.double().mean().item()
         if name == "known":
             right = outcome.prediction == labels
