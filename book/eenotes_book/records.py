@@ -68,6 +68,7 @@ class Record:
         gate: statistics.Gate | None = None,
         at_thesis_setting: bool = False,
         thesis_value: float | None = None,
+        over: str = "seeds",
         where: str = "",
     ) -> None:
         """Put our number beside the thesis's, with the verdict of `statistics.judge`.
@@ -83,11 +84,11 @@ class Record:
             gate: the condition under which the experiment can decide.
             at_thesis_setting: whether model, data and size are the thesis's.
             thesis_value: the thesis's number, if ours is to be divided by it.
+            over: see `statistics.judge`.
             where: the label of the cell that makes the number.
         """
-        judged = statistics.judge(
-            values if differences is None else differences, wanted=wanted, margin=margin, gate=gate
-        )
+        differences = values if differences is None else differences
+        judged = statistics.judge(differences, wanted=wanted, margin=margin, gate=gate, over=over)
         ours = statistics.mean(values)
         self._add(
             "claim", statement, thesis, values, where,

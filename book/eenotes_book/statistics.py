@@ -51,7 +51,12 @@ class Verdict:
 
 
 def judge(
-    differences: Sequence[float], *, wanted: Wanted, margin: float = 0.0, gate: Gate | None = None
+    differences: Sequence[float],
+    *,
+    wanted: Wanted,
+    margin: float = 0.0,
+    gate: Gate | None = None,
+    over: str = "seeds",
 ) -> Verdict:
     """The verdict on a claim about paired differences.
 
@@ -62,6 +67,7 @@ def judge(
             ``±margin``.
         margin: the smallest difference that matters, in the units of the differences.
         gate: the condition under which the experiment can decide, if it has one.
+        over: what there is one difference of: groups of test images where nothing is drawn.
 
     Raises:
         ValueError: no differences, one that is not finite, a negative margin, or another
@@ -86,14 +92,14 @@ def judge(
         return verdict("one run", "one seed gives a number and no verdict")
     if len(values) < SEEDS:
         return verdict(
-            "undecided", f"{len(values)} seeds give an interval; a verdict needs {SEEDS}"
+            "undecided", f"{len(values)} {over} give an interval; a verdict needs {SEEDS}"
         )
     inside, outside = _regions(low, high, wanted, margin)
     if inside:
-        return verdict("holds", f"the interval over {len(values)} seeds lies inside the claim")
+        return verdict("holds", f"the interval over {len(values)} {over} lies inside the claim")
     if outside:
-        return verdict("fails", f"the interval over {len(values)} seeds lies outside the claim")
-    return verdict("undecided", f"the interval over {len(values)} seeds lies on both sides")
+        return verdict("fails", f"the interval over {len(values)} {over} lies outside the claim")
+    return verdict("undecided", f"the interval over {len(values)} {over} lies on both sides")
 
 
 def interval(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, float]:

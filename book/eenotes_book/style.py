@@ -33,8 +33,11 @@ METHODS = {
     "patience": (ORANGE, "s"),
     "E²CM": (RED, "o"),
     "E²CM, whitened": (PURPLE, "X"),  # chapter 6's whitened class means
+    "E²CM, posterior": ("#F2A27E", "v"),
     "SDN": (BLUE, "^"),
+    "SDN, one epoch": (SKY, "<"),
     "BranchyNet": (GREEN, "D"),
+    "BranchyNet, one epoch": ("#7FBF9F", "d"),
     "E²CM + SDN": ("#8C6D1F", "P"),
     # chapter 3
     "unpruned": (GREY, "s"),
