@@ -129,6 +129,7 @@ def test_runs_without_an_approach_are_left_out():
     runs = [RUN, half]
     assert tables.having(runs, "separately") == [RUN] and tables.having(runs, "other") == []
     assert tables.gains(runs)["last"] == pytest.approx([-0.1])
+    assert tables.gains(runs, of="other") == {"first": [], "early": [], "all": [], "last": []}
     assert tables.gains(runs, over="unpruned")["first"] == pytest.approx([-0.1, 0.1])
     assert tables.layer_table(runs).difference.tolist() == pytest.approx([0.1, -0.5, 0, 0])
     assert len(tables.difference_by_round(runs)) == 2

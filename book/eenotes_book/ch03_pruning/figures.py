@@ -121,7 +121,7 @@ def pruned_trade(curves: dict[str, pd.DataFrame], *, provenance: str) -> HTML:
         ax,
         caption="Zeros move the whole curve to the left; leaving early goes on from there, and "
         "costs accuracy. Which pruned network is better depends on the budget: look where the "
-        "curves cross. Thresholds chosen on validation.",
+        "curves cross. Thresholds were chosen on other images.",
         alt="Accuracy against relative cost for the unpruned network and both pruned ones; the "
         "pruned curves lie to the left.",
         provenance=provenance,

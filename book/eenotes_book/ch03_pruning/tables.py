@@ -148,12 +148,12 @@ def gains(
         of all exits), ``last``.
     """
     pairs = [run["accuracy"] for run in having(runs, of, over)]
-    table = pd.DataFrame([np.subtract(pair[of], pair[over]) for pair in pairs])
+    gained = [np.subtract(pair[of], pair[over]) for pair in pairs]
     return {
-        "first": table.iloc[:, :2].mean(axis=1).tolist(),
-        "early": table.iloc[:, :-1].mean(axis=1).tolist(),
-        "all": table.mean(axis=1).tolist(),
-        "last": table.iloc[:, -1].tolist(),
+        "first": [float(gain[:2].mean()) for gain in gained],
+        "early": [float(gain[:-1].mean()) for gain in gained],
+        "all": [float(gain.mean()) for gain in gained],
+        "last": [float(gain[-1]) for gain in gained],
     }
 
 
