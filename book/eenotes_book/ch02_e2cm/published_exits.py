@@ -1,4 +1,4 @@
-"""Trained exits of the published networks: Shallow-Deep Networks and BranchyNet, for many seeds.
+"""Trained exits of trained networks: Shallow-Deep Networks and BranchyNet, for many seeds.
 
 A frozen backbone shows the same features to every seed.  So the features of a few augmented views
 of the training images are computed once, and SDN's exits are trained on them in seconds.
@@ -7,10 +7,13 @@ of the training images are computed once, and SDN's exits are trained on them in
 keeps what the exits say of the test images in the cache.
 """
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +23,12 @@ from eenotes import collect, split, training
 from eenotes.checkpoints import remember
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache
-from eenotes_book.ch02_e2cm import recording, trained_exits
+from eenotes_book.ch02_e2cm import imagenet_stem, trained_exits
 from eenotes_book.data import pretrained, vision
+from eenotes_book.models import imagenet_resnet
 from eenotes_book.models.resnet import CifarResNet
 
+_EVERY = {"resnet20": 1, "resnet56": 3, "resnet50": 3}  # blocks between two exits
 METHODS = ("sdn1", "sdn", "branchynet1", "branchynet")  # "1": after one epoch
 
 
@@ -37,6 +42,12 @@ class Recipe:
     learning_rate: float = 0.1  # the peak, for exits alone and for a new backbone
     joint_epochs: int = 3  # of the published backbone together with new exits
     joint_rate: float = 0.05  # the peak
+
+
+def thinned(name: str, points: Sequence[str]) -> list[str]:
+    """Of the places after the stem and after every block: the stem's and those with an exit."""
+    stem, *blocks = points
+    return [stem, *blocks[_EVERY[name] - 1 :: _EVERY[name]]]
 
 
 class PooledExits(nn.Module):
@@ -54,17 +65,35 @@ class PooledExits(nn.Module):
 
 @dataclass
 class Host:
-    """A published network with its images."""
+    """A trained network with its images."""
 
-    name: str
+    name: str  # "resnet20", "resnet56" or "resnet50", see `imagenet_stem.backbone`
     data: vision.Vision
     recipe: Recipe
 
     @cached_property
     def stages(self) -> nn.ModuleList:
-        """The stages of the published backbone, which stay as they are."""
-        backbone = pretrained.load(self.name).to(memory_format=torch.channels_last)
-        return split(backbone, at=recording.exit_points(self.name, backbone))
+        """The stages of the trained backbone, which stay as they are."""
+        backbone, points = imagenet_stem.backbone(self.name, self.data)
+        backbone = backbone.to(memory_format=torch.channels_last)
+        return split(backbone, at=thinned(self.name, points))
+
+    def copied(self) -> nn.ModuleList:
+        """Stages of their own, with the trained weights, to train further."""
+        return copy.deepcopy(self.stages)
+
+    def untrained(self, seed: int) -> nn.ModuleList:
+        """The stages of the backbone before any training."""
+        if self.name == "resnet50":
+            backbone = imagenet_resnet.as_products(imagenet_resnet.resnet50(seed=seed))
+            points = imagenet_resnet.exit_points(backbone)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                backbone = CifarResNet(pretrained.NETWORKS[self.name].depth, padded=True)
+            points = backbone.exit_points
+        backbone = backbone.to(memory_format=torch.channels_last)
+        return split(backbone, at=thinned(self.name, points))
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:
@@ -119,19 +148,30 @@ def logits_of(host: Host, method: str, seed: int) -> Tensor:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     train = _of_frozen if method.startswith("sdn") else _of_joint
-    facts = {"seed": seed, "recipe": host.recipe, "samples": len(host.data.train)}
-    path = cache.network(f"logits-{host.name}-{method}", **facts)
+    path, facts = _kept(host, method, seed)
     return remember(path, lambda: {"logits": train(host, method, seed)}, **facts)["logits"]
 
 
-def published(name: str) -> Host:
-    """A published network with all images of CIFAR-10."""
+def is_kept(host: Host, method: str, seed: int) -> bool:
+    """Whether `logits_of` has been trained before."""
+    return _kept(host, method, seed)[0].exists()
+
+
+def _kept(host: Host, method: str, seed: int) -> tuple[Path, dict[str, Any]]:
+    facts = {"seed": seed, "recipe": host.recipe, "samples": len(host.data.train)}
+    return cache.network(f"logits-{host.name}-{method}", **facts), facts
+
+
+def on_cifar(name: str) -> Host:
+    """A trained network with all images of CIFAR-10."""
     return Host(name, pretrained.normalised(vision.load("CIFAR10", val=0)), Recipe())
 
 
 def _of_frozen(host: Host, method: str, seed: int) -> Tensor:
     """SDN: one view of the images, or all of them several times."""
     recipe, once = host.recipe, method == "sdn1"
+    if host.name == "resnet50":
+        return _of_wide(host, seed)
     chosen = [seed % recipe.views] if once else range(recipe.views)
     exits = PooledExits(host.with_exits(host.stages, seed))
     training.fit(
@@ -149,24 +189,18 @@ def _of_frozen(host: Host, method: str, seed: int) -> Tensor:
 
 
 def _of_joint(host: Host, method: str, seed: int) -> Tensor:
-    """BranchyNet: one epoch from scratch, or some epochs from the published weights."""
+    """BranchyNet: one epoch from scratch, or some epochs from the trained weights."""
     recipe, once = host.recipe, method == "branchynet1"
-    if once:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            backbone = CifarResNet(pretrained.NETWORKS[host.name].depth, padded=True)
-    else:
-        backbone = pretrained.load(host.name)
-    points = recording.exit_points(host.name, backbone)
-    net = host.with_exits(split(backbone, at=points), seed).to(memory_format=torch.channels_last)
-    rate = recipe.learning_rate if once else recipe.joint_rate
+    net = host.with_exits(host.untrained(seed) if once else host.copied(), seed)
     training.fit(
         net,
         host.data.train,
         loss=training.joint_loss,
         epochs=1 if once else recipe.joint_epochs,
         batch_size=recipe.batch_size,
-        optimizer=partial(training.sgd, lr=rate),
+        optimizer=partial(
+            training.sgd, lr=recipe.learning_rate if once else recipe.joint_rate, fused=True
+        ),
         augment=vision.crop_and_flip,
         seed=seed,
         checkpoint=cache.network(f"{host.name}-{method}", seed=seed, recipe=recipe),
@@ -174,9 +208,24 @@ def _of_joint(host: Host, method: str, seed: int) -> Tensor:
     return collect(net, vision.batches(host.data.test))[0].cpu()
 
 
+def _of_wide(host: Host, seed: int) -> Tensor:
+    """SDN after one epoch where the features of all exits are too many to be kept."""
+    net = trained_exits.shallow_deep_network(
+        host.stages,
+        host.data.train,
+        num_classes=len(host.data.classes),
+        seed=seed,
+        epochs=1,
+        batch_size=host.recipe.batch_size,
+        optimizer=partial(training.sgd, lr=host.recipe.learning_rate),
+        augment=vision.crop_and_flip,
+    )
+    return collect(net, vision.batches(host.data.test))[0].cpu()
+
+
 if __name__ == "__main__":
     network, method, seeds = sys.argv[1:4]
-    host = published(network)
+    host = on_cifar(network)
     for seed in range(int(seeds)):
         logits = logits_of(host, method, seed)
         accuracy = (logits.argmax(2) == host.data.test.tensors[1]).double().mean(1)

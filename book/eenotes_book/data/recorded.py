@@ -2,7 +2,8 @@
 
 Thresholds, fronts, calibration and sliders run on them in seconds, without the network, its
 training or the images.  One safetensors file a network and method, in half precision, with labels,
-costs and where it comes from; written by ``eenotes_book.ch02_e2cm.recording``.
+costs and where it comes from; written by ``eenotes_book.ch02_e2cm.recording``.  A few of the images
+are there, too (`thumbnails`).
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from eenotes.rules import ClassMeanConfidence, Confidence, Entropy, ScoreRule
 
 VERSION = 1  # of the files' content
 _FOLDER = Path(__file__).parent / "logits"
+THUMBNAILS = Path(__file__).with_name("thumbnails.safetensors")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,20 @@ def load(network: str, method: str) -> Recorded:
     costs = Costs(tuple(facts["stages"]), tuple(facts["exits"]))
     labels = tensors["labels"].long()
     return Recorded(tensors["logits"].float(), labels, costs, _rule(tensors, facts), facts)
+
+
+def thumbnails() -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """A few of the test images: for each exit of ResNet-56 the first that leave there.
+
+    They leave by whitened class means with one threshold for all exits.
+
+    Returns:
+        Their indices among the recorded samples ``(M,)``, in order of their exit; the images
+        ``(M, 32, 32, 3)`` uint8; and the facts: ``threshold``, ``exits`` (the exit of each image),
+        ``terms``.
+    """
+    tensors, facts = load_tensors(THUMBNAILS)
+    return tensors["indices"], tensors["images"], facts
 
 
 def path_of(network: str, method: str) -> Path:

@@ -61,14 +61,19 @@ class ProductConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` → ``(B, C', H', W')``."""
-        side, step = x.shape[2], self.stride[0]
-        if self.kernel_size == (1, 1):
-            places = x[:, :, ::step, ::step].permute(0, 2, 3, 1)
-            return nn.functional.linear(places, self.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
-        if side <= step and x.shape[3] == side:  # one place is left, and sees side × side weights
-            weight = self.weight[:, :, 1 : 1 + side, 1 : 1 + side]
-            return nn.functional.linear(x.flatten(1), weight.flatten(1))[:, :, None, None]
-        return super().forward(x)
+        return _convolved(x, self.weight, self.stride[0])
+
+
+@torch.fx.wrap  # it looks at the size of the map, which a trace would freeze
+def _convolved(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    side = x.shape[2]
+    if weight.shape[2] == 1:
+        places = x[:, :, ::stride, ::stride].permute(0, 2, 3, 1)
+        return nn.functional.linear(places, weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+    if side <= stride and x.shape[3] == side:  # one place is left, and sees side × side weights
+        weight = weight[:, :, 1 : 1 + side, 1 : 1 + side]
+        return nn.functional.linear(x.flatten(1), weight.flatten(1))[:, :, None, None]
+    return nn.functional.conv2d(x, weight, stride=stride, padding=1)
 
 
 _PRODUCTS = {((1, 1), (0, 0)), ((3, 3), (1, 1))}  # kernels and paddings that may be products
