@@ -36,11 +36,11 @@ METHODS = ("sdn1", "sdn", "branchynet1", "branchynet")  # "1": after one epoch
 class Recipe:
     """How the exits of a published network are trained."""
 
-    views: int = 3  # augmented views of the training images
-    passes: int = 5  # over all views, for exits that are trained to the end
+    views: int = 2  # augmented views of the training images
+    passes: int = 4  # over all views, for exits that are trained to the end
     batch_size: int = 128
     learning_rate: float = 0.1  # the peak, for exits alone and for a new backbone
-    joint_epochs: int = 3  # of the published backbone together with new exits
+    joint_epochs: int = 2  # of the published backbone together with new exits
     joint_rate: float = 0.05  # the peak
 
 

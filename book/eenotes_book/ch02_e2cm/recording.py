@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eenotes import collect, count_macs, simulate
+from eenotes import collect, count_macs, simulate, training
 from eenotes.checkpoints import save_tensors
 from eenotes.exits import ClassMeanExit
 from eenotes.methods import e2cm
@@ -50,10 +50,11 @@ def record(name: str, methods: Sequence[str]) -> None:
 def class_means(host: published_exits.Host, method: str) -> EarlyExitNetwork:
     """The network with exits of class means, ``"e2cm"`` or ``"whitened"``, from all its images."""
     batches, classes = vision.batches(host.data.train), len(host.data.classes)
-    if method == "e2cm":
-        return e2cm.fit(host.stages, batches, num_classes=classes)
     grid = 2 if host.name == "resnet50" else 4  # 4 × 4 averages of 512 channels are too many
-    return e2cm.fit_whitened(host.stages, batches, num_classes=classes, grid=grid)
+    with training.accelerator().autocast():
+        if method == "e2cm":
+            return e2cm.fit(host.stages, batches, num_classes=classes)
+        return e2cm.fit_whitened(host.stages, batches, num_classes=classes, grid=grid)
 
 
 def record_thumbnails(*, threshold: float = 0.9, each: int = 4) -> None:
