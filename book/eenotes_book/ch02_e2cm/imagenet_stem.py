@@ -37,7 +37,7 @@ class Trapezoid:
 class Recipe:
     """How the network is trained."""
 
-    schedule: Trapezoid = Trapezoid(epochs=22, warm_up=2, decay=10)
+    schedule: Trapezoid = Trapezoid(epochs=18, warm_up=2, decay=7)
     batch_size: int = 256
     learning_rate: float = 0.2  # the peak
     weight_decay: float = 5e-4
