@@ -1,9 +1,7 @@
 """Early exit neural networks: the package behind the book *Early Exit Notes*.
 
-The parts are modules of their own: ``network`` and ``cutting`` (a backbone as stages), ``exits``,
-``rules``, ``inference``, ``streaming``, ``costs``, ``class_statistics``, ``thresholds`` and
-``saving``.  What is built from them lies in ``methods`` and ``language``.  Each name below is
-imported from its module when it is first used, so ``import eenotes`` stays cheap.
+Parts are modules of their own, and what is built from them lies in ``methods`` and ``language``.
+Each name below is imported when it is first used, so ``import eenotes`` stays cheap.
 """
 
 from importlib import import_module
@@ -11,29 +9,18 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "split": "cutting",
-    "cut_points": "cutting",
-    "EarlyExitNetwork": "network",
-    "LinearExit": "exits",
-    "ClassMeanExit": "exits",
-    "linear_exits": "exits",
-    "ScoreRule": "rules",
-    "Confidence": "rules",
-    "ClassMeanConfidence": "rules",
-    "Entropy": "rules",
-    "Patience": "rules",
-    "PerClass": "rules",
-    "predict": "inference",
-    "predict_stream": "streaming",
-    "simulate": "inference",
-    "collect": "inference",
-    "ClassMeans": "class_statistics",
-    "count_macs": "costs",
-    "save": "saving",
-    "load": "saving",
-    "load_rule": "saving",
+_NAMES = {
+    "class_statistics": ["ClassMeans"],
+    "costs": ["count_macs"],
+    "cutting": ["split", "cut_points"],
+    "exits": ["LinearExit", "ClassMeanExit", "linear_exits"],
+    "inference": ["predict", "simulate", "collect"],
+    "network": ["EarlyExitNetwork"],
+    "rules": ["ScoreRule", "Confidence", "ClassMeanConfidence", "Entropy", "Patience", "PerClass"],
+    "saving": ["save", "load", "load_rule"],
+    "streaming": ["predict_stream"],
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
-"""Checks of arguments that several parts of the package share: modes, batches and labels."""
+"""Checks of arguments that several parts of the package share: modes, batches, labels, words."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,59 +9,107 @@ from torch import Tensor, nn
 
 
 def require_eval(modules: Iterable[nn.Module], *, what: str, before: str) -> None:
-    """Refuse modules in training mode; the message says ``what`` they are, and what follows.
-
-    Raises:
-        ValueError: any of them is in training mode.
-    """
+    """Refuse modules in training mode; the message says ``what`` they are, and what follows."""
     if any(module.training for module in modules):
         raise ValueError(f"the {what} is in training mode: call eval() before {before}")
 
 
 def require_whole(labels: Tensor) -> None:
-    """Refuse labels that are not whole numbers.
-
-    Raises:
-        TypeError: floats, booleans, or no tensor.
-    """
+    """Refuse labels that are not whole numbers: floats, booleans, or no tensor."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor of whole numbers, got {type(labels).__name__}")
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be whole numbers, got {labels.dtype}")
 
 
-def pair(batch: object) -> tuple[Tensor, Tensor]:
-    """A batch as inputs and labels, both tensors; also ``pixel_values`` and ``labels`` by name.
+def require_one_of(allowed: Sequence[str], **named: str) -> None:
+    """Refuse an option, given by its name, that is none of those allowed."""
+    ((name, value),) = named.items()
+    if value not in allowed:
+        *most, last = map(repr, allowed)
+        raise ValueError(f"{name}={value!r} must be {', '.join(most)} or {last}")
 
-    Raises:
-        TypeError: something else, such as another dictionary, a triple or NumPy arrays.
-    """
+
+def require_at_least(least: int, **named: int) -> None:
+    """Refuse a number, given by its name, that is smaller."""
+    ((name, value),) = named.items()
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def require_seen(counts: Tensor) -> None:
+    """Refuse classes without samples, by their counts ``(K,)``."""
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing:
+        raise ValueError(f"no sample of class {missing} was seen: its mean is not defined")
+
+
+def require_shrinkage(shrinkage: float) -> None:
+    """Refuse a shrinkage outside (0, 1]: without any, no feature may be constant."""
+    if not 0 < shrinkage <= 1:
+        raise ValueError(f"shrinkage={shrinkage} must be in (0, 1]: some features may never vary")
+
+
+def require_answers(j: int, values: Tensor) -> None:
+    """Refuse NaN in the logits of exit ``j``, or in what follows from them, ``(...)``."""
+    if values.isnan().any():
+        raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
+
+
+def require_matrix(signals: Tensor) -> None:
+    """Refuse signals that are no finite matrix ``(M, D)``."""
+    matrix = signals.ndim == 2 and signals.is_floating_point() and len(signals)
+    if not matrix or not signals.isfinite().all():
+        kind = f"{signals.dtype} {tuple(signals.shape)}"
+        raise ValueError(f"signals must be a finite matrix (M, D), got {kind}")
+
+
+def require_rate(rate: float) -> None:
+    """Refuse a rate of pruning that does not lie strictly between 0 and 1."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
+        raise ValueError(f"rate={rate!r} must be a share of the weights, strictly between 0 and 1")
+
+
+def require_ratio(ratio: float) -> None:
+    """Refuse a share of samples to drop that is not in [0, 1)."""
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio={ratio} must be in [0, 1): the share of the samples to drop")
+
+
+def require_positive_n0(n0: float) -> None:
+    """Refuse a noise that is no positive number."""
+    if not 0 < n0 < math.inf:
+        raise ValueError(f"n0 must be a positive number, twice the variance of the noise, got {n0}")
+
+
+def pair(batch: object) -> tuple[Tensor, Tensor]:
+    """A batch as inputs and labels, or as ``pixel_values`` and ``labels`` by name; else refused."""
     if isinstance(batch, Mapping) and batch.keys() >= {"pixel_values", "labels"}:
         batch = batch["pixel_values"], batch["labels"]
-    fine = isinstance(batch, tuple | list) and len(batch) == 2
-    if not fine or not all(isinstance(part, Tensor) for part in batch):
-        parts = batch if isinstance(batch, tuple | list) else [batch]
+    parts = batch if isinstance(batch, tuple | list) else [batch]
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
         found = ", ".join(type(part).__name__ for part in parts)
         raise TypeError(
             f"a batch must be a pair of tensors (inputs, labels), got {found}: take the two out of "
             "each item, for example with the collate_fn of a data loader"
         )
-    return batch[0], batch[1]
+    return tuple(parts)
 
 
 def require_classes(labels: Tensor, num_classes: int) -> None:
-    """Refuse labels that are not whole numbers in 0..K-1.
-
-    Raises:
-        TypeError: as `require_whole`.
-        ValueError: a label outside.
-    """
+    """Refuse labels that are not whole numbers in 0..K-1."""
     require_whole(labels)
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise ValueError(
-            f"labels must lie in 0..{num_classes - 1}, got {int(labels.min())}.."
-            f"{int(labels.max())}; leave out ignored ones"
-        )
+        found = f"{int(labels.min())}..{int(labels.max())}; leave out ignored ones"
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {found}")
+
+
+def pairs_on(net: nn.Module, batches: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches as inputs and labels where a network is, inputs in its precision."""
+    for batch in batches:
+        x, y = pair(batch)
+        x = as_input(x, net)
+        yield x, y.to(x.device)
 
 
 def as_input(x: Tensor, net: nn.Module) -> Tensor:
@@ -73,12 +122,7 @@ def as_input(x: Tensor, net: nn.Module) -> Tensor:
 
 @contextmanager
 def explained(x: object, net: nn.Module) -> Iterator[None]:
-    """Say why a network fails on integers, or on images ``(B, H, W, C)``.
-
-    Raises:
-        TypeError: it failed, and the inputs are integers that no embedding takes.
-        ValueError: it failed, and the last axis looks like that of the colours.
-    """
+    """Say why a network fails on integers without an embedding, or on images ``(B, H, W, C)``."""
     try:
         yield
     except RuntimeError as error:
@@ -86,13 +130,9 @@ def explained(x: object, net: nn.Module) -> Iterator[None]:
             raise
         embeds = any(isinstance(module, nn.Embedding) for module in net.modules())
         if not x.is_floating_point() and not embeds:
-            raise TypeError(
-                f"the network fails on inputs of {x.dtype}: make floats of them, as "
-                f"images.float() / 255 ({error})"
-            ) from error
+            what = f"inputs of {x.dtype}: make floats of them, as images.float() / 255"
+            raise TypeError(f"the network fails on {what} ({error})") from error
         if x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
-            raise ValueError(
-                f"the network fails on inputs {tuple(x.shape)}: put the channels first, as "
-                f"images.permute(0, 3, 1, 2) ({error})"
-            ) from error
+            what = f"{tuple(x.shape)}: put the channels first, as images.permute(0, 3, 1, 2)"
+            raise ValueError(f"the network fails on inputs {what} ({error})") from error
         raise

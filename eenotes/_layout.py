@@ -18,11 +18,8 @@ _LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.RNNBase, nn.Multi
 def check_batch_first(stages: Iterable[nn.Module], x: Tensor) -> None:
     """Refuse stages in which one sample of a batch ``x`` ``(B, ...)`` changes another.
 
-    Then their features have the batch in another place, as recurrent and attention layers have
-    without ``batch_first=True``, or a layer takes statistics of the batch.
-
-    Raises:
-        ValueError: such a stage, or one that changes the size of the batch.
+    Then a layer takes statistics of the batch, or has it in another place, as recurrent and
+    attention layers without ``batch_first=True``.
     """
     x = torch.cat([x[:1], x[-1:]])
     other = x.clone()
@@ -33,28 +30,18 @@ def check_batch_first(stages: Iterable[nn.Module], x: Tensor) -> None:
             x, other = stage(x), stage(other)
             if not isinstance(x, Tensor):
                 return
-            size = x.shape[:1] == (2,)
+            what = f"a batch of 2 becomes features of the shape {tuple(x.shape)}"
+            if size := x.shape[:1] == (2,):
+                what = "one sample changes the features of another"
             if not size or not torch.allclose(x[1], other[1], 1e-3, 1e-5, equal_nan=True):
-                what = (
-                    "one sample changes the features of another"
-                    if size
-                    else f"a batch of 2 becomes features of the shape {tuple(x.shape)}"
-                )
-                raise ValueError(
-                    f"stage {j}: {what}; the batch must stay first, (B, ...): "
-                    "give recurrent and attention layers batch_first=True"
-                )
+                raise ValueError(f"stage {j}: {what}; the batch must stay first: batch_first=True")
 
 
 @torch.no_grad()
 def channel_axis(stages: Sequence[nn.Module], x: Tensor) -> int | None:
-    """The axis of the channels in the features of stages in a row: 1 or -1.
+    """The axis of the channels in the features of stages in a row: 1, -1, or ``None`` if unknown.
 
-    The last layer with weights says which of its axes holds the channels.  A change of one of its
-    channels shows where they are in the features, after whatever came behind it.
-
-    Returns:
-        ``None`` if it cannot be told.
+    A change of one channel of the last layer with weights shows where it is in the features.
     """
     layers = [m for stage in stages for m in stage.modules() if isinstance(m, _FIRST + _LAST)]
     calls: list[tuple[nn.Module, int]] = []

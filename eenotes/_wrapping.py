@@ -24,11 +24,7 @@ def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
 
 @contextmanager
 def prepared(
-    accelerator,
-    model: nn.Module,
-    part: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: DataLoader,
+    accelerator, model: nn.Module, part: nn.Module, optimizer, loader: DataLoader
 ) -> Iterator[tuple]:
     """What accelerate makes of model, optimizer and loader; no gradients outside ``part``."""
     inside = set(map(id, part.parameters()))
@@ -49,8 +45,8 @@ def prepared(
 def unwrapped(model: nn.Module) -> Iterator[None]:
     """A prepared model without accelerate's autocast around ``model.forward``."""
     wrapped = _attributes(model)
-    original = {"forward": wrapped["_original_forward"]} if "_original_forward" in wrapped else {}
-    _put_back(model, original)
+    original = wrapped.get("_original_forward")
+    _put_back(model, {} if original is None else {"forward": original})
     try:
         yield
     finally:
@@ -62,15 +58,11 @@ def check_single_samples(
 ) -> None:
     """Refuse a last batch of one sample from which batch normalisation in ``part`` cannot learn.
 
-    It needs more than one value per channel: one feature map is enough, one vector is not.  The
-    values of two samples are counted in evaluation mode, which changes nothing.
-
-    Raises:
-        ValueError: such a batch.
+    It needs more than one value per channel: a feature map, no vector.  They are counted on two
+    samples in evaluation mode, which changes nothing.
     """
     norms = [m for m in part.modules() if isinstance(m, _BatchNorm)]
-    alone = batch_size == 1 or len(dataset) % batch_size == 1
-    if not alone or not norms:
+    if not norms or not (batch_size == 1 or len(dataset) % batch_size == 1):
         return
     vectors = []
 
@@ -88,10 +80,10 @@ def check_single_samples(
             hooks.enter_context(norm.register_forward_pre_hook(note))
         loss(model, send_to_device(next(iter(DataLoader(rows, 2))), device))
     if vectors:
+        layer = type(vectors[0]).__name__
         raise ValueError(
             f"the last batch would hold 1 of {len(dataset)} samples at a batch size of "
-            f"{batch_size}, and {type(vectors[0]).__name__} cannot learn from one vector: choose "
-            "another batch size, or leave a sample out"
+            f"{batch_size}, too few for {layer}: choose another size, or leave a sample out"
         )
 
 

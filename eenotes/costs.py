@@ -15,14 +15,11 @@ from eenotes.rules import Rule, open_exits
 class Costs:
     """MACs of one sample.
 
-    Args:
-        stages: J numbers, one per stage; together they are the backbone without exits.
-        exits: J-1 numbers, one per exit test.
+    J stages, which together are the backbone without exits, have J-1 exit tests.
 
     Raises:
-        ValueError: another number of exit tests than stages that have one, or a negative number.
-            In `backbone` and what is relative to it: stages that together cost nothing.  In
-            `relative_cost` and `overhead`: exit indices that are no whole numbers in 0..J-1.
+        ValueError: another number of exit tests, or a negative number.  In what is relative to the
+            `backbone`: stages that cost nothing, or indices that are no whole numbers in 0..J-1.
     """
 
     stages: tuple[int, ...]
@@ -30,14 +27,11 @@ class Costs:
 
     def __post_init__(self):
         if len(self.exits) != len(self.stages) - 1:
-            raise ValueError(
-                f"{len(self.stages)} stages have {len(self.stages) - 1} exit tests between them, "
-                f"got {len(self.exits)}"
-            )
+            needed = f"{len(self.stages)} stages have {len(self.stages) - 1} exit tests"
+            raise ValueError(f"{needed} between them, got {len(self.exits)}")
         if not all(0 <= macs < math.inf for macs in (*self.stages, *self.exits)):
-            raise ValueError(
-                f"costs must be finite and not negative, got {self.stages}, {self.exits}"
-            )
+            given = f"{self.stages}, {self.exits}"
+            raise ValueError(f"costs must be finite and not negative, got {given}")
 
     @property
     def backbone(self) -> int:
@@ -59,10 +53,8 @@ class Costs:
     def relative_cost(self, exit_index: Tensor) -> Tensor:
         """The cost of stages and exit tests (1.3), ``(N,)``; 1.0 is the backbone without exits.
 
-        It is in double precision, and on the CPU if the device of the indices has none.
-
-        Args:
-            exit_index: where each sample exits, ``(N,)``, from 0.
+        The indices ``(N,)`` say where each sample exits, from 0.  The cost is in double precision,
+        on the CPU if their device has none.
         """
         return self._at(self.cumulative, exit_index)
 
@@ -72,13 +64,9 @@ class Costs:
 
     def _at(self, macs: Tensor, exit_index: Tensor) -> Tensor:
         whole = not (exit_index.is_floating_point() or exit_index.dtype == torch.bool)
-        if not whole or (
-            len(exit_index)
-            and not 0 <= int(exit_index.min()) <= int(exit_index.max()) < len(self.stages)
-        ):
-            raise ValueError(
-                f"exit indices must be whole numbers in 0..{len(self.stages) - 1}, got {exit_index}"
-            )
+        if not whole or ((exit_index < 0) | (exit_index >= len(self.stages))).any():
+            wanted = f"whole numbers in 0..{len(self.stages) - 1}"
+            raise ValueError(f"exit indices must be {wanted}, got {exit_index}")
         exit_index = for_doubles(exit_index)
         return (macs / self.backbone).to(exit_index.device)[exit_index.long()]
 
@@ -91,8 +79,7 @@ class Costs:
 def count_macs(net: EarlyExitNetwork, x: Tensor) -> Costs:
     """Count each stage and each exit test on a sample batch ``x`` ``(B, ...)``, for one sample.
 
-    Matrix products, convolutions, recurrent layers and distances are counted; additions,
-    normalisation and activations count as nothing, as everywhere in the literature.
+    Matrix products, convolutions, recurrent layers and distances are counted, and nothing else.
 
     Raises:
         ValueError: an empty batch, or an operation whose multiplications cannot be counted (see

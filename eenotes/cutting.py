@@ -4,6 +4,7 @@ import difflib
 import operator
 import re
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 from torch import Tensor, fx, nn
 
@@ -27,32 +28,25 @@ def split(
 
     A cut is legal where one single tensor carries everything that comes later; then the batch can
     shrink there.  The backbone is traced by ``torch.fx`` in both modes, with its optional arguments
-    at their defaults.  Then the stages are compared with it in both modes and at two batch sizes,
-    because a trace freezes what Python decides.  The backbone is left as it was.
+    at their defaults, and left as it was.  Then the stages are compared with it in both modes and
+    at two batch sizes, because a trace freezes what Python decides.
 
-    Args:
-        backbone: any module that ``torch.fx`` can trace, also inside ``torch.compile`` or a
-            data-parallel wrapper.
-        at: names of modules or graph nodes, in the order of execution; a stage ends after each.
-            ``["layer1", "layer2"]`` gives three stages.  `cut_points` lists the legal ones.
-        example: an input ``(B, ...)`` to compare with; by default one is made from the first layer.
-
-    Returns:
-        ``len(at) + 1`` stages; each follows ``train()`` and ``eval()``, copies and pickles.
+    The backbone may be inside ``torch.compile`` or a data-parallel wrapper.  A stage ends after
+    each of the modules or graph nodes ``at``, named in the order of execution (see `cut_points`):
+    ``["layer1", "layer2"]`` gives three stages, which follow ``train()`` and ``eval()``, copy and
+    pickle.  By default the ``example`` ``(B, ...)`` is made from the first layer.
 
     Raises:
         TypeError: the backbone is no module or ``at`` is a bare string.
         ValueError: the backbone cannot be traced or makes random decisions, a name is unknown,
-            illegal as a cut, repeated or out of order, no example can be made, or the stages give
-            other answers than the backbone.
+            illegal, repeated or out of order, or the stages give other answers than the backbone.
     """
     if isinstance(at, str):
         raise TypeError(f"at={at!r} must be a list of names, for example at=[{at!r}]")
     at, backbone = list(at), unwrapped(backbone)
     if not at:
         raise ValueError("at=[] leaves one stage and no exit: name at least one place to cut")
-    # a new stage puts what it shares with the backbone into training mode
-    before = modes_of(backbone)
+    before = modes_of(backbone)  # a new stage puts what it shares into training mode
     with traced(backbone, modes=(True, False)) as traces:
         pieces = []
         for trace in traces:
@@ -62,6 +56,7 @@ def split(
         stages = nn.ModuleList(Stage(backbone, *graphs) for graphs in zip(*pieces, strict=True))
     for stage, stage.ends_at in zip(stages, [*at, "output"], strict=True):
         stage.train(backbone.training)
+    stages.training = backbone.training
     put_back(before)
     check_stages(backbone, stages, example_for(backbone) if example is None else example)
     return stages
@@ -84,23 +79,20 @@ def cut_points(backbone: nn.Module) -> list[str]:
 
 def _shortest_name(node: fx.Node, names: dict[fx.Node, str]) -> str:
     """The shortest module path whose last node this is, else the node's own name."""
-    last = {}
-    for other in names:
-        parts = names[other].split(".")
-        for depth in range(1, len(parts) + 1):
-            last[".".join(parts[:depth])] = other
+    last = {prefix: other for other, path in names.items() for prefix in _prefixes(path)}
     return min((name for name, end in last.items() if end is node), key=len)
+
+
+def _prefixes(path: str) -> list[str]:
+    """``"a.b.c"`` → ``["a", "a.b", "a.b.c"]``."""
+    return list(accumulate(path.split("."), "{}.{}".format))
 
 
 def _resolve(name: str, trace: Trace, legal: list[fx.Node]) -> fx.Node:
     """The last node of the module called ``name``, or the node of that name, if it is legal."""
     names, nodes = trace.names, _nodes(name, trace.names)
     if not nodes:
-        prefixes = {
-            ".".join(path.split(".")[:depth])
-            for path in names.values()
-            for depth in range(1, path.count(".") + 2)
-        }
+        prefixes = {prefix for path in names.values() for prefix in _prefixes(path)}
         near = difflib.get_close_matches(name, sorted(prefixes), n=3, cutoff=0.4)
         raise ValueError(f"the backbone has no node {name!r}; near: {near or sorted(prefixes)[:5]}")
     node = nodes[-1]
@@ -127,11 +119,8 @@ def _live(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
     """Node → the values that are still needed after it."""
     order = {node: position for position, node in enumerate(graph.nodes)}
     # Parameters and buffers do not count: a later stage reads them itself.
-    last_use = {
-        node: max((order[user] for user in node.users), default=-1)
-        for node in graph.nodes
-        if node.op != "get_attr"
-    }
+    values = [node for node in graph.nodes if node.op != "get_attr"]
+    last_use = {node: max(map(order.__getitem__, node.users), default=-1) for node in values}
     found, live = {}, set()
     for node, position in order.items():
         live = {other for other in live if last_use[other] > position}
@@ -143,26 +132,22 @@ def _live(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
 
 def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
     """The nodes after which exactly one value is still needed, which nothing later overwrites."""
+
+    def is_item(user: fx.Node) -> bool:  # of a tuple, which is no batch
+        return user.target is operator.getitem and isinstance(user.args[1], int)
+
     return [
         node
         for node, live in _live(graph).items()
         if live == {node}
         and node.op not in ("placeholder", "output")
-        and not any(user.op == "output" or _takes_apart(user) for user in node.users)
+        and not any(user.op == "output" or is_item(user) for user in node.users)
         and not _overwritten(node, backbone)
     ]
 
 
-def _takes_apart(user: fx.Node) -> bool:
-    """Whether an operation takes one item out of its input, which then is a tuple and no batch."""
-    return user.target is operator.getitem and isinstance(user.args[1], int)
-
-
 def _overwritten(node: fx.Node, backbone: nn.Module) -> bool:
-    """Whether a value, or a view of it, is changed in place.
-
-    The exit before would see, or keep, the changed values.
-    """
+    """Whether a value or a view of it is changed in place, which the exit before would see."""
     return any(
         _overwrites(user, backbone)
         or (_operation(user, backbone) in _VIEWS and _overwritten(user, backbone))
@@ -174,11 +159,9 @@ def _overwrites(user: fx.Node, backbone: nn.Module) -> bool:
     if user.op == "call_module":
         return getattr(backbone.get_submodule(user.target), "inplace", False)
     # relu_, but neither __dunder__ nor operator.and_; x += y is traced as x + y
-    marked = (
-        re.search(r"[^_]_$", _operation(user, backbone))
-        and getattr(user.target, "__module__", "") != "_operator"
-    )
-    return bool(marked or user.kwargs.get("inplace"))
+    marked = re.search(r"[^_]_$", _operation(user, backbone))
+    own = getattr(user.target, "__module__", "") == "_operator"
+    return bool(marked and not own or user.kwargs.get("inplace"))
 
 
 def _operation(node: fx.Node, backbone: nn.Module) -> str:
@@ -195,11 +178,8 @@ def _cut(graph: fx.Graph, ends: list[fx.Node], at: list[str]) -> list[fx.Graph]:
     if positions != sorted(set(positions)):
         raise ValueError(f"at={at} must name different places in the order of execution")
     bounds = [0, *(position + 1 for position in positions), len(nodes)]
-    entries = [None, *ends]
-    return [
-        _piece(nodes[start:stop], entry)
-        for start, stop, entry in zip(bounds[:-1], bounds[1:], entries, strict=True)
-    ]
+    pieces = zip(pairwise(bounds), [None, *ends], strict=True)
+    return [_piece(nodes[start:stop], entry) for (start, stop), entry in pieces]
 
 
 def _piece(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:

@@ -10,19 +10,17 @@ from eenotes.network import in_mode
 
 
 def pool(features: Tensor, *, grid: int = 1, channels_last: bool | None = None) -> Tensor:
-    """Average features over space, length or tokens.
+    """Average features over space, length or tokens, images to grid × grid cells.
 
-    ``(B, C, *space)`` → ``(B, C)``; ``(B, C, H, W)`` → ``(B, C·grid·grid)``; with ``channels_last``
-    ``(B, *space, C)`` likewise; ``(B, C)`` unchanged.
+    ``(B, C, *space)`` or, with ``channels_last``, ``(B, *space, C)`` → ``(B, C)``; ``(B, C, H, W)``
+    → ``(B, C·grid·grid)``; ``(B, C)`` unchanged.
 
     Raises:
-        ValueError: three axes, which may be ``(B, C, L)`` or ``(B, T, C)``, without
-            ``channels_last``.
+        ValueError: three axes, ``(B, C, L)`` or ``(B, T, C)``, without ``channels_last``.
     """
     if features.ndim == 3 and channels_last is None:
-        raise ValueError(
-            f"features {tuple(features.shape)} (B, C, L) or (B, T, C)? give channels_last"
-        )
+        shape = tuple(features.shape)
+        raise ValueError(f"features {shape} (B, C, L) or (B, T, C)? give channels_last")
     if channels_last and features.ndim > 2:
         features = features.movedim(-1, 1)
     if features.ndim == 4 and grid > 1:
@@ -35,11 +33,7 @@ class LinearExit(nn.Module):
 
     Args:
         inputs: how many numbers the pooling leaves: the C channels of the features, or C·grid².
-        num_classes: K.
-        grid: average each feature map ``(B, C, H, W)`` to grid × grid cells; Shallow-Deep Networks
-            use 4 (and mix in the maximum, which is left out here).
-        channels_last: whether features are ``(B, *space, C)``, such as tokens ``(B, T, C)``; must
-            be given for features with three axes.
+        grid, channels_last: as in `pool`; Shallow-Deep Networks have a grid of 4.
     """
 
     def __init__(
@@ -65,15 +59,12 @@ def linear_exits(
     grid: int = 1,
     channels_last: bool | None = None,
 ) -> nn.ModuleList:
-    """A `LinearExit` for every stage but the last.
+    """A `LinearExit` for every stage but the last, for features like those of ``x`` ``(B, ...)``.
 
-    A sample batch ``x`` ``(B, ...)`` says how wide the features are.  A feature map smaller than
-    the grid keeps its own size.  Where the channels are, is told by the layers that make the
-    features, or by ``channels_last`` for all stages.
+    A feature map smaller than the grid keeps its size.  Without ``channels_last`` the layers tell.
 
     Raises:
-        ValueError: stages whose features do not have the batch first, or three axes of which
-            nothing says where the channels are.
+        ValueError: the batch is not first, or nothing says which of three axes are channels.
     """
     stages = list(stages)
     check_batch_first(stages[:-1], x)
@@ -98,9 +89,8 @@ class ClassMeanExit(nn.Module):
     r"""An exit without training: the logits are the negative distances to the class means (E²CM).
 
     $z_k = -d_k = -\lVert x - M_k \rVert_2$ (2.3), written as $\lVert x\rVert^2 - 2\,x \cdot M_k +
-    \lVert M_k\rVert^2$ (2.6), so that the work is one matrix product: fast, and seen by the FLOP
-    counter. Everything is taken from the centre of the class means, because what all features share
-    cancels from the distance but costs it digits.
+    \lVert M_k\rVert^2$ (2.6): one matrix product, fast, and seen by the FLOP counter.  Everything
+    is taken from the centre of the class means: what all features share costs digits.
 
     Args:
         means: ``(K, *shape)``, one mean feature per class.
@@ -113,17 +103,13 @@ class ClassMeanExit(nn.Module):
     def __init__(self, means: Tensor, mean_distance: Tensor | None = None):
         super().__init__()
         means = means.detach().flatten(1).float()
-        if mean_distance is None:
-            mean_distance = means.new_ones(len(means))
+        mean_distance = means.new_ones(len(means)) if mean_distance is None else mean_distance
         mean_distance = mean_distance.detach().float()
-        if not means.isfinite().all():
-            bad = (~means.isfinite().all(1)).nonzero().flatten().tolist()
+        if bad := (~means.isfinite().all(1)).nonzero().flatten().tolist():
             raise ValueError(f"the means of classes {bad} are not finite")
         positive = mean_distance.isfinite() & (mean_distance > 0)
         if mean_distance.shape != (len(means),) or not positive.all():
-            raise ValueError(
-                f"mean_distance must be {len(means)} positive numbers: {mean_distance}"
-            )
+            raise ValueError(f"mean_distance: {len(means)} positive numbers, got {mean_distance}")
         self.register_buffer("centre", means.mean(0))
         self.register_buffer("offsets", means - self.centre)
         self.register_buffer("squared_norms", self.offsets.square().sum(1))
@@ -142,12 +128,9 @@ class ClassMeanExit(nn.Module):
         """
         features = features.flatten(1)
         if features.shape[1] != len(self.centre):
-            raise ValueError(
-                f"the class means have {len(self.centre)} numbers each, "
-                f"the features {features.shape[1]}"
-            )
-        # Squares of thousands of numbers are subtracted from each other: too much for half
-        # precision.
+            own, given = len(self.centre), features.shape[1]
+            raise ValueError(f"the class means have {own} numbers each, the features {given}")
+        # squares of thousands of numbers are subtracted: too much for half precision
         with torch.autocast(features.device.type, enabled=False):
             x, offsets = features.float() - self.centre.float(), self.offsets.float()
             norms = self.squared_norms if offsets is self.offsets else offsets.square().sum(1)

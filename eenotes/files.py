@@ -10,8 +10,8 @@ from pathlib import Path
 def write_atomically(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to, which takes its place at the end of the block.
 
-    Folders that are missing are made.  If the block raises, ``path`` stays as it was and nothing
-    of the new file is left.  Two processes may write the same file: the last one wins.
+    Folders that are missing are made.  If the block raises, ``path`` stays as it was.  Two
+    processes may write the same file: the last one wins.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

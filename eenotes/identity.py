@@ -23,10 +23,9 @@ _LONG = 1000  # characters of a value that a message can still show
 def described(value: Any) -> Any:
     """JSON that is the same for equal values, in this process and in others.
 
-    A function of a module is known by its name, as it may be mended or moved; a lambda or an inner
-    function by its code; both by what they were given, except for the lists, dictionaries and sets
-    that an inner function takes notes in.  Of an object of any other kind only the
-    name of its class is known.
+    A function of a module is known by its name, a lambda or an inner function by its code; both by
+    what they were given, except for lists, dictionaries and sets that an inner function takes notes
+    in. Other objects are known by the name of their class.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -38,14 +37,12 @@ def described(value: Any) -> Any:
         return described(value.dataset)
     if isinstance(value, Dataset) and not isinstance(value, IterableDataset):
         return data_digest(value)
-    return _short(_parts(value))
+    text = json.dumps(_parts(value))
+    return json.loads(text) if len(text) <= _LONG else _hash(text.encode())
 
 
 def data_digest(dataset: Dataset) -> str:
-    """A hash of a data set's length and of up to 128 of its items, from the first to the last.
-
-    Random transforms read them with the same random numbers every time.
-    """
+    """A hash of a data set's length and of up to 128 of its items; random transforms are seeded."""
     count = len(dataset)
     rows = torch.linspace(0, count - 1, min(count, _ITEMS)).round().long().tolist()
     with kept_random_state():
@@ -87,11 +84,6 @@ def _parts(value: Any) -> Any:
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return [type(value).__name__, described(fields)]
     return str(value) if isinstance(value, Path | torch.device | torch.dtype) else _name(value)
-
-
-def _short(parts: Any) -> Any:
-    text = json.dumps(parts)
-    return json.loads(text) if len(text) <= _LONG else _hash(text.encode())
 
 
 def _name(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Inference with early exits, batch by batch: `predict`, `simulate` and `collect`.
 
-`predict` computes no further stage for a sample that has exited.  `simulate` gives the same outcome
-from cached logits, which `collect` makes.  Both are one loop, `_cascade`.
+`predict` computes no further stage for a sample that has exited; `simulate` gives the same outcome
+from cached logits, which `collect` makes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eenotes._checks import as_input, explained, pair, require_eval
+from eenotes._checks import explained, pairs_on, require_answers, require_eval
 from eenotes._processes import gathered
 from eenotes.network import EarlyExitNetwork, full_precision
-from eenotes.rules import Decision, Rule, open_exits
+from eenotes.rules import Rule, open_exits
 
 
 @dataclass(frozen=True)
@@ -33,30 +33,22 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
     in evaluation mode: batch statistics would make a prediction depend on the samples that stay.
 
     Raises:
-        ValueError: a network in training mode, an empty batch, mixed devices, NaN logits, a rule
-            that does not fit, a stage that does not keep the batch first, or an exit that gives
-            something else than ``(B, K)``.
+        ValueError: a network in training mode, an empty batch, mixed devices, a rule that does not
+            fit, a stage that does not keep the batch first, or logits not ``(B, K)``, or NaN.
     """
     check_ready(net, x)
     features = x
 
     def observe(j: int, keep: Tensor | None, is_open: bool) -> Tensor | None:
         nonlocal features
-        features = features if keep is None else _gather_rows(features, keep)
+        if keep is not None:  # on a CPU several times faster than indexing
+            rows = empty_rows(features, len(keep))
+            features = torch.index_select(features, 0, keep, out=rows)
         features, logits = run_stage(net, j, features, is_open=is_open)
         return logits
 
-    return _cascade(observe, count=len(x), num_exits=net.num_exits, rule=rule, device=x.device)
-
-
-def check_answers(j: int, values: Tensor) -> None:
-    """Refuse NaN in the logits of exit ``j``, or in what follows from them, ``(...)``.
-
-    Raises:
-        ValueError: if there is one.
-    """
-    if values.isnan().any():
-        raise ValueError(f"exit {j} gave NaN logits: look at the features or at the head's weights")
+    samples = torch.arange(len(x), device=x.device)
+    return _cascade(observe, rule, samples, num_exits=net.num_exits)
 
 
 @torch.inference_mode()
@@ -67,9 +59,7 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
         ValueError: no samples, NaN logits, exits of different lengths, or a rule that does not fit.
     """
     if len({len(exit_logits) for exit_logits in logits}) != 1:
-        raise ValueError(
-            f"exits must have logits of the same samples, got {list(map(len, logits))}"
-        )
+        raise ValueError(f"exits must have logits of the same samples, got {[*map(len, logits)]}")
     for j, exit_logits in enumerate(logits):
         _check_logits(j, exit_logits)
     rows = torch.arange(len(logits[0]), device=logits[0].device)
@@ -81,38 +71,32 @@ def simulate(logits: Sequence[Tensor] | Tensor, rule: Rule) -> Outcome:
             return None
         return logits[j] if len(rows) == len(logits[j]) else logits[j][rows]
 
-    return _cascade(observe, count=len(rows), num_exits=len(logits), rule=rule, device=rows.device)
+    return _cascade(observe, rule, rows, num_exits=len(logits))
 
 
 @torch.no_grad()
 def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
     """The logits of every exit, ``(J, N, K)``, and the labels, ``(N,)``, on the network's device.
 
+    The network is in evaluation mode, ``batches`` are pairs ``(x, y)`` as a data loader gives them.
     The samples of all processes of ``torch.distributed`` come one process after the other.
 
-    The network is in evaluation mode, ``batches`` are pairs ``(x, y)`` as a data loader gives them.
-
     Raises:
-        ValueError: a network in training mode, no batches, labels that are not ``(B,)``, or logits
-            that are not ``(B, K)`` with two classes or more.
+        ValueError: a network in training mode, no batches, or labels or logits of another shape.
         TypeError: batches that are no pairs of tensors.
     """
     require_eval(net.modules(), what="network", before="collect")
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    logits, labels = [], []
-    for batch in batches:
-        x, y = pair(batch)
+    logits, labels, device = [], [], next((p.device for p in net.parameters()), "cpu")
+    for x, y in pairs_on(net, batches):
         if y.shape != (len(x),):
-            raise ValueError(
-                f"need one label per sample, (B,), got inputs {tuple(x.shape)} with labels "
-                f"{tuple(y.shape)}"
-            )
+            shapes = f"{tuple(x.shape)} with labels {tuple(y.shape)}"
+            raise ValueError(f"need one label per sample, (B,), got inputs {shapes}")
         with explained(x, net):
-            exits = net(as_input(x.to(device), net))
+            exits = net(x)
         for j, exit_logits in enumerate(exits):
             _check_logits(j, exit_logits)
         logits.append(torch.stack([z.float() for z in exits]))
-        labels.append(y.to(device))
+        labels.append(y)
     parts = gathered((torch.cat(logits, 1).cpu(), torch.cat(labels).cpu()) if logits else None)
     parts = [part for part in parts if part is not None]
     if not parts:
@@ -122,39 +106,36 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
 
 
 def first_exit(leave: Tensor) -> Tensor:
-    """The exit that each sample takes, ``(N,)``, from where it may exit, ``(J-1, N)`` bool.
-
-    It is the first; the last exit, J-1, where there is none.
-    """
+    """The exit of each sample, ``(N,)``: the first open one of ``(J-1, N)``, or the last, J-1."""
     return torch.cat([leave, leave.new_ones(1, leave.shape[1])]).int().argmax(0)
 
 
 def _cascade(
     observe: Callable[[int, Tensor | None, bool], Tensor | None],
-    *,
-    count: int,
-    num_exits: int,
     rule: Rule,
-    device: torch.device,
+    active: Tensor,
+    *,
+    num_exits: int,
 ) -> Outcome:
-    """Exit after exit, until no sample is left.
+    """Exit after exit, until none of the samples that are ``active``, 0 to N-1, is left.
 
     ``observe(j, keep, is_open)`` gives the logits of exit j for the rows ``keep`` of those that
     were in the batch at exit j-1, all of them for ``None``; nothing where the exit is closed.
     """
-    if count == 0:
+    if not len(active):
         raise ValueError("the batch is empty: there is nothing to predict")
     rule.check(num_exits)
-    prediction = torch.empty(count, dtype=torch.int64, device=device)
-    exit_index = torch.empty_like(prediction)
-    confidence = torch.empty(count, device=device)
-    active, keep, state = torch.arange(count, device=device), None, None
+    prediction, exit_index = torch.empty_like(active), torch.empty_like(active)
+    confidence = torch.empty(len(active), device=active.device)
+    keep = state = None
     for j, is_open in enumerate(open_exits(rule, num_exits)):
         logits, keep = observe(j, keep, is_open), None
         if logits is None:
             continue
-        decision, stay = _decide(rule, j, logits, state, last=j == num_exits - 1)
-        stay = stay.nonzero().squeeze(1)
+        decision = rule(j, full_precision(logits), state)
+        require_answers(j, decision.confidence)
+        last = j == num_exits - 1
+        stay = active[:0] if last else (~decision.leave).nonzero().squeeze(1)
         state = decision.state
         if len(stay) < len(active):
             # Written for the samples that stay, too: a later exit overwrites it.
@@ -168,35 +149,12 @@ def _cascade(
     return Outcome(prediction, exit_index, confidence)
 
 
-def _decide(
-    rule: Rule, j: int, logits: Tensor, state: Tensor | None, *, last: bool
-) -> tuple[Decision, Tensor]:
-    """The decision at exit ``j``, and which samples stay, ``(B,)`` bool: none at the last exit."""
-    decision = rule(j, full_precision(logits), state)
-    check_answers(j, decision.confidence)
-    return decision, torch.zeros_like(decision.leave) if last else ~decision.leave
-
-
 def empty_rows(features: Tensor, count: int) -> Tensor:
     """Memory for ``count`` samples, in the layout of ``features`` ``(B, ...)``."""
     channels_last = features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(
-        (count, *features.shape[1:]),
-        dtype=features.dtype,
-        device=features.device,
-        memory_format=layout,
-    )
-
-
-def _gather_rows(features: Tensor, keep: Tensor) -> Tensor:
-    """The rows ``keep`` ``(n,)`` of features ``(B, ...)``, in the same layout.
-
-    On a CPU this is several times faster than indexing.
-    """
-    if len(keep) == len(features):
-        return features
-    return torch.index_select(features, 0, keep, out=empty_rows(features, len(keep)))
+    shape = count, *features.shape[1:]
+    return torch.empty(shape, dtype=features.dtype, device=features.device, memory_format=layout)
 
 
 def run_stage(
@@ -214,29 +172,23 @@ def run_stage(
     if is_open:
         _check_logits(j, logits)
     if len(features) != expected or (is_open and len(logits) != expected):
-        raise ValueError(
-            f"stage {j} turned a batch of {expected} into {len(features)}: "
-            "the batch must stay first"
-        )
+        what = f"stage {j} turned a batch of {expected} into {len(features)}"
+        raise ValueError(f"{what}: the batch must stay first")
     return features, logits
 
 
 def _check_logits(j: int, logits: Tensor) -> None:
     """Refuse what exit ``j`` gave unless it is logits ``(B, K)`` of at least two classes."""
     if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"exit {j} gave a {type(logits).__name__} instead of a tensor (B, K): let the last "
-            "stage and the exits return the logits alone"
-        )
+        kind = type(logits).__name__
+        raise TypeError(f"exit {j} gave a {kind}, not a tensor (B, K): return the logits alone")
     if logits.ndim != 2:
-        raise ValueError(
-            f"exit {j} gave logits {tuple(logits.shape)}: one vector (B, K) per sample is needed; "
-            "a segmentation network has segment()"
-        )
+        shape = tuple(logits.shape)
+        raise ValueError(f"exit {j} gave logits {shape}, not (B, K); for pixels see segment()")
     if logits.shape[1] == 1:
         raise ValueError(
-            f"exit {j} gave a single logit per sample, (B, 1): its softmax is always 1; give two "
-            "logits, for example torch.cat([-z, z], 1) / 2 for the logit z of a sigmoid"
+            f"exit {j} gave a single logit per sample, whose softmax is always 1: give two, as "
+            "torch.cat([-z, z], 1) / 2 for the logit z of a sigmoid"
         )
 
 
@@ -244,27 +196,18 @@ def check_ready(net: EarlyExitNetwork, x: Tensor) -> None:
     """Refuse a network in training mode, or on another device than ``x`` ``(B, ...)``.
 
     Raises:
-        ValueError: if it is.
+        ValueError: it is.
         TypeError: the input is no tensor.
     """
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"inputs must be one tensor (B, ...), got {type(x).__name__}: torch.as_tensor makes "
-            "one of an array, and of a dictionary take the tensor out"
-        )
+        kind = type(x).__name__
+        raise TypeError(f"inputs must be one tensor (B, ...), got {kind}: take it out, or make one")
     modules = list(net.modules())
     require_eval(modules, what="network", before="predict")
     # net.parameters() and net.buffers() would each walk through the modules again: a millisecond,
     # which counts at batch 1.
-    held = (
-        tensor
-        for module in modules
-        for tensors in (module._parameters, module._buffers)
-        for tensor in tensors.values()
-    )
+    held = (t for m in modules for part in (m._parameters, m._buffers) for t in part.values())
     devices = {tensor.device for tensor in held if tensor is not None} | {x.device}
     if len(devices) > 1:
-        raise ValueError(
-            f"network and input lie on different devices: {sorted(map(str, devices))}; "
-            "move them to one"
-        )
+        found = sorted(map(str, devices))
+        raise ValueError(f"network and input lie on different devices: {found}; move them to one")

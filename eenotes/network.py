@@ -9,29 +9,22 @@ from torch import Tensor, fx, nn
 
 
 class EarlyExitNetwork(nn.Module):
-    """Stages with an exit after each of them but the last.
+    """J stages and J-1 exits, one after each stage but the last.
 
-    The last stage ends in the backbone's own classifier.
-
-    Args:
-        stages: J modules; stage j maps the features of stage j-1, ``(B, ...)``, to its own.  The
-            last one returns logits ``(B, K)``.
-        exits: J-1 modules, each mapping the features of its stage to logits ``(B, K)``.
+    Each stage maps the features of the one before, ``(B, ...)``, to its own, from which its exit
+    makes logits ``(B, K)``; the last stage ends in the backbone's own classifier.
 
     Raises:
-        ValueError: unless there is exactly one stage more than there are exits.
+        ValueError: there is not exactly one stage more than there are exits.
     """
 
     def __init__(self, stages: Iterable[nn.Module], exits: Iterable[nn.Module]):
         super().__init__()
         self.stages, self.exits = nn.ModuleList(stages), nn.ModuleList(exits)
         if len(self.exits) != len(self.stages) - 1 or not self.stages:
-            raise ValueError(
-                f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exits (the "
-                f"last stage ends in the backbone's own classifier), got {len(self.exits)}"
-            )
-        # New exits take the mode of the stages they join; inside a stage all modes stay as they
-        # are.
+            needed = f"{len(self.stages)} stages need {max(len(self.stages) - 1, 1)} exits"
+            raise ValueError(f"{needed} (the classifier is in the last), got {len(self.exits)}")
+        # New exits take the mode of the stages they join; inside a stage all modes stay.
         self.training = self.stages.training = self.stages[0].training
         self.exits.train(self.training)
 
@@ -41,11 +34,7 @@ class EarlyExitNetwork(nn.Module):
         return len(self.stages)
 
     def step(self, j: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Run stage ``j`` (from 0) and its exit test.
-
-        Returns:
-            The new features ``(B, ...)`` and the logits ``(B, K)``.
-        """
+        """The features ``(B, ...)`` of stage ``j`` (from 0) and the logits ``(B, K)`` there."""
         features = self.stages[j](features)
         return features, self.exits[j](features) if j < len(self.exits) else features
 
@@ -66,9 +55,7 @@ class EarlyExitNetwork(nn.Module):
         detach_computed(self, memo)
         twin = memo[id(self)] = self.__new__(type(self))
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
-        pairs = zip(twin.modules(), modes_of(self), strict=True)
-        put_back([(part, mode) for part, (_, mode) in pairs])
-        return twin
+        return in_modes_of(self, twin)
 
 
 @contextmanager
@@ -84,11 +71,7 @@ def in_mode(*modules: nn.Module, training: bool = False) -> Iterator[None]:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Half-precision numbers ``(...)`` in float32; others as they are.
-
-    Whether a sample leaves must not depend on whether its logits were stored in between, which this
-    book does in float32.
-    """
+    """Half precision ``(...)`` in float32, in which logits are stored; others as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -116,12 +99,15 @@ def put_back(modes: list[tuple[nn.Module, bool]]) -> None:
         part.training = mode
 
 
-def detach_computed(module: nn.Module, memo: dict) -> None:
-    """Prepare a deep copy of tensors that are computed from parameters, such as masked weights.
+def in_modes_of(module: nn.Module, twin: nn.Module) -> nn.Module:
+    """A copy of a module, with every part put into the mode of the original's."""
+    pairs = zip(twin.modules(), module.modules(), strict=True)
+    put_back([(part, original.training) for part, original in pairs])
+    return twin
 
-    ``torch.nn.utils.prune`` keeps ``weight`` as a product with a history, which PyTorch refuses to
-    copy.  The copy computes its own with the next forward pass.
-    """
+
+def detach_computed(module: nn.Module, memo: dict) -> None:
+    """Let a deep copy take computed tensors, such as masked weights, without their history."""
     for part in module.modules():
         for value in vars(part).values():
             if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:

@@ -1,8 +1,7 @@
 """Counting multiply-accumulate operations (MACs), and refusing what cannot be counted.
 
-PyTorch's own counter knows matrix products and convolutions.  Here are rules for what else
-multiplies matrices, and a list of what multiplies nothing worth counting.  An operation in neither
-is an error with the name of its module: a silent zero would make everything relative to it wrong.
+PyTorch's counter knows matrix products and convolutions, and rules here what else multiplies
+matrices.  What may multiply and is not known is an error: a silent zero would make costs wrong.
 """
 
 import math
@@ -26,50 +25,36 @@ _UNCOUNTED = ("_fft_", "fft_", "linalg_", "_linalg_", "_sparse_", "cholesky", "_
 _FREE = ("linalg_vector_norm",)  # a square and a sum per number, as in a normalisation
 
 
-def _rnn_layer(x: Shape, w_input: Shape, w_hidden: Shape, *_, **__) -> int:
-    """One layer of an LSTM in one direction: both matrices at every step, x ``(T, B, I)``."""
-    return x[0] * x[1] * (math.prod(w_input) + math.prod(w_hidden))
-
-
-def _matrix_vector(matrix: Shape, *_, **__) -> int:
+def _first(matrix: Shape, *_, **__) -> int:
     return math.prod(matrix)
 
 
-def _added_matrix_vector(_, matrix: Shape, *__, **___) -> int:
-    return math.prod(matrix)
-
-
-def _pairs(first: Shape, second: Shape, *_, out_shape: Shape, **__) -> int:
+def _pairs(first: Shape, *_, out_shape: Shape, **__) -> int:
     """All distances between rows ``(..., P, D)`` and ``(..., R, D)``."""
     return math.prod(out_shape) * first[-1]
 
 
-def _trilinear(first: Shape, weight: Shape, *_, **__) -> int:
-    """A bilinear layer, weight ``(O, I, K)``, on ``(B, 1, I, 1)`` or the like."""
-    return first[0] * math.prod(weight)
-
-
 _RULES: dict[Any, Rule] = {
-    _aten.mkldnn_rnn_layer: _rnn_layer,
-    _aten.mv: _matrix_vector,
-    _aten.dot: _matrix_vector,
-    _aten.vdot: _matrix_vector,
-    _aten.addmv: _added_matrix_vector,
-    _aten._cdist_forward: _pairs,
-    _aten._euclidean_dist: _pairs,
-    _aten._trilinear: _trilinear,
+    # one layer of an LSTM in one direction: both matrices at every step of x (T, B, I)
+    _aten.mkldnn_rnn_layer: lambda x, w_input, w_hidden, *_, **__: (
+        x[0] * x[1] * (math.prod(w_input) + math.prod(w_hidden))
+    ),
+    **dict.fromkeys([_aten.mv, _aten.dot, _aten.vdot], _first),
+    **dict.fromkeys([_aten._cdist_forward, _aten._euclidean_dist], _pairs),
+    _aten.addmv: lambda _, matrix, *__, **___: math.prod(matrix),
+    # a bilinear layer, weight (O, I, K), on (B, 1, I, 1) or the like
+    _aten._trilinear: lambda first, weight, *_, **__: first[0] * math.prod(weight),
 }
 
 
 def register_macs(operation: Any, rule: Rule) -> None:
     """Say how many MACs an operation takes that `eenotes.count_macs` does not know.
 
-    The operation is of ``torch.ops``, such as ``torch.ops.mine.kernel``.  The rule takes its
-    arguments, with shapes in place of tensors, and the keyword ``out_shape`` to the MACs of the
-    whole call.
+    The operation is of ``torch.ops``.  The rule takes its arguments, with shapes in place of
+    tensors, and the keyword ``out_shape`` to the MACs of the whole call.
 
     Raises:
-        TypeError: for something else.
+        TypeError: it is something else.
     """
     if not isinstance(operation, torch._ops.OpOverloadPacket):
         raise TypeError(f"operation must be of torch.ops, as torch.ops.mine.kernel: {operation!r}")
@@ -99,10 +84,8 @@ class _Unseen(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         if not _known(operation):
             inside = max(self.tracker.parents - {"Global"}, key=len, default="the module")
-            raise ValueError(
-                f"{inside} runs {operation}, whose multiplications cannot be counted: say how many "
-                "there are with eenotes.operations.register_macs"
-            )
+            what = f"{inside} runs {operation}, whose multiplications cannot be counted"
+            raise ValueError(f"{what}: give them to eenotes.operations.register_macs")
         return operation(*args, **(kwargs or {}))
 
 
@@ -110,27 +93,19 @@ def _known(operation: Any) -> bool:
     if operation.overloadpacket in _RULES:
         return True
     name = operation.name().split("::")[-1]
-    if operation.namespace not in ("aten", "prim", "prims", "profiler"):
-        return False
-    return name.startswith(_FREE) or not name.startswith(_UNCOUNTED)
+    own = operation.namespace in ("aten", "prim", "prims", "profiler")
+    return own and (name.startswith(_FREE) or not name.startswith(_UNCOUNTED))
 
 
 def _doubled(rule: Rule) -> Rule:
     """PyTorch's counter counts a multiplication and an addition apart."""
-
-    def flops(*args, **kwargs) -> int:
-        return 2 * rule(*args, **kwargs)
-
-    return flops
+    return lambda *args, **kwargs: 2 * rule(*args, **kwargs)
 
 
 @contextmanager
 def _visible_attention() -> Iterator[None]:
-    """Attention as two plain matrix products.
-
-    The counter does not see into the fast path of `torch.nn.MultiheadAttention`, and before torch
-    2.15 not into the kernel that a CPU takes for `scaled_dot_product_attention` either: it counted
-    nothing there (pytorch/pytorch#195460).
+    """Attention as two plain matrix products: PyTorch's counter does not see into the fast path of
+    `torch.nn.MultiheadAttention`, nor, before 2.15, into a CPU's kernel (pytorch/pytorch#195460).
     """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

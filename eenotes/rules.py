@@ -2,8 +2,8 @@
 
 A rule is called as ``rule(j, logits, state)`` with exit ``j`` counted from 0, the logits ``(B, K)``
 of the samples that are still in the batch, and what the rule itself remembered of each of them
-(``None`` at the first exit).  It returns a `Decision`.  At the last exit all samples exit, whatever
-the rule says.  Most rules are a `ScoreRule`: one score per sample against one threshold.
+(``None`` at the first exit).  It returns a `Decision`; at the last exit all samples exit anyhow.
+Most rules are a `ScoreRule`: one score per sample against one threshold.
 """
 
 import math
@@ -21,8 +21,7 @@ class Decision(NamedTuple):
     prediction: Tensor  #: ``(B,)`` int64, a class
     confidence: Tensor  #: ``(B,)`` float, in [0, 1]
     leave: Tensor  #: ``(B,)`` bool
-    #: ``(B, ...)``, what the rule remembers of each sample; compacted together with the batch
-    state: Tensor | None = None
+    state: Tensor | None = None  #: ``(B, ...)``, what the rule remembers of each sample
 
 
 class Rule(Protocol):
@@ -51,19 +50,17 @@ class Score(NamedTuple):
     score: Tensor  #: ``(B,)`` float, what is compared with the threshold
 
 
+@dataclass(frozen=True)
 class ScoreRule:
     """A rule that compares one number per sample, its score, with a threshold.
 
-    A subclass is a frozen dataclass.  It defines `score`, and says in which direction samples exit
-    (`leaves_above`) and which thresholds make sense (`limits`); inference, sweeps, budgets and
-    sliders follow from that.
-
-    The field ``thresholds`` is one number for all early exits, J-1 numbers, or a table ``(J-1, K)``
-    with one threshold per exit and class; the predicted class picks its own.
+    A subclass is a frozen dataclass with `score`, `leaves_above` and `limits`; inference, sweeps,
+    budgets and sliders follow from these.  The field ``thresholds`` is one number for all early
+    exits, J-1 numbers, or a table ``(J-1, K)`` from which the predicted class picks its own.
 
     Raises:
-        ValueError: thresholds outside `limits` or in more than two dimensions; in `check`,
-            thresholds for another number of early exits.
+        ValueError: thresholds outside `limits` or in more than two dimensions; in `check`, for
+            another number of early exits.
     """
 
     thresholds: float | Sequence[float] | Sequence[Sequence[float]] | Tensor
@@ -81,21 +78,18 @@ class ScoreRule:
         low, high = self.limits
         if thresholds.ndim > 2 or not ((thresholds >= low) & (thresholds <= high)).all():
             raise ValueError(
-                f"{type(self).__name__}: thresholds must be one number, one per early exit, or "
-                f"one per early exit and class, in [{low:g}, {high:g}], got {self.thresholds}"
+                f"{type(self).__name__}: thresholds must be one number, one per early exit, or one "
+                f"per early exit and class, in [{low:g}, {high:g}], got {self.thresholds}"
             )
         rows = thresholds.tolist()
-        if thresholds.ndim:
-            rows = tuple(tuple(row) if isinstance(row, list) else row for row in rows)
-        object.__setattr__(self, "thresholds", rows)
+        rows = map(tuple, rows) if thresholds.ndim == 2 else rows
+        object.__setattr__(self, "thresholds", tuple(rows) if thresholds.ndim else rows)
 
     def check(self, num_exits: int) -> None:
         """Raise a ValueError unless each of ``num_exits - 1`` early exits has a threshold."""
         if isinstance(self.thresholds, tuple) and len(self.thresholds) != num_exits - 1:
-            raise ValueError(
-                f"{type(self).__name__} has {len(self.thresholds)} thresholds for a network with "
-                f"{num_exits - 1} early exits; give one for each, or a single number for all"
-            )
+            what = f"{type(self).__name__} has {len(self.thresholds)} thresholds"
+            raise ValueError(f"{what} for a network with {num_exits - 1} early exits")
 
     def __call__(self, j: int, logits: Tensor, state: Tensor | None = None) -> Decision:
         prediction, confidence, score = self.score(j, logits)
@@ -117,25 +111,20 @@ class ScoreRule:
         return any(limit != self.closed for limit in (row if isinstance(row, tuple) else [row]))
 
     def _threshold(self, j: int, prediction: Tensor, num_classes: int) -> Tensor | float:
-        if isinstance(self.thresholds, float):
-            return self.thresholds
-        if j >= len(self.thresholds):
-            return self.closed  # the last exit needs none
-        row = self.thresholds[j]
+        row = self.thresholds
+        if isinstance(row, tuple):
+            row = row[j] if j < len(row) else self.closed  # the last exit needs none
         if isinstance(row, float):
             return row
         _check_classes(self, len(row), num_classes)
         return torch.tensor(row, device=prediction.device)[prediction]
 
 
-@dataclass(frozen=True)
 class Confidence(ScoreRule):
     r"""Exit when the largest softmax probability exceeds the threshold (1.1).
 
-    $\max_k \mathrm{softmax}_k(z) > T_j$ with $T_j \in [0, 1]$, see `ScoreRule`.
+    $\max_k \mathrm{softmax}_k(z) > T_j$ with $T_j \in [0, 1]$.
     """
-
-    thresholds: float | Sequence[float] | Tensor
 
     def score(self, j: int, logits: Tensor) -> Score:
         confidence, prediction = logits.softmax(1).max(1)
@@ -148,23 +137,19 @@ class ClassMeanConfidence(ScoreRule):
 
     $\max_k \mathrm{softmax}_k(-d_k / \mu_k) > T_j$ for exits whose logits are negative distances
     $-d_k$; the prediction is the nearest class mean.  The normaliser has one entry per exit, $\mu$
-    ``(K,)``, or ``None`` for an exit whose logits are taken as they are; what is missing at the end
-    is ``None``.
+    ``(K,)``, or ``None`` where logits are taken as they are, as at exits without an entry.
 
     Raises:
-        ValueError: a normaliser that is no sequence of positive vectors; in `check`, more
-            normalisers than exits.
+        ValueError: a normaliser that is no sequence of positive vectors, or, in `check`, too long.
     """
 
-    thresholds: float | Sequence[float] | Tensor
     normaliser: Sequence[Tensor | None]
 
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.normaliser, Tensor) or not all(map(_fits, self.normaliser)):
-            raise ValueError(
-                f"normaliser: one entry per exit, None or a positive vector, got {self.normaliser}"
-            )
+            needed = "one entry per exit, None or a positive vector"
+            raise ValueError(f"normaliser: {needed}, got {self.normaliser}")
 
     def check(self, num_exits: int) -> None:
         super().check(num_exits)
@@ -188,15 +173,11 @@ def _fits(scale: object) -> bool:
     return scale.ndim == 1 and bool(((scale > 0) & scale.isfinite()).all())
 
 
-@dataclass(frozen=True)
 class Entropy(ScoreRule):
     r"""Exit when the entropy of the softmax, in nats, is below the threshold (BranchyNet).
 
-    $-\sum_k p_k \ln p_k < T_j$ with $T_j \ge 0$, see `ScoreRule`.  The confidence is $1 - H / \ln
-    K$: 0 for the uniform distribution, 1 for certainty.
+    $-\sum_k p_k \ln p_k < T_j$ with $T_j \ge 0$.  The confidence is $1 - H / \ln K$, in [0, 1].
     """
-
-    thresholds: float | Sequence[float] | Tensor
 
     leaves_above = False
     limits = (0.0, math.inf)
@@ -213,7 +194,7 @@ class Patience:
     """Exit when ``patience`` exits in a row have confirmed the prediction before them (PABEE).
 
     The state of a sample is its last prediction and how often in a row it was confirmed.  The
-    earliest possible exit is number ``patience``, counted from 0; with J - 1 no sample exits early.
+    earliest possible exit is number ``patience``, counted from 0.
 
     Raises:
         ValueError: a patience that is not a whole number of at least 1.
@@ -230,10 +211,8 @@ class Patience:
 
     def __call__(self, j: int, logits: Tensor, state: Tensor | None = None) -> Decision:
         confidence, prediction = logits.softmax(1).max(1)
-        confirmed = torch.zeros_like(prediction)
-        if state is not None:
-            last, count = state.unbind(1)
-            confirmed = torch.where(prediction == last, count + 1, 0)
+        last, count = (prediction, -1) if state is None else state.unbind(1)
+        confirmed = torch.where(prediction == last, count + 1, 0)
         state = torch.stack([prediction, confirmed], 1)
         return Decision(prediction, confidence, confirmed >= self.patience, state)
 
@@ -245,7 +224,7 @@ class PerClass:
     Thresholds in [0, 1] are ``(K,)``, one per class, or ``(J-1, K)``, one per early exit and class.
 
     Raises:
-        ValueError: other thresholds; in ``check`` or when called, if they do not fit the network.
+        ValueError: other thresholds, or, in ``check`` or when called, those of another network.
     """
 
     thresholds: Tensor
@@ -253,17 +232,14 @@ class PerClass:
     def __post_init__(self):
         thresholds = torch.as_tensor(self.thresholds, dtype=torch.float32)
         if thresholds.ndim not in (1, 2) or not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise ValueError(
-                f"PerClass: thresholds must be in [0, 1], (K,) or (J-1, K), got {self.thresholds}"
-            )
+            shapes = f"(K,) or (J-1, K), got {self.thresholds}"
+            raise ValueError(f"PerClass: thresholds must be in [0, 1], {shapes}")
         object.__setattr__(self, "thresholds", thresholds)
 
     def check(self, num_exits: int) -> None:
         if self.thresholds.ndim == 2 and len(self.thresholds) != num_exits - 1:
-            raise ValueError(
-                f"PerClass has thresholds for {len(self.thresholds)} exits, the network has "
-                f"{num_exits - 1} early exits"
-            )
+            what = f"PerClass has thresholds for {len(self.thresholds)} exits"
+            raise ValueError(f"{what}, the network has {num_exits - 1} early exits")
 
     def is_open(self, j: int) -> bool:
         """Whether a sample can exit at ``j``: the test of a closed exit is not run."""
@@ -285,7 +261,5 @@ class PerClass:
 
 def _check_classes(rule: Rule, count: int, num_classes: int) -> None:
     if count != num_classes:
-        raise ValueError(
-            f"{type(rule).__name__} has thresholds for {count} classes, "
-            f"the logits have {num_classes}"
-        )
+        what = f"{type(rule).__name__} has thresholds for {count} classes"
+        raise ValueError(f"{what}, the logits have {num_classes}")

@@ -1,6 +1,4 @@
-"""A stage of a split backbone: a module that follows ``train()`` and ``eval()``, copies and
-pickles.
-"""
+"""A stage of a split backbone: a module that follows train() and eval(), copies and pickles."""
 
 import copy
 from typing import Any
@@ -9,7 +7,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torchvision.models.feature_extraction import DualGraphModule
 
-from eenotes.network import detach_computed, modes_of, put_back
+from eenotes.network import detach_computed, in_modes_of, modes_of, put_back
 
 _STATE = ("_parameters", "_buffers", "_modules", "training", "ends_at")
 
@@ -33,14 +31,10 @@ class Stage(DualGraphModule):
         detach_computed(self, memo)
         twin = super().__deepcopy__(memo)
         twin.ends_at = self.ends_at
-        pairs = zip(twin.modules(), modes_of(self), strict=True)
-        put_back([(part, mode) for part, (_, mode) in pairs])
-        return twin
+        return in_modes_of(self, twin)
 
     def __reduce__(self) -> tuple:
-        """Both graphs as data, so that a pickled stage follows ``train()`` and ``eval()`` as
-        before.
-        """
+        """Both graphs as data: a pickled stage follows ``train()`` and ``eval()`` as before."""
         state = {name: getattr(self, name) for name in _STATE}
         return _rebuilt, (state, _as_data(self.train_graph), _as_data(self.eval_graph))
 

@@ -1,7 +1,4 @@
-"""Inference on a stream of batches: every stage runs on full batches (rebatching).
-
-The samples of several batches that do not exit wait before the next stage until they fill a batch.
-"""
+"""Inference on a stream of batches: every stage runs on full batches (rebatching)."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -9,7 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from eenotes.inference import Outcome, check_answers, check_ready, empty_rows, run_stage
+from eenotes._checks import require_answers, require_at_least
+from eenotes.inference import Outcome, check_ready, empty_rows, run_stage
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Rule, open_exits
 
@@ -20,18 +18,16 @@ def predict_stream(
 ) -> Outcome:
     """The `Outcome` of `predict` for a stream of batches ``(B, ...)``, put together.
 
-    A stage that sees five remaining samples of a batch takes nearly as long as for twenty.  Here
-    they wait for those of the next batches until a stage can run on ``batch_size`` of them; only
-    what still waits at the end runs in a smaller batch.  Throughput rises, and so does latency:
-    where every batch needs its outcome at once, use `predict`.
+    The samples that a batch leaves wait for those of the next until a stage can run on
+    ``batch_size`` of them; only what still waits at the end runs in a smaller batch.  Throughput
+    rises, and so does latency: where every batch needs its outcome at once, use `predict`.
 
     Raises:
-        ValueError: a batch size below 1, a stream without samples or with samples of different
-            shapes, types or devices, or what `predict` raises.
+        ValueError: a batch size below 1, no samples, different shapes, types or devices, or what
+            `predict` raises.
         TypeError: a stream of something else than tensors.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    require_at_least(1, batch_size=batch_size)
     rule.check(net.num_exits)
     is_open = open_exits(rule, net.num_exits)
     waiting = [_Queue(batch_size) for _ in range(net.num_exits)]
@@ -52,18 +48,13 @@ def predict_stream(
         exits.append(j)
         keep = (~decision.leave).nonzero().squeeze(1) if j < net.num_exits - 1 else ()
         if len(keep):
-            waiting[j + 1].add(
-                features,
-                keep,
-                rows.index_select(0, keep),
-                None if decision.state is None else decision.state[keep],
-            )
+            state = None if decision.state is None else decision.state[keep]
+            waiting[j + 1].add(features, keep, rows.index_select(0, keep), state)
 
     for x in batches:
         if not isinstance(x, Tensor):
-            raise TypeError(
-                f"a stream is of tensors (B, ...), without labels, not {type(x).__name__}"
-            )
+            kind = type(x).__name__
+            raise TypeError(f"a stream is of tensors (B, ...), without labels, not {kind}")
         kind = (tuple(x.shape[1:]), x.dtype, x.device)
         if known is None:
             check_ready(net, x)
@@ -83,23 +74,18 @@ def predict_stream(
         waiting[j].close()
         while waiting[j].full:
             run(j)
-    rows, leave, prediction, confidence = (
-        torch.cat(column) for column in zip(*decided, strict=True)
-    )
+    rows, leave, prediction, confidence = map(torch.cat, zip(*decided, strict=True))
     sizes = torch.tensor([len(part[0]) for part in decided])
     exit_index = torch.tensor(exits).repeat_interleave(sizes).to(rows.device)
     for j in range(net.num_exits):
-        check_answers(j, confidence[exit_index == j])
+        require_answers(j, confidence[exit_index == j])
     left = (leave | (exit_index == net.num_exits - 1)).nonzero().squeeze(1)
     order = left[rows[left].argsort()]
     return Outcome(prediction[order], exit_index[order], confidence[order].float())
 
 
 class _Queue:
-    """The samples that wait before a stage, in batches of one size.
-
-    A sample is copied when it is added, so that the rest of its batch can be freed.
-    """
+    """The samples that wait before a stage, in batches of one size, copied out of their own."""
 
     def __init__(self, size: int):
         self.size = size
@@ -114,10 +100,7 @@ class _Queue:
         self.count = 0
 
     def add(self, features: Tensor, keep: Tensor, rows: Tensor, state: Tensor | None) -> None:
-        """Add the rows ``keep`` ``(n,)`` of features ``(B, ...)``.
-
-        Their places in the stream, ``rows`` ``(n,)``, and ``state`` ``(n, ...)`` are selected.
-        """
+        """Add the rows ``keep`` of features ``(B, ...)``, n places in the stream, and n states."""
         if not self.count and len(keep) == len(features) == self.size:
             self.full.append((features, rows, state))
             return
@@ -125,13 +108,11 @@ class _Queue:
             part = slice(max(start, 0), start + self.size)
             if self.features is None:
                 self.features = empty_rows(features, self.size)
-            n = len(keep[part])
-            torch.index_select(
-                features, 0, keep[part], out=self.features[self.count : self.count + n]
-            )
+            stop = self.count + len(keep[part])
+            torch.index_select(features, 0, keep[part], out=self.features[self.count : stop])
             self.rows.append(rows[part])
             self.state += [] if state is None else [state[part]]
-            self.count += n
+            self.count = stop
             if self.count == self.size:
                 self.close()
 

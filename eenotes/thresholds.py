@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from eenotes import threshold_search
+from eenotes._checks import require_answers
 from eenotes.costs import Costs
-from eenotes.inference import Outcome, check_answers, first_exit, simulate
+from eenotes.inference import Outcome, first_exit, simulate
 from eenotes.network import for_doubles, full_precision
 from eenotes.rules import Rule, ScoreRule
 
@@ -76,7 +77,7 @@ class Answers:
         logits, labels = [for_doubles(z) for z in logits], for_doubles(labels)
         seen = [rule.score(j, full_precision(z)) for j, z in enumerate(logits)]
         for j, answer in enumerate(seen):
-            check_answers(j, answer.score)
+            require_answers(j, answer.score)
         self.rule, self.costs, self.labels = rule, costs, labels
         self.num_classes = logits[0].shape[-1]
         self.prediction = torch.stack([answer.prediction for answer in seen])  #: ``(J, N)``

@@ -1,8 +1,7 @@
 """Tracing a backbone with ``torch.fx``, and refusing what a trace would freeze.
 
-A trace runs ``forward`` once on a stand-in for its input.  Whatever Python decides on the way is
-decided for good.  So a backbone is traced in one mode, with its optional arguments at their
-defaults, and twice with other random numbers: if the two differ, it is refused.
+A trace runs ``forward`` once on a stand-in for its input, and freezes what Python decides.  So a
+backbone is traced in one mode and twice with other random numbers: the two must not differ.
 """
 
 import inspect
@@ -34,39 +33,34 @@ def unwrapped(backbone: nn.Module) -> nn.Module:
     """The module inside ``torch.compile`` and inside the data-parallel wrappers.
 
     Raises:
-        TypeError: if there is no module.
+        TypeError: there is no module.
     """
-    inner = backbone
-    while True:
-        if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = inner.module
-        elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):  # torch.compile's
-            inner = inner._orig_mod
-        else:
-            break
-    if not isinstance(inner, nn.Module):
-        raise TypeError(f"the backbone must be a torch.nn.Module, got {type(inner).__name__}")
-    return inner
+    if isinstance(backbone, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(backbone.module)
+    if isinstance(getattr(backbone, "_orig_mod", None), nn.Module):  # torch.compile's
+        return unwrapped(backbone._orig_mod)
+    if not isinstance(backbone, nn.Module):
+        raise TypeError(f"the backbone must be a torch.nn.Module, got {type(backbone).__name__}")
+    return backbone
 
 
 @contextmanager
 def traced(backbone: nn.Module, *, modes: tuple[bool, ...]) -> Iterator[list[Trace]]:
     """The traces of a backbone in training mode (``True``) and evaluation mode (``False``).
 
-    While the context lasts, tensors that ``forward`` makes by itself are attributes of the
-    backbone, where the graphs look for them.
+    While the context lasts, tensors that ``forward`` makes are attributes of the backbone.
 
     Raises:
-        ValueError: ``torch.fx`` cannot trace it, ``forward`` needs more than one argument, or draws
-            random numbers that a trace would freeze.
+        ValueError: ``torch.fx`` cannot trace it, or it needs several arguments or draws random
+            numbers.
     """
     before = set(vars(backbone)) | set(backbone._buffers)
     try:
         with kept_random_state():
             yield [_trace_twice(backbone, training=training) for training in modes]
     finally:
-        for name in [n for n in vars(backbone) if n.startswith("_tensor_constant")]:
-            if name not in before:
+        for name in set(vars(backbone)) - before:
+            if name.startswith("_tensor_constant"):
                 delattr(backbone, name)
 
 
@@ -95,16 +89,14 @@ def _trace_twice(backbone: nn.Module, *, training: bool) -> Trace:
     for one, other in zip_longest(first.graph.nodes, second.graph.nodes):
         if None in (one, other) or _what(one) != _what(other):
             node = other if one is None else one
-            raise ValueError(
-                f"forward of {name} makes a random decision in {mode} mode, near "
-                f"{first.names.get(node, node.name)!r}: a trace would freeze it; {BY_HAND}"
-            )
+            where = f"in {mode} mode, near {first.names.get(node, node.name)!r}"
+            raise ValueError(f"forward of {name} makes a random decision {where}; {BY_HAND}")
         if one.op == "get_attr" and not _same(backbone, one.target, other.target):
             user = next(iter(one.users), one)
+            where = f"in {mode} mode that {first.names.get(user, user.name)!r} uses"
             raise ValueError(
-                f"forward of {name} draws random numbers in {mode} mode that "
-                f"{first.names.get(user, user.name)!r} uses: a trace would freeze them; draw them "
-                f"like an input, as torch.randn_like does, or {BY_HAND}"
+                f"forward of {name} draws random numbers {where}: draw them like an input, as "
+                f"torch.randn_like does, or {BY_HAND}"
             )
     return first
 
@@ -114,25 +106,24 @@ def _trace(backbone: nn.Module, *, training: bool, seed: int) -> Trace:
     from torchvision.models.feature_extraction import NodePathTracer
 
     tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops))
+    # optional arguments of forward at their defaults are no inputs of a stage
+    parameters = list(inspect.signature(backbone.forward).parameters.values())[1:]
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     seed_everything(seed)
     try:
         with in_mode(backbone, training=training):
-            graph = tracer.trace(backbone, concrete_args=_defaults(backbone))
+            graph = tracer.trace(backbone, concrete_args=defaults or None)
     except Exception as error:
         name = type(backbone).__name__
         raise ValueError(f"torch.fx cannot trace {name} ({error}); {BY_HAND}") from error
     _drop_defaults(graph, backbone)
-    _drop_unused_items(graph)
+    for node in reversed(list(graph.nodes)):
+        # an item of a tuple that nothing uses, such as an LSTM's state: x, _ = lstm(x)
+        if getattr(node.target, "__name__", "") == "getitem" and not node.users:
+            graph.erase_node(node)
     qualified = tracer.node_to_qualname  # constants have none
     names = {node: qualified[node] for node in graph.nodes if node in qualified}
     return Trace(graph, names)
-
-
-def _defaults(backbone: nn.Module) -> dict | None:
-    """The optional arguments of ``forward`` at their defaults: they are no inputs of a stage."""
-    parameters = list(inspect.signature(backbone.forward).parameters.values())[1:]
-    found = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return found or None
 
 
 def _drop_defaults(graph: fx.Graph, backbone: nn.Module) -> None:
@@ -146,32 +137,19 @@ def _drop_defaults(graph: fx.Graph, backbone: nn.Module) -> None:
             if user in extra.users and not user.users:
                 graph.erase_node(user)
         if extra.users:
-            raise ValueError(
-                f"forward of {type(backbone).__name__} needs more than one argument "
-                f"({extra.target}): bind it, or {BY_HAND}"
-            )
+            what = f"forward of {type(backbone).__name__} needs more than one argument"
+            raise ValueError(f"{what} ({extra.target}): bind it, or {BY_HAND}")
         graph.erase_node(extra)
-
-
-def _drop_unused_items(graph: fx.Graph) -> None:
-    """Remove items of a tuple that nothing uses, such as an LSTM's state: ``x, _ = lstm(x)``."""
-    for node in reversed(list(graph.nodes)):
-        if getattr(node.target, "__name__", "") == "getitem" and not node.users:
-            graph.erase_node(node)
 
 
 def _what(node: fx.Node) -> tuple:
     """What a node does, without the numbers of the constants."""
-    target = "constant" if node.op == "get_attr" else str(node.target)
     inputs = [other.name for other in node.all_input_nodes if other.op != "get_attr"]
-    return node.op, target, inputs
+    return node.op, "constant" if node.op == "get_attr" else str(node.target), inputs
 
 
 def _same(backbone: nn.Module, one: str, other: str) -> bool:
     """Whether two attributes of the backbone hold equal tensors, or are one attribute."""
-    if one == other:
-        return True
     first, second = getattr(backbone, one, None), getattr(backbone, other, None)
-    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
-        return True
-    return torch.equal(first, second)
+    both = isinstance(first, Tensor) and isinstance(second, Tensor)
+    return one == other or not both or torch.equal(first, second)

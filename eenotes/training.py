@@ -61,10 +61,8 @@ def exits_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def cross_entropy(exits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Cross-entropy averaged over the logits of some exits, ``(B, K)`` or ``(B, K, *space)`` each.
 
-    Args:
-        exits: logits.
-        labels: ``(B,)`` or ``(B, *space)`` whole numbers in 0..K-1, and -100 for what is left out;
-            or the probabilities of the classes, floats in the shape of the logits.
+    Labels are ``(B,)`` or ``(B, *space)`` whole numbers in 0..K-1, and -100 for what is left out;
+    or the probabilities of the classes, floats in the shape of the logits.
 
     Raises:
         ValueError: labels of another shape, outside 0..K-1, or none that counts.
@@ -74,9 +72,8 @@ def cross_entropy(exits: Sequence[Tensor], labels: Tensor) -> Tensor:
     if not (labels.is_floating_point() and labels.shape == first.shape):
         require_whole(labels)
         if labels.shape != first[:, 0].shape:
-            raise ValueError(
-                f"need one label per sample, {tuple(first[:, 0].shape)}, got {tuple(labels.shape)}"
-            )
+            shapes = f"{tuple(first[:, 0].shape)}, got {tuple(labels.shape)}"
+            raise ValueError(f"need one label per sample, {shapes}")
         labels = labels.long()
         counted = labels[labels != _IGNORED]
         if not len(counted):
@@ -115,39 +112,34 @@ def fit(
     checkpoint: Path | None = None,
     title: str = "training",
 ) -> list[float]:
-    """Train a model in place.
+    """Train a model in place, and leave it in evaluation mode on the accelerator's device.
 
     Args:
-        model: left in evaluation mode, on the accelerator's device.
         dataset: of ``(x, y)`` or other tuples of tensors, or of dictionaries with ``pixel_values``
             and ``labels``.
         loss: from the model and a batch to a scalar.
-        epochs: passes over the data.
         batch_size: samples per step and process.
         optimizer: from parameters to an optimizer; its learning rate is the peak.
         part: the module to train, for example ``net.exits``.  Everything else stays frozen: no
             gradients, and in evaluation mode, so that batch normalisation keeps its statistics.
         augment: from the first tensor of a batch and a generator to the tensor to train on.
-        schedule: the learning rate, as a share of its peak, from the progress of the training, 0 to
-            1.
-        on_samples: what to call as soon as so many samples have been seen over all epochs; 0 is
-            before the first step.  Meanwhile the model is in evaluation mode, in full precision and
-            without gradients.  After a checkpoint only what is still ahead is called.
+        schedule: from the progress of the training, 0 to 1, to a share of the peak.
+        on_samples: what to call as soon as so many samples have been seen over all epochs, with
+            the model in evaluation mode, in full precision and without gradients.  After a
+            checkpoint only what is still ahead is called.
         first_epoch: the number of the first epoch, from which the order of its samples follows.
         seed: of the order of the samples, of `augment` and of dropout; the generators outside stay.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
-            on after its last whole epoch and ends with the same weights; a finished run is only
-            loaded.  A damaged file, or one of another data set, loss, start or setting (see
-            `eenotes.identity`), is reported by a `CheckpointWarning` and written anew.
-        title: of the progress bar.
+            on after its last whole epoch and ends with the same weights.  A damaged file, or one of
+            another data set, loss, start or setting (see `eenotes.identity`), is reported by a
+            `CheckpointWarning` and written anew.
 
     Returns:
         The mean training loss of each epoch.
 
     Raises:
-        ValueError: no data, fewer than one epoch, a batch size below 1, a key of `on_samples`
-            beyond the training, a last batch of one sample from which batch normalisation cannot
-            learn, or a loss that is not finite.
+        ValueError: no data, epoch or batch size, a key of `on_samples` beyond the training, a batch
+            of one sample with batch normalisation, or a loss that is not finite.
     """
     waiting = dict(sorted((on_samples or {}).items()))
     _check(len(dataset), epochs, batch_size, waiting)
@@ -178,7 +170,8 @@ def fit(
             rate = _scheduler(optimizer, schedule, done=done, epochs=epochs, steps=len(batches))
             _call_due(waiting, done * len(dataset), model)
             for epoch in progress_bar(range(done, epochs), title, done=done, total=epochs):
-                _set_mode(model, part)
+                model.eval()
+                part.train()
                 number = first_epoch + epoch
                 torch.manual_seed(seed * 10_007 + number)
                 batches.set_epoch(number)
@@ -198,10 +191,8 @@ def fit(
                     _call_due(waiting, min(seen, (epoch + 1) * len(dataset)), model)
                 total = accelerator().reduce(total, reduction="mean")
                 if not total.isfinite():
-                    raise ValueError(
-                        f"{title}: the loss of epoch {epoch + 1} is not finite; "
-                        "lower the learning rate"
-                    )
+                    what = f"{title}: the loss of epoch {epoch + 1} is not finite"
+                    raise ValueError(f"{what}; lower the learning rate")
                 history.append(total.item() / len(batches))
                 if checkpoint and accelerator().is_main_process:
                     save_run(checkpoint, run, model, optimizer, history)
@@ -210,10 +201,7 @@ def fit(
 
 
 def progress_bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = None):
-    """What ``iterable`` gives, with a bar in a terminal or notebook that goes when it is full.
-
-    ``done`` items of ``total`` were done earlier.
-    """
+    """What ``iterable`` gives, with a bar until it ends; ``done`` of ``total`` were done before."""
     from tqdm.auto import tqdm
 
     return tqdm(iterable, desc=title, leave=False, initial=done, total=total, disable=None)
@@ -242,12 +230,9 @@ def _scheduler(
 
 def _check(samples: int, epochs: int, batch_size: int, counts: Iterable[int]) -> None:
     if samples == 0 or epochs < 1 or batch_size < 1:
-        raise ValueError(
-            "need data, epochs and a batch size of at least 1, "
-            f"got {samples}, {epochs}, {batch_size}"
-        )
-    beyond = [count for count in counts if not 0 <= count <= epochs * samples]
-    if beyond:
+        given = f"got {samples}, {epochs}, {batch_size}"
+        raise ValueError(f"need data, epochs and a batch size of at least 1, {given}")
+    if beyond := [count for count in counts if not 0 <= count <= epochs * samples]:
         raise ValueError(f"on_samples names {beyond}; the training sees {epochs * samples} samples")
 
 
@@ -258,8 +243,3 @@ def _call_due(waiting: dict[int, Callable[[], object]], seen: int, model: nn.Mod
         with unwrapped(model), in_mode(model), torch.no_grad():
             for call in due:
                 call()
-
-
-def _set_mode(model: nn.Module, part: nn.Module) -> None:
-    model.eval()
-    part.train()

@@ -1,8 +1,7 @@
 """Batches of text: token numbers with attention mask and labels, read in one way everywhere.
 
-A batch is token numbers ``(B, T)``; a pair of them and labels; or a mapping with ``input_ids``,
-and with ``attention_mask`` or ``labels`` if there are such, as tokenizers and collators of
-transformers give it.  Labels belong to the token at their own position, as in transformers.
+A batch is token numbers ``(B, T)``; a pair of them and labels, each that of its own position; or a
+mapping with ``input_ids`` and perhaps ``attention_mask`` and ``labels``, as in transformers.
 """
 
 from collections.abc import Mapping
@@ -18,10 +17,9 @@ Batch = Tensor | tuple[Tensor, Tensor] | Mapping[str, Tensor]
 def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Tensor]:
     """Token numbers without padding before or between them, and their labels, ``(B, T)`` each.
 
-    Pads go to the end of their row, where nothing that counts attends to them: so left, right and
-    no padding give the same numbers.  Their label is `IGNORED`.  Without a mask, a run of
-    ``config.pad_token_id`` at either end of a row is padding, unless its labels are not ignored, or
-    the same token ends texts.
+    Pads go to the end of their row, where nothing that counts attends to them; their label is
+    `IGNORED`.  Without a mask, a run of ``config.pad_token_id`` at either end of a row is padding,
+    unless its labels are not ignored, or the same token ends texts.
 
     Raises:
         TypeError: another kind of batch.
@@ -31,9 +29,7 @@ def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Te
     _check_ids(ids, vocabulary)
     for name, part in (("attention_mask", mask), ("labels", labels)):
         if part is not None and part.shape != ids.shape:
-            raise ValueError(
-                f"{name} must be like the tokens, {tuple(ids.shape)}, got {tuple(part.shape)}"
-            )
+            raise ValueError(f"{name} must be like the tokens, {ids.shape}, got {part.shape}")
     if labels is not None:
         _check_ids(labels.masked_fill(labels == IGNORED, 0), vocabulary)
     real = ~_pads(ids, labels, model.config) if mask is None else mask.to(ids.device) != 0
@@ -47,16 +43,14 @@ def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Te
 
 def rows(ids: Tensor, labels: Tensor, size: int) -> list[dict[str, Tensor]]:
     """What `read` gave, ``(N, T)`` each, as batches of at most ``size`` rows."""
-    names = ("input_ids", "attention_mask", "labels")
-    parts = (part.split(size) for part in (ids, torch.ones_like(ids), labels))
-    return [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
+    parts = zip(ids.split(size), labels.split(size), strict=True)
+    return [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": y} for i, y in parts]
 
 
 def align(values: Tensor, labels: Tensor, *, target: str = "next") -> tuple[Tensor, Tensor]:
     """Positions ``(N, D)`` of ``(B, T, D)`` and their classes ``(N,)``, `IGNORED` ones left out.
 
-    With the target ``"next"`` the class of a position is the token after it, with ``"input"`` its
-    own.
+    The class of a position is the ``"next"`` token, or that of the ``"input"``.
     """
     if target == "next":
         values, labels = values[:, :-1], labels[:, 1:]
@@ -69,10 +63,8 @@ def _check_ids(ids: Tensor, vocabulary: int) -> None:
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(f"token numbers must be whole, (B, T), got {ids.dtype} {tuple(ids.shape)}")
     if ids.numel() and (ids.min() < 0 or ids.max() >= vocabulary):
-        raise ValueError(
-            f"the text has token numbers {int(ids.min())}..{int(ids.max())}, "
-            f"the head {vocabulary} tokens: another tokenizer?"
-        )
+        found = f"{int(ids.min())}..{int(ids.max())}"
+        raise ValueError(f"token numbers {found}, the head {vocabulary} tokens: another tokenizer?")
 
 
 def _parts(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -83,9 +75,7 @@ def _parts(batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
         parts = batch[0], None, batch[1]
     else:
         parts = batch, None, None
-    if not isinstance(parts[0], Tensor) or not all(
-        part is None or isinstance(part, Tensor) for part in parts
-    ):
+    if not isinstance(parts[0], Tensor) or not all(isinstance(p, Tensor | None) for p in parts):
         raise TypeError(
             "a batch must be a tensor of token numbers, a pair of it and labels, or a mapping of "
             f"tensors with input_ids, attention_mask and labels; got {type(batch).__name__}"
@@ -101,6 +91,5 @@ def _pads(ids: Tensor, labels: Tensor | None, config) -> Tensor:
     is_pad = ids == pad
     if labels is not None:
         is_pad &= labels.to(ids.device) == IGNORED
-    before = is_pad.long().cumprod(1)
-    after = is_pad.flip(1).long().cumprod(1).flip(1)
-    return (before + after) > 0
+    after = is_pad.flip(1).cumprod(1).flip(1)
+    return (is_pad.cumprod(1) + after) > 0

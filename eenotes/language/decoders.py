@@ -1,8 +1,8 @@
 """The decoders of a causal language model, run in two parts: below an exit and above it.
 
-The model's own forward runs both parts, with its whole list of decoders, so that masks, positions,
-kinds of layers and what follows the last decoder are the model's.  Below, it is left after the
-decoder before the exit; above, the decoders below the exit hand on what they gave before.
+The model's own forward runs both, with its whole list of decoders, so that masks, positions and
+kinds of layers are the model's.  Below, it is left after the decoder before the exit; above, the
+decoders below the exit hand on what they gave before.
 """
 
 from collections.abc import Iterator
@@ -33,10 +33,8 @@ def list_of_decoders(model: nn.Module) -> tuple[nn.Module, str]:
     # a list inside of a decoder, such as experts, may happen to be as long
     outer = [key for key in found if not any(key.startswith(f"{other}.") for other in found)]
     if len(outer) != 1:
-        raise TypeError(
-            f"{type(model).__name__} is not a causal language model with one list of "
-            "config.num_hidden_layers decoders and a linear head"
-        )
+        name = type(model).__name__
+        raise TypeError(f"{name} is not a causal language model with one list of decoders")
     return found[outer[0]]
 
 
@@ -53,8 +51,6 @@ def hidden_of(output: Output) -> Tensor:
 
 def run_below(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Output:
     """What decoder number ``at`` (from 1) returns on ``ids (B, T)``; those after it do not run.
-
-    ``inputs`` are more of the model's own arguments.
 
     Raises:
         TypeError: the model does not run that decoder.
@@ -103,9 +99,8 @@ class TwoParts:
         output = (hidden, *outputs[-1][1:]) if isinstance(outputs[-1], tuple) else hidden
         self._store.deep, self._waiting = True, []
         with _skipped(decoders(self._model)[: self._at], output):
-            return self._model(
-                input_ids=torch.cat(ids, 1), past_key_values=self._store, use_cache=True
-            ).logits
+            inputs = {"input_ids": torch.cat(ids, 1), "past_key_values": self._store}
+            return self._model(**inputs, use_cache=True).logits
 
 
 def check_two_parts(model: nn.Module, at: int) -> None:
@@ -117,23 +112,29 @@ def check_two_parts(model: nn.Module, at: int) -> None:
     name = type(model).__name__
     if getattr(model, "_is_stateful", False) or _cache_class()(model.config, at).recurrent:
         raise TypeError(
-            f"{name} keeps a recurrent state: a token that exits early would leave the state of "
-            "the decoders above behind; use a model whose decoders all attend"
+            f"{name} keeps a recurrent state, which a token that exits early would leave behind: "
+            "use a model whose decoders all attend"
         )
     ids = torch.arange(6, device=next(model.parameters()).device)[None]
+
+    def in_two_parts() -> Tensor:  # the third and fourth token wait for the fifth
+        parts, logits = TwoParts(model, at), []
+        for i, tokens in enumerate(ids.split([2, 1, 1, 1, 1], 1)):
+            parts.below(tokens)
+            logits += [] if i in (1, 2) else [parts.above()]
+        return torch.cat(logits, 1)
+
     with in_mode(model), torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
         try:
-            found = _in_two_parts(model, ids, at)
+            found = in_two_parts()
         except Exception as error:
-            raise TypeError(
-                f"{name} does not run in two parts, below and above decoder {at}: {error}"
-            ) from error
+            what = f"{name} does not run in two parts, below and above decoder {at}"
+            raise TypeError(f"{what}: {error}") from error
     if not close(found, expected):
         raise TypeError(
-            f"{name} in two parts, below and above decoder {at}, gives other logits than as a "
-            "whole: its decoders hand on more than one hidden state, keep other caches, or attend "
-            "to later tokens"
+            f"{name} in two parts, below and above decoder {at}, gives other logits than whole: it "
+            "hands on more than one hidden state, keeps other caches, or attends to later tokens"
         )
 
 
@@ -143,30 +144,18 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= tolerance)
 
 
-def _in_two_parts(model: nn.Module, ids: Tensor, at: int) -> Tensor:
-    """Logits of six tokens, of which the third and fourth wait for the fifth."""
-    parts, logits = TwoParts(model, at), []
-    for i, tokens in enumerate(ids.split([2, 1, 1, 1, 1], 1)):
-        parts.below(tokens)
-        if i not in (1, 2):
-            logits.append(parts.above())
-    return torch.cat(logits, 1)
-
-
 @contextmanager
 def _skipped(skipped: nn.ModuleList, output: Output) -> Iterator[None]:
     """Within it these decoders give ``output`` without running; the list keeps its length."""
-    before = [vars(decoder).get("forward") for decoder in skipped]
+    before = [dict(vars(decoder)) for decoder in skipped]
     for decoder in skipped:
         decoder.forward = lambda *_, **__: output
     try:
         yield
     finally:
-        for decoder, forward in zip(skipped, before, strict=True):
-            if forward is None:
-                del decoder.forward
-            else:
-                decoder.forward = forward
+        for decoder, attributes in zip(skipped, before, strict=True):
+            del decoder.forward
+            vars(decoder).update(attributes)
 
 
 @cache
@@ -194,8 +183,8 @@ def _cache_class() -> type:
             if not self.deep or layer >= self.at:
                 return layer
             kinds = self.is_sliding
-            alike = [i for i in range(self.at, len(kinds)) if kinds[i] == kinds[layer]]
-            return alike[0] if alike else self.at
+            alike = (i for i in range(self.at, len(kinds)) if kinds[i] == kinds[layer])
+            return next(alike, self.at)
 
         def get_seq_length(self, layer_idx: int = 0) -> int:
             return super().get_seq_length(self._level(layer_idx))

@@ -1,8 +1,4 @@
-"""Decoding with an early exit: it gives a token alone, or drafts what the whole model verifies.
-
-Both work inside `generate` of `transformers`, so that all obey the same generation settings of the
-model, such as a repetition penalty.
-"""
+"""Decoding with an early exit, inside `generate` of `transformers`: alone, or as a draft."""
 
 import copy
 import time
@@ -13,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eenotes._checks import require_eval
+from eenotes._checks import require_at_least, require_eval
 from eenotes.language.batches import IGNORED, read
 from eenotes.language.decoders import TwoParts, decoders
 from eenotes.language.drafting import draft_model
@@ -41,10 +37,6 @@ class Generated:
         return self.ids[self.prompt :]
 
     @property
-    def tokens_per_second(self) -> float:
-        return len(self.new) / self.seconds
-
-    @property
     def acceptance(self) -> float:
         """Share of the drafted tokens that the whole model accepted; NaN without drafting."""
         return sum(self.early) / self.drafted if self.drafted else float("nan")
@@ -54,25 +46,18 @@ class Generated:
 def greedy(model: ExitModel, ids: Prompt, *, max_new_tokens: int) -> Generated:
     """Plain greedy decoding by ``transformers``' own `generate`; the exit is not used.
 
-    Args:
-        model: from `eenotes.language.exits.attach`, in evaluation mode.
-        ids: the prompt, ``(T,)``; pads before and after it are left out.
-        max_new_tokens: at least 1; that many come, whatever the end of text.
+    The prompt is ``(T,)``, pads left out.  ``max_new_tokens`` come, whatever the end of text.
 
     Raises:
         ValueError: an empty prompt, no new token, token numbers that the model does not know, more
-            positions than it has, a model in training mode, or generation settings that ask for
-            another way of decoding.
+            positions than it has, a model in training mode, or settings of another way of decoding.
     """
     ids = _checked(model, ids, max_new_tokens)
     with _counted(model.model) as runs:
-        start = time.perf_counter()
-        out = model.model.generate(ids, **_plain(ids, max_new_tokens))[0]
-        seconds = time.perf_counter() - start
-    new, depth = len(out) - ids.shape[1], len(decoders(model.model))
-    return Generated(
-        out.cpu(), ids.shape[1], [False] * new, [], depth * len(runs), depth * sum(runs), 0, seconds
-    )
+        out, seconds = _generate(model, ids, max_new_tokens)
+    early, depth = [False] * max_new_tokens, len(decoders(model.model))
+    passes, work = depth * len(runs), depth * sum(runs)
+    return Generated(out, ids.shape[1], early, [], passes, work, 0, seconds)
 
 
 @torch.inference_mode()
@@ -81,43 +66,34 @@ def early_exit(
 ) -> Generated:
     """Greedy decoding; a token is the exit's where its largest probability exceeds the threshold.
 
-    A token that exits early has no keys and values in the decoders above the exit, and later tokens
-    attend to them.  So its hidden state waits, and the next token that goes all the way takes the
-    waiting ones along in one batch: nothing is approximated.  With the threshold at 1 every token
-    goes all the way, as the prompt ``(T,)`` always does, and the text is that of `greedy`.
+    A token that exits early has no keys and values above the exit, which later tokens attend to.
+    So its hidden state waits, and the next token that goes all the way takes the waiting ones along
+    in one batch: nothing is approximated.  With the threshold at 1 every token goes all the way, as
+    the prompt ``(T,)`` always does, and the text is that of `greedy`.
     """
     ids = _checked(model, ids, max_new_tokens)
-    at, parts = model.at, TwoParts(model.model, model.at)
-    depth = len(decoders(model.model))
-    early, confidence, passes, work, waiting = [], [], 0, 0, 0
+    parts, early, confidence = TwoParts(model.model, model.at), [], []
 
     def loop(_, text: Tensor, logits_processor, **__) -> Tensor:
-        nonlocal passes, work, waiting
         tokens = text
         for i in range(max_new_tokens):
             logits = model.exit_head(parts.below(tokens)[:, -1])
             best = logits_processor(text, logits.float()).softmax(-1).max(-1)
-            leaves = i > 0 and best.values.item() > threshold
-            waiting += tokens.shape[1]
-            passes += at
-            work += at * tokens.shape[1]
-            if leaves:
-                tokens = best.indices[None]
-            else:
+            tokens = best.indices[None]
+            early.append(i > 0 and best.values.item() > threshold)
+            confidence.append(best.values.item())
+            if not early[-1]:
                 scores = logits_processor(text, parts.above()[:, -1].float())
                 tokens = scores.argmax(-1)[None]
-                passes += depth - at
-                work += (depth - at) * waiting
-                waiting = 0
             text = torch.cat([text, tokens], 1)
-            early.append(leaves)
-            confidence.append(best.values.item())
         return text
 
-    start = time.perf_counter()
-    out = model.model.generate(ids, custom_generate=loop, **_plain(ids, max_new_tokens))[0]
-    seconds = time.perf_counter() - start
-    return Generated(out.cpu(), ids.shape[1], early, confidence, passes, work, 0, seconds)
+    out, seconds = _generate(model, ids, max_new_tokens, custom_generate=loop)
+    at, rest = model.at, len(decoders(model.model)) - model.at
+    below = ids.shape[1] + len(early) - 1  # tokens that ran there
+    above = below - early[::-1].index(False)  # the last early ones still wait
+    passes, work = at * len(early) + rest * early.count(False), at * below + rest * above
+    return Generated(out, ids.shape[1], early, confidence, passes, work, 0, seconds)
 
 
 @torch.inference_mode()
@@ -132,8 +108,8 @@ def self_speculative(
     """Greedy decoding where the exit drafts and the whole model verifies; the prompt is ``(T,)``.
 
     The text is `greedy`'s; the loop is ``transformers``' assisted generation with ``draft`` tokens
-    per draft and a ``helper`` from `eenotes.language.drafting.draft_model`, made here by default.
-    In half precision, the rounding of several tokens at once can decide close calls otherwise.
+    per draft and a ``helper``, by default `eenotes.language.drafting.draft_model`.  In half
+    precision the rounding of several tokens at once can decide close calls otherwise.
     """
     ids = _checked(model, ids, max_new_tokens)
     helper = draft_model(model) if helper is None else helper
@@ -141,9 +117,7 @@ def self_speculative(
     fixed = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
     helper.generation_config.update(num_assistant_tokens=draft, **fixed)
     with _counted(model.model) as verified, _counted(helper) as drafted:
-        start = time.perf_counter()
-        out = model.model.generate(ids, assistant_model=helper, **_plain(ids, max_new_tokens))[0]
-        seconds = time.perf_counter() - start
+        out, seconds = _generate(model, ids, max_new_tokens, assistant_model=helper)
     new, depth = len(out) - ids.shape[1], len(decoders(model.model))
     # Each verification hands in the drafted tokens and the one before them (the first: the prompt),
     # and yields one token of its own.
@@ -152,7 +126,7 @@ def self_speculative(
     early = [True] * accepted + [False] * (new - accepted)  # how many, not which
     passes = depth * len(verified) + model.at * len(drafted)
     work = depth * sum(verified) + model.at * sum(drafted)
-    return Generated(out.cpu(), ids.shape[1], early, [], passes, work, count, seconds)
+    return Generated(out, ids.shape[1], early, [], passes, work, count, seconds)
 
 
 @contextmanager
@@ -168,36 +142,28 @@ def _counted(model: nn.Module) -> Iterator[list[int]]:
         yield runs
 
 
-def _plain(ids: Tensor, max_new_tokens: int) -> dict:
-    """Options of ``generate``: greedy, to the last new token, whatever the end of text."""
-    return {"attention_mask": torch.ones_like(ids), "max_new_tokens": max_new_tokens} | _GREEDY
+def _generate(model: ExitModel, ids: Tensor, count: int, **options) -> tuple[Tensor, float]:
+    """The text ``(T,)``, to the last new token whatever the end of text, and what it took."""
+    options |= {"attention_mask": torch.ones_like(ids), "max_new_tokens": count}
+    start = time.perf_counter()
+    out = model.model.generate(ids, **options, **_GREEDY)[0].cpu()
+    return out, time.perf_counter() - start
 
 
 _GREEDY = {
-    "do_sample": False,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "use_cache": True,
-    "cache_implementation": None,
-    "return_dict_in_generate": False,
-    "eos_token_id": None,
-    "pad_token_id": 0,
-    "max_time": None,
-    "stop_strings": None,
-}
+    "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "use_cache": True,
+    "cache_implementation": None, "return_dict_in_generate": False, "eos_token_id": None,
+    "pad_token_id": 0, "max_time": None, "stop_strings": None,
+}  # fmt: skip
 
 
 def _checked(model: ExitModel, ids: Prompt, max_new_tokens: int) -> Tensor:
     """The prompt without pads, ``(1, T)``, on the model's device."""
     head = model.exit_head.linear
     prompt = ids if isinstance(ids, Mapping) else {"input_ids": ids}
-    rows = {
-        name: part[None] if isinstance(part, Tensor) and part.ndim == 1 else part
-        for name, part in prompt.items()
-        if name in ("input_ids", "attention_mask")
-    }
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    parts = {name: part for name, part in prompt.items() if name in ("input_ids", "attention_mask")}
+    rows = {n: p[None] if isinstance(p, Tensor) and p.ndim == 1 else p for n, p in parts.items()}
+    require_at_least(1, max_new_tokens=max_new_tokens)
     require_eval(model.modules(), what="model", before="generating")
     tokens, labels = read(rows, model.model, vocabulary=head.out_features)
     if len(tokens) != 1:
@@ -218,11 +184,7 @@ def _check_settings(settings) -> None:
     tried = copy.deepcopy(settings)
     tried.update(**_GREEDY)
     mode = tried.get_generation_mode().value
-    refused = [
-        name
-        for name, harmless in _REFUSED.items()
-        if getattr(settings, name, None) not in (None, harmless)
-    ]
+    refused = [n for n, fine in _REFUSED.items() if getattr(settings, n, None) not in (None, fine)]
     if mode != "greedy_search" or refused:
         raise ValueError(
             f"the model's generation settings hold {', '.join(refused) or mode}, which decoding "
@@ -233,8 +195,6 @@ def _check_settings(settings) -> None:
 # with what they do no harm; the first needs another pass of the model, the others an end of text,
 # and no text ends here
 _REFUSED = {
-    "guidance_scale": 1,
-    "min_length": 0,
-    "min_new_tokens": 0,
+    "guidance_scale": 1, "min_length": 0, "min_new_tokens": 0,
     "exponential_decay_length_penalty": None,
-}
+}  # fmt: skip

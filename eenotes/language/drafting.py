@@ -12,22 +12,17 @@ from eenotes.language.exits import ExitModel, anatomy
 def draft_model(model: ExitModel) -> nn.Module:
     """The decoders below the exit, and the exit, as a causal language model of the same class.
 
-    It shares every weight.  Whatever takes a model takes it: ``generate(assistant_model=...)``, for
-    example.  Its logits are the exit's, without the final head's scale or cap.
-
-    It cannot be saved as a model, because its class would build the whole one again: `eenotes.save`
-    the exit, and make the draft anew.
+    It shares every weight, and goes wherever a model does, as ``generate(assistant_model=...)``.
+    Its logits are the exit's, without the final head's scale or cap.  It cannot be saved: save the
+    exit.
 
     Raises:
         TypeError: a model that does not run with fewer decoders, or gives other logits then.
         ValueError: an exit with a norm on a model without a final norm, which has no place for it.
     """
     lm, exit_head = model.model, model.exit_head
-    shared = {
-        id(tensor): tensor
-        for module in (lm, exit_head)
-        for tensor in (*module.parameters(), *module.buffers())
-    }
+    tensors = [*model.parameters(), *model.buffers()]
+    shared = {id(tensor): tensor for tensor in tensors}
     small = copy.deepcopy(lm, memo=dict(shared))
     parts, own = anatomy(small), copy.deepcopy(exit_head, memo=dict(shared))
     if parts.final_norm is None and own.norm is not None:
@@ -49,9 +44,8 @@ def draft_model(model: ExitModel) -> nn.Module:
         try:
             same = close(small(input_ids=ids).logits, expected)
         except Exception as error:
-            raise TypeError(
-                f"{type(lm).__name__} does not run with fewer decoders ({error})"
-            ) from error
+            what = f"{type(lm).__name__} does not run with fewer decoders"
+            raise TypeError(f"{what} ({error})") from error
     if not same:
         raise TypeError(f"{type(lm).__name__} with fewer decoders gives other logits than the exit")
     return small
@@ -69,12 +63,7 @@ def _return_output_of(head: nn.Module, model: nn.Module) -> None:
     """The model's logits are the head's output from now on, as it is."""
     seen: list[Tensor] = []
     head.register_forward_hook(lambda _, __, output: seen.append(output))
-
-    def give(_, __, output):
-        output.logits = seen.pop()
-        return output
-
-    model.register_forward_hook(give)
+    model.register_forward_hook(lambda _, __, output: setattr(output, "logits", seen.pop()))
 
 
 def _refuse(*_, **__) -> None:

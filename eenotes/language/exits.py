@@ -1,16 +1,16 @@
 """An early exit of a causal language model: after some decoder, one linear layer over the tokens.
 
-It works on any causal language model of `transformers` that keeps its decoders in one list; nothing
-here imports `transformers` itself.  Equation numbers are those of chapter 6.
+It works on any such model of `transformers`.  Equation numbers are those of chapter 6.
 """
 
 import copy
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from eenotes.gaussian import Linear
 from eenotes.language.decoders import (
     check_two_parts,
     close,
@@ -20,8 +20,6 @@ from eenotes.language.decoders import (
     run_below,
 )
 from eenotes.network import in_mode
-
-Linear = tuple[Tensor, Tensor]  # weight (V, D), bias (V,)
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,11 @@ class Anatomy:
 def anatomy(model: nn.Module) -> Anatomy:
     """Find decoders, final norm, projection and head of a causal language model.
 
-    The norm and the projection are what runs between the last decoder and the head, whatever their
-    names: the model reads three tokens to find them.
+    Norm and projection are what runs between the last decoder and the head, whatever their names:
+    the model reads three tokens to find them.
 
     Raises:
-        TypeError: no single list of decoders, no linear head, or more than a norm and a projection
-            between the two.
+        TypeError: no single list of decoders, no linear head, or something else between the two.
     """
     owner, name = list_of_decoders(model)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -99,10 +96,7 @@ def _after_the_decoders(
 
 
 class ExitHead(nn.Module):
-    """The head of an exit: optionally a norm, then one linear layer.
-
-    ``(..., D)`` → ``(..., V)``, the logits of equation (6.8).
-    """
+    """An exit, ``(..., D)`` → ``(..., V)`` (6.8): optionally a norm, then one linear layer."""
 
     def __init__(self, width: int, vocabulary: int, *, norm: nn.Module | None = None):
         super().__init__()
@@ -117,10 +111,9 @@ class ExitHead(nn.Module):
 
 
 class ExitModel(nn.Module):
-    """A causal language model with one early exit, made by `attach`.
+    """A causal language model with one early exit, made by `attach`; the model is no copy.
 
-    ``ids (B, T)`` → logits of the exit and of the final head, both ``(B, T, V)``.  The language
-    model is the very one that was given, not a copy.
+    ``ids (B, T)`` → logits of the exit and of the final head, both ``(B, T, V)``.
     """
 
     def __init__(self, model: nn.Module, exit_head: ExitHead, at: int):
@@ -130,13 +123,10 @@ class ExitModel(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         seen: list[Tensor] = []
-
-        def note(_, __, output) -> None:
-            seen.append(hidden_of(output))
-
-        with decoders(self.model)[self.at - 1].register_forward_hook(note):
+        decoder = decoders(self.model)[self.at - 1]
+        with decoder.register_forward_hook(lambda _, __, output: seen.append(output)):
             final = self.model(input_ids=ids, use_cache=False).logits
-        return self.exit_head(seen[0]), final
+        return self.exit_head(hidden_of(seen[0])), final
 
     def exit_logits(self, ids: Tensor) -> Tensor:
         """The exit alone, ``ids (B, T)`` → ``(B, T, V)``: only the first decoders run."""
@@ -150,18 +140,15 @@ class ExitModel(nn.Module):
 def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
     """Attach an exit after the first ``at`` decoders, with PyTorch's own random weights.
 
-    The model reads six tokens whole and in two parts, below and above the exit, and is refused if
-    they differ.  ``norm`` puts a copy of the model's final norm before the linear layer.
+    ``norm`` puts a copy of the model's final norm before the linear layer.
 
     Raises:
-        TypeError: see `anatomy`; a model with a recurrent state, or that does not run in two parts.
+        TypeError: see `anatomy` and `eenotes.language.decoders.check_two_parts`.
         ValueError: an exit out of range, or ``norm`` on a model without a final norm.
     """
     last = len(decoders(model)) - 1
     if isinstance(at, bool) or not isinstance(at, int) or not 1 <= at <= last:
-        raise ValueError(
-            f"an early exit of this model comes after decoder 1..{last}, not at={at!r}"
-        )
+        raise ValueError(f"an early exit here comes after decoder 1..{last}, not at={at!r}")
     check_two_parts(model, at)
     parts = anatomy(model)
     if norm and parts.final_norm is None:
@@ -172,11 +159,8 @@ def attach(model: nn.Module, *, at: int, norm: bool = False) -> ExitModel:
     return ExitModel(model, exit_head.to(weight.device, weight.dtype), at)
 
 
-def hidden_states(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Tensor:
+def hidden_states(model: nn.Module, ids: Tensor, *, at: int) -> Tensor:
     """The raw output of decoder number ``at`` (from 1): ``ids (B, T)`` → ``(B, T, D)``.
-
-    The decoders after it do not run.  ``inputs`` are more of the model's own arguments, for example
-    ``past_key_values``.
 
     Raises:
         ValueError: ``at`` out of range.
@@ -184,7 +168,7 @@ def hidden_states(model: nn.Module, ids: Tensor, *, at: int, **inputs) -> Tensor
     depth = len(decoders(model))
     if not 1 <= at <= depth:
         raise ValueError(f"the model has {depth} decoders; at={at} must lie in 1..{depth}")
-    return hidden_of(run_below(model, ids, at=at, **inputs))
+    return hidden_of(run_below(model, ids, at=at))
 
 
 @torch.no_grad()
@@ -196,9 +180,7 @@ def load(model: ExitModel, head: Linear) -> ExitModel:
     """
     linear = model.exit_head.linear
     if head[0].shape != linear.weight.shape or head[1].shape != linear.bias.shape:
-        raise ValueError(
-            f"the exit's weight is {tuple(linear.weight.shape)}, the head's {tuple(head[0].shape)}"
-        )
+        raise ValueError(f"the exit's weight is {linear.weight.shape}, the head's {head[0].shape}")
     if not all(tensor.isfinite().all() for tensor in head):
         raise ValueError("the head given holds NaN or infinite values")
     linear.weight.copy_(head[0])
@@ -209,7 +191,7 @@ def load(model: ExitModel, head: Linear) -> ExitModel:
 class FullPrecision(nn.Module):
     """A module without autocast on the CPU.
 
-    There, converting a small model's numbers to bfloat16 takes longer than multiplying them.
+    Converting a small model's numbers to bfloat16 takes longer there than multiplying them.
     """
 
     def __init__(self, inner: nn.Module):
@@ -217,7 +199,6 @@ class FullPrecision(nn.Module):
         self.inner = inner
 
     def forward(self, *inputs, **named):
-        if next(self.inner.parameters()).device.type != "cpu":
-            return self.inner(*inputs, **named)
-        with torch.autocast("cpu", enabled=False):
+        on_cpu = next(self.inner.parameters()).device.type == "cpu"
+        with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
             return self.inner(*inputs, **named)

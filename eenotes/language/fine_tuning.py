@@ -39,50 +39,39 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the exit alone, or everything, with AdamW at a constant learning rate.
 
-    Args:
-        model: from `eenotes.language.exits.attach`; trained in place and left in evaluation mode.
-        batch: text to train on, ``(N, T)``, see `eenotes.language.batches`; rows without a label to
-            learn from are left out.
-        freeze: train only the exit's linear layer, on features that are computed once; otherwise
-            all weights, on the mean of the exit's and the final head's loss.
-        epochs: passes over the text; 0 only evaluates.
-        batch_size: rows per step.
-        learning_rate: AdamW's.
-        held_out: text to evaluate on, like ``batch``.
-        features: for ``freeze``, from `eenotes.language.evaluation.collect_own` on the same
-            text.
-        seed: of the order of the samples.
+    Text ``batch`` and ``held_out`` are ``(N, T)``, see `eenotes.language.batches`.  With ``freeze``
+    the exit's linear layer is trained, on features that are computed once (or given, from
+    `eenotes.language.evaluation.collect_own`), otherwise all weights, on the mean of both losses.
+    Without epochs the model is only evaluated; it is left in evaluation mode.
 
     Returns:
-        One row per epoch, the first (epoch 0) before any training: ``epoch``, and the numbers of
+        One row per epoch, the first before any training: ``epoch``, and the numbers of
         `eenotes.language.evaluation.evaluate`.
 
     Raises:
-        ValueError: no text, no label to learn from, features of another text, a loss that is not
+        ValueError: no text or label to learn from, features of another text, a loss that is not
             finite, or what `eenotes.language.batches.read` raises.
     """
     vocabulary = model.exit_head.linear.out_features
     ids, labels = read(batch, model.model, vocabulary=vocabulary)
     tested = read(held_out, model.model, vocabulary=vocabulary)
     if not len(ids) or not len(tested[0]) or epochs < 0 or batch_size < 1:
-        raise ValueError(
-            "need text, text to evaluate on and a batch size of at least 1: "
-            f"got {len(ids)}, {len(tested[0])}, {batch_size}"
-        )
+        given = f"{len(ids)}, {len(tested[0])}, {batch_size}"
+        raise ValueError(f"need text, text to evaluate on and a batch size: got {given}")
     learnt = (labels[:, 1:] != IGNORED).any(1)
     if not learnt.any():
         raise ValueError("every label is ignored (-100) or padding: there is nothing to learn")
     ids, labels = ids[learnt], labels[learnt]
     model.to(training.accelerator().device)
-    scored, history = _scorer(model, rows(*tested, 32), freeze=freeze), []
+    scored = _scorer(model, rows(*tested, 32), freeze=freeze)
+    if not epochs:
+        model.eval()
+        return [{"epoch": 0, **scored()}]
+    history = []
 
     def record(epoch: int) -> None:
         history.append({"epoch": epoch, **scored()})
 
-    if not epochs:
-        record(0)
-        model.eval()
-        return history
     part, data, loss = model, TensorDataset(ids, labels), _both_losses
     if freeze:
         found = collect_own(model, rows(ids, labels, 32)) if features is None else features
@@ -109,10 +98,8 @@ def _in_rows(features: Tensor, next_labels: Tensor, labels: Tensor) -> tuple[Ten
     """Features in the rows of their labels ``(N, T-1)``: a step then sees as much text as ever."""
     kept = labels != IGNORED
     if not torch.equal(labels[kept], next_labels.to(labels.device)):
-        raise ValueError(
-            f"features of {len(next_labels)} next tokens are given, the text has others "
-            f"({int(kept.sum())}): collect them on the same text"
-        )
+        counts = f"{len(next_labels)} next tokens are given, of the text {int(kept.sum())} others"
+        raise ValueError(f"features of {counts}: collect them on the same text")
     rows = features.new_zeros(*labels.shape, features.shape[1])
     rows[kept.to(rows.device)] = features
     return rows, labels
@@ -123,7 +110,7 @@ def _scorer(
 ) -> Callable[[], dict[str, float]]:
     """`evaluate` on held-out text; frozen, what stays is computed only once."""
     if not freeze:
-        return lambda: evaluate(model, held_out)
+        return partial(evaluate, model, held_out)
     features, labels = collect_own(model, held_out)
     first, linear = evaluate(model, held_out), model.exit_head.linear
 

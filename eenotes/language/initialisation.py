@@ -1,21 +1,18 @@
-r"""Class-aware initialisation of early exits in language models.
+"""Class-aware initialisation of early exits in language models (Görmez's thesis, 2024).
 
-An exit after some decoder sees a hidden vector and has to name the next token: a detector in a
-noisy channel with one message per token of the vocabulary.  Its weights follow from class means and
-token counts, without a gradient: `eenotes.gaussian.map_detector`.  The method is that of Görmez and
-Koyuncu (Görmez's thesis, 2024); equation numbers are those of chapter 6.
-
-The thesis leaves $N_0$ and the mixture's α open: `choose_n0` and `choose_mixture` choose them on
-validation text.
+An exit has to name the next token from a hidden vector: a detector in a noisy channel with one
+message per token.  Its weights follow from class means and token counts, without a gradient.  The
+thesis leaves $N_0$ and the mixture's α open.  Equation numbers are those of chapter 6.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from eenotes.gaussian import check_n0, linear_discriminant, map_detector
+from eenotes._checks import require_one_of, require_positive_n0
+from eenotes.gaussian import linear_discriminant, map_detector
 from eenotes.language.evaluation import accuracy
 from eenotes.language.exits import ExitModel, Linear, anatomy, load
 from eenotes.language.token_statistics import Statistics
@@ -39,13 +36,11 @@ def class_mean_head(
     $w_v = M_v$, $b_v = \frac{N_0}{2}\ln P_v - \frac12\lVert M_v\rVert^2$.
 
     Args:
-        found: from `eenotes.language.token_statistics.statistics`.
         n0: $N_0$, for example from `choose_n0`; ``None``: `Statistics.plug_in_n0`.
         scale: multiply both by $2/N_0$ (6.10).  The decision stays; the logits become log
             posteriors, as a cross-entropy wants them.
-        unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's;
-            without ``scale`` they are multiplied by $N_0/2$ like everything else.  Their bias keeps
-            the smoothed prior's part.  ``None``: weight 0.
+        unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's, as of
+            log posteriors.  Their bias keeps the smoothed prior's part.  ``None``: weight 0.
         whiten: use the covariance within the classes, with mean eigenvalue $N_0/2$, instead of
             $\frac{N_0}{2} I$ (6.14).  The logits are log posteriors, whatever ``scale``.
 
@@ -54,11 +49,9 @@ def class_mean_head(
     """
     means, prior = found.class_means, found.prior
     if unseen is not None and unseen.shape != means.shape:
-        raise ValueError(
-            f"unseen must be like the class means, {tuple(means.shape)}, got {tuple(unseen.shape)}"
-        )
+        raise ValueError(f"unseen must be like the class means, {means.shape}: {unseen.shape}")
     n0 = found.plug_in_n0() if n0 is None else n0
-    check_n0(n0)
+    require_positive_n0(n0)
     if whiten:
         covariance = found.noise_covariance(n0, shrinkage=_SHRINKAGE)
         weight, bias = linear_discriminant(means.cpu().double(), covariance, prior=prior.cpu())
@@ -85,14 +78,11 @@ def copied_head(model: nn.Module) -> Linear:
     if parts.scale is None:
         raise ValueError(
             f"{type(model).__name__} caps or changes the logits of its head, which a linear exit "
-            "cannot copy: set the cap in its config (final_logit_softcapping) to None, which "
-            "changes no greedy token, or begin with random weights"
+            "cannot copy: set final_logit_softcapping in its config to None, or begin at random"
         )
     weight = parts.scale * parts.head.weight.detach()
-    if parts.head.bias is None:
-        bias = torch.zeros(len(weight)).to(weight)
-    else:
-        bias = parts.scale * parts.head.bias.detach()
+    own = parts.head.bias
+    bias = weight.new_zeros(len(weight)) if own is None else parts.scale * own.detach()
     if parts.projection is None:
         return weight, bias
     if parts.projection.bias is not None:
@@ -117,9 +107,7 @@ def mix(first: Linear, other: Linear, *, alpha: float) -> Linear:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
     if first[0].shape != other[0].shape:
-        raise ValueError(
-            f"the heads differ in shape: {tuple(first[0].shape)} and {tuple(other[0].shape)}"
-        )
+        raise ValueError(f"the heads differ in shape: {first[0].shape} and {other[0].shape}")
     return tuple(alpha * a + (1 - alpha) * b.to(a) for a, b in zip(first, other, strict=True))
 
 
@@ -134,15 +122,13 @@ def initialise(
 ) -> ExitModel:
     """Initialise the exit in place, one of five ways (`INITIALISATIONS`).
 
-    For those with class means, ``found`` is from `eenotes.language.token_statistics.statistics`;
-    tokens it has not seen get the copied head's weight.  ``alpha`` is the share of the class means
-    in a mixture (see `choose_mixture`); ``n0`` and ``scale`` are as in `class_mean_head`.
+    Those with class means need ``found``; tokens it has not seen get the copied head's weight.
+    ``alpha`` is the share of the class means in a mixture; the rest is as in `class_mean_head`.
 
     Raises:
         ValueError: another word, or missing statistics.
     """
-    if how not in INITIALISATIONS:
-        raise ValueError(f"how={how!r} must be one of {', '.join(INITIALISATIONS)}")
+    require_one_of(INITIALISATIONS, how=how)
     if "class mean" in how and found is None:
         raise ValueError(f"{how!r} needs found=statistics(...)")
     copied = copied_head(model.model)
@@ -164,31 +150,28 @@ def choose_n0(
     """The $N_0$ whose class-mean head names most tokens of validation text, and all accuracies.
 
     Candidates are `N0_FACTORS` times the plug-in value; of equals the smallest is chosen.  Features
-    ``(N, D)`` and next tokens ``(N,)`` are from `eenotes.language.evaluation.collect`; the rest is
-    as in `class_mean_head`.
+    ``(N, D)`` and next tokens ``(N,)`` are from `eenotes.language.evaluation.collect`.
     """
-    plug_in = found.plug_in_n0()
-
-    def head(n0: float) -> Linear:
-        return class_mean_head(found, n0=n0, unseen=unseen, whiten=whiten)
-
-    return _best([factor * plug_in for factor in N0_FACTORS], head, features, labels)
+    candidates = [factor * found.plug_in_n0() for factor in N0_FACTORS]
+    options = {"unseen": unseen, "whiten": whiten}
+    heads = ((n0, class_mean_head(found, n0=n0, **options)) for n0 in candidates)
+    return _best(heads, features, labels)
 
 
 def choose_mixture(
     first: Linear, other: Linear, features: Tensor, labels: Tensor
 ) -> tuple[float, dict[float, float]]:
-    """The share α in `ALPHAS` whose mixture (6.18) names most tokens of validation text.
+    """The share α in `ALPHAS` of the ``first`` head whose mixture (6.18) names most tokens.
 
-    ``first`` is the head of class means; features ``(N, D)`` and labels ``(N,)`` are as in
-    `choose_n0`, and so is what is returned.
+    Features ``(N, D)``, labels ``(N,)`` and what is returned are as in `choose_n0`.
     """
-    return _best(ALPHAS, lambda alpha: mix(first, other, alpha=alpha), features, labels)
+    heads = ((alpha, mix(first, other, alpha=alpha)) for alpha in ALPHAS)
+    return _best(heads, features, labels)
 
 
 def _best(
-    candidates: Sequence[float], head: Callable[[float], Linear], features: Tensor, labels: Tensor
+    heads: Iterable[tuple[float, Linear]], features: Tensor, labels: Tensor
 ) -> tuple[float, dict[float, float]]:
-    """The candidate with the most accurate head, the first of equals, and all accuracies."""
-    scores = {value: accuracy(features, labels, head(value)) for value in candidates}
+    """The value with the most accurate head, the first of equals, and all accuracies."""
+    scores = {value: accuracy(features, labels, head) for value, head in heads}
     return max(scores, key=scores.get), scores

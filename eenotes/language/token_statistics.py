@@ -1,23 +1,24 @@
 r"""Class statistics of an exit's features, with the tokens as classes, from one pass over a text.
 
-The class of a position is the token that comes next.  Class means $M_v$ (6.15), token counts and so
-the prior $P_v$ (6.16), and the noise $\hat N_0$ (6.17) are all that class-aware initialisation
-(Görmez and Koyuncu; Görmez's thesis, 2024) needs.  Equation numbers are those of chapter 6.
+Class means $M_v$ (6.15), the prior $P_v$ (6.16) and the noise $\hat N_0$ (6.17) are all that
+class-aware initialisation needs.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_eval
+from eenotes._checks import require_eval, require_one_of
 from eenotes._processes import gathered
 from eenotes.class_statistics import ClassMeans, ClassMoments, Moments
 from eenotes.language.batches import Batch, align, read
 from eenotes.language.exits import ExitModel
 from eenotes.network import for_doubles
+
+Target = Literal["next", "input"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Statistics:
 
     @property
     def prior(self) -> Tensor:
-        r"""``(V,)``, in double precision, above 0 for unseen tokens, too.
+        r"""``(V,)``, in double precision, also for unseen tokens.
 
         $P_v = (n_v + \frac12) / (n + \frac12 V)$ (6.16).
         """
@@ -50,7 +51,7 @@ class Statistics:
         \bigl((n - V_{\text{seen}}) D\bigr)$.
 
         Raises:
-            ValueError: if no token occurs twice: there is no variance within a class then.
+            ValueError: no token occurs twice: there is no variance within a class then.
         """
         degrees = int(self.counts.sum() - self.seen.sum())
         if degrees < 1:
@@ -61,8 +62,7 @@ class Statistics:
         r"""The covariance within the classes at the strength $N_0$, ``(D, D)``, in float64.
 
         $\frac{N_0}{2} \bigl(\Sigma / \overline{\sigma^2} + \frac{\lambda}{1-\lambda} I\bigr)$ with
-        the mean variance $\overline{\sigma^2}$ and λ as in
-        `eenotes.class_statistics.Moments.shrunk`.
+        $\overline{\sigma^2}$ and λ as in `eenotes.class_statistics.Moments.shrunk`.
 
         Raises:
             ValueError: `statistics` did not estimate the covariance.
@@ -75,38 +75,25 @@ class Statistics:
 
 @torch.no_grad()
 def statistics(
-    model: ExitModel,
-    batches: Iterable[Batch],
-    *,
-    target: Literal["next", "input"] = "next",
-    covariance: bool = False,
+    model: ExitModel, batches: Iterable[Batch], *, target: Target = "next", covariance: bool = False
 ) -> Statistics:
     r"""Class means of the exit's features in one pass (6.15).
 
-    $M_v = \frac{1}{|S_v|}\sum_{i \in S_v} r_i$ over the positions $S_v$ of class $v$.  Memory: one
-    V × D array, V counts and one number; with ``covariance``, in double precision, also D × D
-    products.
-
-    Args:
-        model: from `eenotes.language.exits.attach`, in evaluation mode.
-        batches: token numbers ``(B, T)`` or other kinds of `eenotes.language.batches`.  Positions
-            belong to the same text only within a row.
-        target: whose class a position belongs to: the token that comes ``"next"``, which is what
-            the exit shall detect, or the one that was put in.
-        covariance: also estimate the covariance within the classes, for a whitened head.
+    $M_v = \frac{1}{|S_v|}\sum_{i \in S_v} r_i$ over the positions $S_v$ of class $v$, in batches
+    ``(B, T)`` (see `eenotes.language.batches`) whose rows are texts of their own.  The class of a
+    position is the ``"next"`` token, which the exit shall detect, or that of the ``"input"``.
+    Memory: one V × D array; with ``covariance``, for a whitened head, in double precision and D × D
+    more.
 
     Raises:
-        ValueError: an empty text, token numbers that the head does not know, another ``target``, a
-            model in training mode.
+        ValueError: no text, unknown token numbers or ``target``, or a model in training mode.
     """
-    if target not in ("next", "input"):
-        raise ValueError(f"target={target!r} must be 'next' or 'input'")
+    require_one_of(get_args(Target), target=target)
     # dropout would be averaged into the class means
     require_eval(model.modules(), what="model", before="statistics")
     head = model.exit_head.linear
     device, positions = head.weight.device, 0
     sums = (ClassMoments if covariance else ClassMeans)(head.out_features)
-    sums = sums if covariance else sums.to(device)
     for batch in batches:
         ids, labels = read(batch, model.model, vocabulary=head.out_features)
         features = model.features(ids.to(device))
@@ -116,19 +103,13 @@ def statistics(
             positions += len(labels)
     if not sum(gathered(positions)):
         raise ValueError("no position to learn: the corpus is empty, or every label is ignored")
-    return _with_covariance(sums, device) if covariance else _without(sums)
-
-
-def _without(sums: ClassMeans) -> Statistics:
-    with sums.sync_context():
-        counts = sums.counts
-        means = sums.sums / counts.clamp_min(1)[:, None]
-        explained = (counts.cpu().double() * means.cpu().double().square().sum(1)).sum()
-        return Statistics(means, counts, float(sums.squares - explained))
-
-
-def _with_covariance(sums: ClassMoments, device: torch.device) -> Statistics:
-    moments = sums.compute()
-    scatter = float(moments.covariance.trace() * moments.counts.sum())
-    means = moments.means.float().to(device)
-    return Statistics(means, moments.counts.to(device), scatter, moments.covariance)
+    if covariance:
+        moments = sums.compute()
+        scatter = float(moments.covariance.trace() * moments.counts.sum())
+        means = moments.means.float().to(device)
+        return Statistics(means, moments.counts.to(device), scatter, moments.covariance)
+    found = sums.summed()
+    means = found.sums / found.counts.clamp_min(1)[:, None]
+    explained = (found.counts.double() * means.double().square().sum(1)).sum()
+    scatter = float(found.squares - explained)
+    return Statistics(means.to(device), found.counts.to(device), scatter)

@@ -5,6 +5,7 @@ None of this is in the paper.  All choose on a validation split, see `validation
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,29 +39,23 @@ class Choice:
 
 
 def validation(logits: Tensor, labels: Tensor, costs: Costs) -> Answers:
-    """The exits' answers ``(J, N, K)`` on a split on which class thresholds are to be chosen.
-
-    The labels ``(N,)`` are all in 0..K-1: leave out the ignored samples.
-    """
+    """The exits' answers ``(J, N, K)`` to samples with labels ``(N,)``, to choose thresholds on."""
     require_classes(labels, logits[0].shape[-1])
     return Answers(logits, labels.long(), Confidence(1.0), costs)
 
 
 def exit_index(v: Answers, thresholds: Tensor) -> Tensor:
-    """Where each sample exits, ``(N,)``, with thresholds ``(K,)`` or ``(J-1, K)``.
+    """Where each sample exits, ``(N,)``, with thresholds ``(K,)`` or ``(J-1, K)`` of `PerClass`.
 
-    From one half on only the likeliest class can exceed its own threshold, and
-    `eenotes.rules.PerClass` decides the same.
+    From one half on only the likeliest class can exceed its own threshold.
 
     Raises:
         ValueError: thresholds below one half, or of another shape.
     """
     K, early = v.num_classes, len(v.score) - 1
     if (thresholds < _LEAST).any() or thresholds.shape not in ((K,), (early, K)):
-        raise ValueError(
-            f"thresholds must be at least {_LEAST} and of shape ({K},) or ({early}, {K}), "
-            f"got {tuple(thresholds.shape)}"
-        )
+        shapes = f"({K},) or ({early}, {K}), got {tuple(thresholds.shape)}"
+        raise ValueError(f"thresholds must be at least {_LEAST} and of shape {shapes}")
     return v.exit_index(thresholds.expand(early, K))
 
 
@@ -82,45 +77,32 @@ def scale_for_budget(
 ) -> Choice:
     """The [alpha, beta] with the best mean IoU among those that cost at most ``budget``.
 
-    For each of ten betas from 0.6 to 0.9995 the largest alpha that keeps the budget, at least one
-    half, is found by bisection.
-
-    Args:
-        found: from `eenotes.methods.cbt.statistics`.
-        v: the validation samples.
-        budget: relative cost; 1.0 is the backbone without exits.
-        shared: CBT, or CBT-ns.
+    For each of ten betas the largest alpha that keeps the budget, at least one half, is found by
+    bisection.  ``shared`` says whether it is CBT or CBT-ns.
 
     Raises:
-        ValueError: even the smallest thresholds cost more; it says how much.
+        ValueError: even the smallest thresholds cost more.
     """
     choices = []
     for beta in _BETAS:
-
-        def at(alpha: float, beta: float = beta) -> Tensor:
-            return found.thresholds(alpha=alpha, beta=beta, shared=shared)
-
-        alpha = _largest(lambda value: cost(v, at(value)), _LEAST, beta, budget)
-        choices.append(choice(v, at(alpha), alpha=alpha, beta=beta))
+        at = partial(found.thresholds, beta=beta, shared=shared)
+        alpha = _largest(lambda value, at=at: cost(v, at(alpha=value)), _LEAST, beta, budget)
+        choices.append(choice(v, at(alpha=alpha), alpha=alpha, beta=beta))
     return _best(choices, budget)
 
 
 def single_for_budget(v: Answers, *, budget: float) -> Choice:
     """One threshold for all classes and exits: the largest that keeps the budget."""
-
-    def at(threshold: float) -> Tensor:
-        return torch.full((v.num_classes,), threshold)
-
-    threshold = _largest(lambda value: cost(v, at(value)), _LEAST, 1.0, budget)
-    return _best([choice(v, at(threshold), alpha=threshold, beta=threshold)], budget)
+    same = torch.ones(v.num_classes)
+    threshold = _largest(lambda value: cost(v, value * same), _LEAST, 1.0, budget)
+    return _best([choice(v, threshold * same, alpha=threshold, beta=threshold)], budget)
 
 
 def iou_loss(v: Answers) -> Tensor:
     r"""How much mean IoU each prediction costs, to first order (4.5): ``(J, N)``, 0 where right.
 
-    Mean IoU is no sum over pixels, but its gradient is.  With $U_k$ the union and $I_k$ the
-    intersection of class k at the last exit, a pixel of class y with the prediction l ≠ y
-    takes $\frac1K\bigl(\frac1{U_y} + \frac{I_l}{U_l^2}\bigr)$ from it.
+    With $U_k$ the union and $I_k$ the intersection of class k at the last exit, a pixel of class y
+    with the prediction l ≠ y takes $\frac1K\bigl(\frac1{U_y} + \frac{I_l}{U_l^2}\bigr)$ from it.
     """
     last, labels, K = v.prediction[-1], v.labels, v.num_classes
     truth = torch.bincount(labels, minlength=K).double()
@@ -135,25 +117,18 @@ def priced(
 ) -> Tensor:
     """Thresholds ``(J-1, K)`` at which an exiting sample loses what its work is worth (4.6).
 
-    A sample that exits at j pays its loss there plus ``price`` times its cost; one that goes on
-    pays what it pays at the exit that it takes later.  From the last early exit to the first, and
-    for every predicted class, the threshold minimises the sum over the samples.  Then all exits and
-    classes pay the same loss for the last MAC.
-
-    Args:
-        v: the validation samples.
-        price: the loss that is accepted for saving one whole backbone per sample.
-        per_class: ``False``: one threshold per exit for all classes, by the same reasoning.
-        loss: ``(J, N)``; by default `iou_loss`.
+    A sample that exits at j pays its loss ``(J, N)`` there, by default `iou_loss`, plus ``price``
+    times its cost; one that goes on pays what it pays later.  From the last early exit to the
+    first, and for every predicted class, or for all together, the threshold minimises the sum over
+    the samples.
 
     Raises:
         ValueError: a negative price, or a loss of another size.
     """
     loss = iou_loss(v) if loss is None else for_doubles(loss).double()
     if not price >= 0 or loss.shape != v.prediction.shape:
-        raise ValueError(
-            f"need a price ≥ 0 and a loss like {v.prediction.shape}, got {price}, {loss.shape}"
-        )
+        shapes = f"{tuple(v.prediction.shape)}, got {tuple(loss.shape)}"
+        raise ValueError(f"need a price ≥ 0, got {price}, and a loss {shapes}")
     pay = loss + (price * v.relative_cost / len(v.labels))[:, None]
     early, K = len(pay) - 1, v.num_classes
     thresholds, going_on = torch.ones(early, K), pay[-1]
@@ -169,14 +144,11 @@ def priced(
 
 def priced_for_budget(v: Answers, *, budget: float, per_class: bool = True) -> Choice:
     """`priced` at the lowest price that keeps the budget, by bisection on its logarithm."""
-    loss = iou_loss(v)
-
-    def at(exponent: float) -> Tensor:
-        return priced(v, price=10.0**exponent, per_class=per_class, loss=loss)
-
+    at = partial(priced, v, per_class=per_class, loss=iou_loss(v))
     # _largest wants a cost that grows with its argument: a cheaper price is a higher cost.
-    exponent = -_largest(lambda value: cost(v, at(-value)), -3.0, 6.0, budget, steps=16)
-    return _best([choice(v, at(exponent), price=10.0**exponent)], budget)
+    exponent = _largest(lambda value: cost(v, at(price=10.0**-value)), -3.0, 6.0, budget, steps=16)
+    price = 10.0**-exponent
+    return _best([choice(v, at(price=price), price=price)], budget)
 
 
 def _largest(
@@ -197,10 +169,8 @@ def _largest(
 def _best(choices: Sequence[Choice], budget: float) -> Choice:
     affordable = [choice for choice in choices if choice.relative_cost <= budget]
     if not affordable:
-        raise ValueError(
-            f"no thresholds cost at most {budget}; the least found: "
-            f"{min(c.relative_cost for c in choices):.3f}"
-        )
+        least = min(choice.relative_cost for choice in choices)
+        raise ValueError(f"no thresholds cost at most {budget}; the least found: {least:.3f}")
     return max(affordable, key=lambda choice: choice.score)
 
 

@@ -1,11 +1,9 @@
-r"""Pruning early exit networks round by round (Görmez and Koyuncu, 2022).
+"""Pruning early exit networks round by round (Görmez and Koyuncu, 2022).
 
-Each round prunes a fraction of the remaining weights by magnitude, then fine-tunes.  The question
-is the order: exits `together` with the backbone, out of one pool, or `separately`, after it, on a
-backbone that is frozen by then.  Both are plans, which `run` carries out.
+Each round prunes a fraction of the remaining weights, then fine-tunes.  The question is the order:
+exits `together` with the backbone, out of one pool, or `separately`, after it, on a frozen one.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,19 +15,11 @@ from torch.nn.utils import prune
 from torch.utils.data import Dataset, Subset
 
 from eenotes import checkpoints, training
-from eenotes._checks import pair
-from eenotes.identity import described, difference, fingerprint
-from eenotes.inference import check_answers, collect
-from eenotes.methods.pruning import (
-    Part,
-    Scope,
-    check_rate,
-    check_scope,
-    layers,
-    prune_smallest,
-    refresh,
-    sparsity,
-)
+from eenotes._checks import pair, require_answers, require_one_of, require_rate
+from eenotes.identity import described, fingerprint
+from eenotes.inference import collect
+from eenotes.methods import pruning
+from eenotes.methods.pruning import Part, Scope, layers, refresh
 from eenotes.network import EarlyExitNetwork
 
 
@@ -49,8 +39,8 @@ def together(*, rate: float, rounds: int) -> list[Phase]:
 def separately(*, rate: float, rounds: int, exits_rate: float | None = None) -> list[Phase]:
     r"""The plan of approach 2: first the backbone, then, on the frozen backbone, the exits.
 
-    Every weight goes through as many rounds as in `together`, and both pools end at the same
-    sparsity, $1 - (1 - \rho)^R$ (3.2), unless the exits have a rate of their own.
+    After as many rounds as in `together` both pools end at the same sparsity, $1 - (1 - \rho)^R$
+    (3.2), unless the exits have a rate of their own.
     """
     of_exits = rate if exits_rate is None else exits_rate
     return [Phase("backbone", rate, rounds), Phase("exits", of_exits, rounds)]
@@ -83,29 +73,27 @@ def run(
         tune: ``tune(net, part, number)`` fine-tunes ``part`` in place, after iteration ``number``
             (from 1) of its phase has pruned it; see `fine_tune`.
         evaluate: ``evaluate(net)`` gives the accuracy of every exit; see `accuracies`.
-        scope: see `pruning.prune_smallest`.
-        checkpoint: a ``.safetensors`` file, written after every iteration.  A run that was cut off
-            yields the iterations in it and goes on after the last.  A file of another run is
-            reported by a `checkpoints.CheckpointWarning` and written anew.
+        checkpoint: a file, written after every iteration, from which a run that was cut off goes
+            on. One of another run is reported by a `checkpoints.CheckpointWarning` and written
+            anew.
 
     Raises:
         ValueError: bad rate, rounds or scope, or a network without prunable exits, all at once;
             while iterating: nothing left to prune.
-        RuntimeError: while iterating, if ``tune`` changed what the phase freezes: parameters, or
-            statistics of batch normalisation.
+        RuntimeError: while iterating, if ``tune`` changed what the phase freezes.
     """
     layers(net)  # raises without exits
     for part, rate, rounds in plan:
         layers(net, part=part)
-        check_rate(rate)
+        require_rate(rate)
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
             raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
-    check_scope(scope)
+    require_one_of(pruning.SCOPES, scope=scope)
     facts = {"plan": [list(phase) for phase in plan], "scope": scope}
     if checkpoint:
         facts["start"] = fingerprint(net)
         facts |= described({"tune": tune, "evaluate": evaluate})
-    return _iterations(net, plan, facts, tune=tune, evaluate=evaluate, checkpoint=checkpoint)
+    return _iterations(net, plan, facts, tune, evaluate, checkpoint)
 
 
 def fine_tune(
@@ -124,18 +112,10 @@ def fine_tune(
     """Fine-tune one part for one iteration, in place; the rest is frozen bit by bit.
 
     With its options set by `functools.partial` it is a ``tune`` for `run`.  Everything is tuned on
-    the mean loss of all exits, exits alone on that of the early ones, and the backbone alone on its
-    own classifier's, as if the exits were not there yet.
-
-    Args:
-        net: the network.
-        part: what to train.
-        number: of the iteration; with ``seed`` it draws the samples and their order, the same ones
-            for every plan.
-        dataset: of ``(x, y)``.
-        samples: how many are seen; more than there are: some twice.
-        backbone_loss: another loss for part ``"backbone"``, for example `training.joint_loss`.
-        batch_size, optimizer, augment: see `training.fit`.
+    the mean loss of all exits, exits alone on that of the early ones, and the backbone alone on
+    ``backbone_loss``, by default its own classifier's, as if the exits were not there yet.  The
+    iteration's ``number`` and ``seed`` draw the ``samples`` ``(x, y)`` and their order, the same
+    for every plan; if there are more than the data set has, some come twice.
 
     Returns:
         The mean training loss.
@@ -150,8 +130,7 @@ def fine_tune(
         "backbone": (net.stages, backbone_loss or last_exit_loss),
         "exits": (net.exits, training.exits_loss),
     }
-    if part not in tunable:
-        raise ValueError(f"part={part!r} must be 'all', 'backbone' or 'exits'")
+    require_one_of(pruning.PARTS, part=part)
     trained, loss = tunable[part]
     own_seed = seed * 10_007 + number
     generator = torch.Generator().manual_seed(own_seed)
@@ -188,61 +167,43 @@ def accuracies(
     """
     logits, labels = collect(net, batches)
     for j, z in enumerate(logits):
-        check_answers(j, z)  # the argmax of NaN would be class 0
+        require_answers(j, z)  # the argmax of NaN would be class 0
     right = (logits.argmax(2) == labels).sum(1)
     return tuple(count / len(labels) for count in right.tolist())
 
 
 def _iterations(
-    net: EarlyExitNetwork,
-    plan: Sequence[Phase],
-    facts: dict,
-    *,
-    tune: Callable,
-    evaluate: Callable,
-    checkpoint: Path | None,
+    net: EarlyExitNetwork, plan: Sequence[Phase], facts: dict, tune, evaluate, path: Path | None
 ) -> Iterator[Iteration]:
     """The rounds of `run`; ``facts`` are what a checkpoint must have been written with."""
-    done = _resume(checkpoint, facts, net) if checkpoint else []
+    done = _resume(path, facts, net) if path else []
     yield from done
     steps = [(part, rate, number) for part, rate, rounds in plan for number in range(1, rounds + 1)]
     for part, rate, number in steps[len(done) :]:
-        prune_smallest(layers(net, part=part).values(), rate=rate, scope=facts["scope"])
+        pruning.prune_smallest(layers(net, part=part).values(), rate=rate, scope=facts["scope"])
         frozen = {"all": nn.ModuleList(), "backbone": net.exits, "exits": net.stages}[part]
         before = fingerprint(frozen)
         tune(net, part, number)
         refresh(net.modules())
         if fingerprint(frozen) != before:
             trained = "net.stages" if part == "backbone" else "net.exits"
-            raise RuntimeError(
-                f"fine-tuning of the {part} changed weights or statistics outside them: "
-                f"train with part={trained} only"
-            )
+            what = f"fine-tuning of the {part} changed weights or statistics outside them"
+            raise RuntimeError(f"{what}: train with part={trained} only")
         net.eval()
         accuracy = tuple(float(value) for value in evaluate(net))
-        done.append(Iteration(part, number, sparsity(layers(net)), accuracy))
-        if checkpoint and training.accelerator().is_main_process:
+        done.append(Iteration(part, number, pruning.sparsity(layers(net)), accuracy))
+        if path and training.accelerator().is_main_process:
             iterations = [asdict(iteration) for iteration in done]
-            checkpoints.save_tensors(checkpoint, net.state_dict(), run=facts, iterations=iterations)
+            checkpoints.save_tensors(path, net.state_dict(), run=facts, iterations=iterations)
         yield done[-1]
 
 
 def _resume(path: Path, facts: dict, net: EarlyExitNetwork) -> list[Iteration]:
-    """Bring the network to where the file left it, if it was written with the same facts.
-
-    Returns:
-        The iterations up to there; none if there is nothing to use.
-    """
-    if not Path(path).exists():
+    """Bring the network to where the file left it; the iterations up to there."""
+    loaded = checkpoints.load_of_run(path, facts, otherwise="pruning starts anew", key="run")
+    if loaded is None:
         return []
-    try:
-        tensors, found = checkpoints.load_tensors(path)
-        if found.get("run") != facts:
-            raise ValueError(f"it belongs to another run ({difference(found.get('run'), facts)})")
-    except ValueError as error:
-        message = f"{path} is not used, pruning starts anew: {error}"
-        warnings.warn(message, checkpoints.CheckpointWarning, stacklevel=4)
-        return []
+    tensors, found = loaded
     refresh(net.modules())
     for name, module in layers(net).items():
         mask = tensors.get(f"{name}.weight_mask")

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from eenotes.gaussian import map_detector, minimum_distance
-from eenotes_book.ch06_language.channel import awgn, detect, q, union_bound
+from eenotes.gaussian import map_detector
+from eenotes_book.ch06_language.channel import awgn, detect, minimum_distance, q, union_bound
 
 
 def send(signals, *, n0, count, prior=None, seed=0):

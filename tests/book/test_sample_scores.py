@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from eenotes import EarlyExitNetwork, training
-from eenotes.methods import eeprune
 from eenotes.methods.sample_selection import select
-from eenotes.methods.scoring import Recipe, measure
+from eenotes.methods.scoring import measure
 from eenotes_book.ch05_eeprune import complexity_gap, sample_scores
 from eenotes_book.ch05_eeprune.complexity_gap import arc_cosine_kernel, complexity_gaps
+from eenotes_book.ch05_eeprune.recipe import Recipe
 
 # --- their mathematics
 
@@ -89,7 +89,7 @@ RECIPE = Recipe(build, epochs=3, batch_size=20)
         (sample_scores.forgetting, 3 * 60),
         (sample_scores.svp, 4 * 60),
         (complexity_gap.complexity_gap, 0),
-        (eeprune.scores, 4 * 60),
+        (sample_scores.eeprune, 4 * 60),
     ],
     ids=["random", "el2n", "forgetting", "svp", "complexity_gap", "eeprune"],
 )
@@ -106,7 +106,7 @@ def test_one_signature(score, seen):
 
 
 def test_seeds_differ():
-    for score in (sample_scores.random, sample_scores.svp, eeprune.scores):
+    for score in (sample_scores.random, sample_scores.svp, sample_scores.eeprune):
         values = [score(DATA, RECIPE, seed=seed).values for seed in (0, 1)]
         assert not torch.equal(*values)
 
@@ -200,7 +200,9 @@ NOT_FINITE = torch.where(torch.arange(60)[:, None] == 3, math.nan, X)
 
 
 @pytest.mark.parametrize("dataset", [Shuffling(), Augmenting()])
-@pytest.mark.parametrize("score", [sample_scores.random, sample_scores.forgetting, eeprune.scores])
+@pytest.mark.parametrize(
+    "score", [sample_scores.random, sample_scores.forgetting, sample_scores.eeprune]
+)
 def test_a_data_set_that_changes_between_epochs(dataset, score):
     with pytest.raises(ValueError, match="rows changed between two readings"):
         score(dataset, RECIPE)

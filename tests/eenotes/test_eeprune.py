@@ -75,7 +75,7 @@ def test_a_ratio_drops_the_surest_that_qualify(net, data, ratio, drop):
 def test_the_report_counts_each_condition(net, data):
     report = eeprune.prune(net, data, ratio=0.5).report
     assert (report.samples, report.early_right, report.both_right) == (6, 5, 4)
-    assert (report.overthought, report.wanted, report.dropped) == (1, 3, 3)
+    assert (report.wanted, report.dropped) == (3, 3)
     assert report.threshold == pytest.approx(0.71)
     assert str(report).startswith(
         "6 samples: 5 right at the early exit, 1 of them wrong at the end, 4 right at both; "

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eenotes.exits import ClassMeanExit
-from eenotes.gaussian import linear_discriminant, map_detector, minimum_distance
+from eenotes.gaussian import linear_discriminant, map_detector
 
 
 def log_density(received, signals, *, n0):
@@ -79,7 +79,7 @@ def test_e2cm_is_the_equal_prior_case(count, width, seed):
     generator = torch.Generator().manual_seed(seed)
     signals, received = (torch.randn(n, width, generator=generator) for n in (count, 50))
     nearest = ClassMeanExit(signals)(received).argmax(1)
-    assert torch.equal(detect(received, *minimum_distance(signals)), nearest)
+    assert torch.equal(detect(received, *map_detector(signals, n0=1.0)), nearest)
 
 
 @given(st.floats(0.05, 20), st.integers(0, 10_000))

@@ -43,6 +43,6 @@ def _of_layer(means: Tensor, negative_distances: Tensor, labels: Tensor) -> Tens
 
 
 def _means_of(features: Tensor, labels: Tensor) -> ClassMeanExit:
-    means = ClassMeans(int(labels.max()) + 1).to(features.device)
+    means = ClassMeans(int(labels.max()) + 1)
     means.update(features, labels)
     return ClassMeanExit(means.compute())

@@ -91,31 +91,13 @@ def pruned_trade(curves: dict[str, pd.DataFrame], *, provenance: str) -> HTML:
         curves: from `tables.curves`; the spread, NaN for a single run, is drawn as a band.
         provenance: of the numbers.
     """
-    _, ax = plt.subplots(figsize=(6.6, 4))
+    ax = style.accuracy_against_cost(plt.subplots(figsize=(6.6, 4))[1], curves)
     for name, table in curves.items():
-        color, marker = style.METHODS[name]
-        table = table.sort_values("relative_cost")
-        ax.plot(
-            table.relative_cost,
-            table.accuracy,
-            color=color,
-            marker=marker,
-            markersize=5,
-            label=name,
-        )
-        ax.fill_between(
-            table.relative_cost,
-            table.accuracy - table.spread,
-            table.accuracy + table.spread,
-            color=color,
-            alpha=0.2,
-            linewidth=0,
-        )
-    ax.set(
-        xlabel="relative cost (effective MACs; 1 = unpruned backbone without exits)",
-        ylabel="test accuracy",
-        xlim=(0, None),
-    )
+        table, color = table.sort_values("relative_cost"), style.METHODS[name][0]
+        band = table.accuracy - table.spread, table.accuracy + table.spread
+        ax.fill_between(table.relative_cost, *band, color=color, alpha=0.2, linewidth=0)
+    unit = "effective MACs; 1 = unpruned backbone without exits"
+    ax.set(xlabel=f"relative cost ({unit})", xlim=(0, None))
     ax.legend(loc="lower right")
     return style.show(
         ax,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from eenotes._checks import require_rate
 from eenotes.costs import Costs, count_macs
-from eenotes.methods.pruning import WEIGHTED, check_rate, layers, permanent, sparsity
+from eenotes.methods.pruning import WEIGHTED, layers, permanent, sparsity
 from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork, in_mode
 
@@ -131,7 +132,7 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
         ValueError: a ratio outside (0, 1), a network without prunable exits, or one whose layers
             torch-pruning cannot follow; it names the first of them.
     """
-    check_rate(ratio)
+    require_rate(ratio)
     layers(net)
     try:
         import torch_pruning

@@ -19,12 +19,12 @@ from torch.utils.data import TensorDataset
 from eenotes import checkpoints, training
 from eenotes.methods import eeprune
 from eenotes.methods.sample_selection import Scores
-from eenotes.methods.scoring import Recipe
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, networks
 from eenotes_book.ch05_eeprune import sample_scores
 from eenotes_book.ch05_eeprune.complexity_gap import complexity_gap
 from eenotes_book.ch05_eeprune.energy import Cost, Stopwatch
+from eenotes_book.ch05_eeprune.recipe import Recipe
 from eenotes_book.ch05_eeprune.settings import RaceSettings, TrainingSettings
 from eenotes_book.data import vision
 from eenotes_book.models.four_stages import four_stages
@@ -146,7 +146,8 @@ class Bench:
     def _without_labels(self) -> Scored:
         epochs = self.s.score_epochs
         clustered = TensorDataset(self.data.train.tensors[0], self.clusters)
-        score = partial(eeprune.scores, clustered, self.recipe(epochs, exits=True), seed=self.seed)
+        recipe = self.recipe(epochs, exits=True)
+        score = partial(sample_scores.eeprune, clustered, recipe, seed=self.seed)
         return self._kept("EEPrune, no labels", score, labels=self.clusters, epochs=epochs)
 
     def _kept(

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from eenotes.methods.sample_selection import Scores
-from eenotes.methods.scoring import Recipe, in_order, stable_labels
+from eenotes.methods.scoring import in_order, stable_labels
+from eenotes_book.ch05_eeprune.recipe import Recipe
 
 _REPEATS = 4  # draws from the other classes, over which the scores are averaged
 _LARGEST = 1000  # samples of a class handled together: a matrix of twice the size is inverted

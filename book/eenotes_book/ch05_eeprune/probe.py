@@ -14,7 +14,7 @@ from eenotes.methods import eeprune
 from eenotes.methods.eeprune import Pruned
 from eenotes_book import statistics
 from eenotes_book.ch05_eeprune import bench as benches
-from eenotes_book.ch05_eeprune import experiment, tables
+from eenotes_book.ch05_eeprune import experiment, sample_scores, tables
 from eenotes_book.ch05_eeprune import sweep as ch05_sweep
 from eenotes_book.ch05_eeprune.bench import Bench
 from eenotes_book.ch05_eeprune.complexity_gap import complexity_gap
@@ -164,7 +164,9 @@ def harness(b: Bench) -> Numbers:
 def augmented() -> Numbers:
     """The same for CIFAR-10, whose images are shifted and mirrored; and its scores."""
     b = bench("CIFAR10", "conv")
-    found = eeprune.scores(b.data.train, b.recipe(1, exits=True), seed=b.seed, variant="loss")
+    found = sample_scores.eeprune(
+        b.data.train, b.recipe(1, exits=True), seed=b.seed, variant="loss"
+    )
     return harness(b) | {"score_CIFAR10": [*summary(found.values), found.samples_seen]}
 
 

@@ -1,9 +1,8 @@
-r"""Other scores of training samples: random, EL2N, Forgetting and selection via proxy.
+r"""Scores of training samples: EEPrune, random, EL2N, Forgetting and selection via proxy.
 
 A score is called as ``score(dataset, recipe, *, seed)`` and returns
 `eenotes.methods.sample_selection.Scores`: the higher, the more a sample is worth keeping.
-`eenotes.methods.eeprune.scores` and `complexity_gap` have the same signature.
-Networks are read at their last exit.
+`complexity_gap` has the same signature.  EEPrune's rivals are read at the last exit of networks.
 """
 
 import time
@@ -14,8 +13,31 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from eenotes import training
+from eenotes.methods.eeprune import NAMES, Variant, importance, observe
 from eenotes.methods.sample_selection import Scores
-from eenotes.methods.scoring import Recipe, measure, stable_labels
+from eenotes.methods.scoring import measure, stable_labels
+from eenotes_book.ch05_eeprune.recipe import Recipe
+
+
+def eeprune(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    exit_index: int | None = None,
+    variant: Variant = "hard",
+) -> Scores:
+    """EEPrune, by a network with early exits that is trained for a few epochs.
+
+    ``exit_index`` and ``variant`` are those of `eenotes.methods.eeprune.prune`.
+    """
+    start = time.perf_counter()
+    labels = stable_labels(dataset)
+    net = recipe.train(dataset, seed=seed, title="EEPrune")
+    seen = observe(net, dataset, exit_index=exit_index, batch_size=recipe.batch_size)
+    values = importance(seen, variant=variant)
+    samples_seen = (recipe.epochs + 1) * len(labels)
+    return Scores(NAMES[variant], values, labels, samples_seen, time.perf_counter() - start)
 
 
 def random(dataset: Dataset, recipe: Recipe | None = None, *, seed: int = 0) -> Scores:

@@ -5,9 +5,8 @@ from functools import partial
 
 import torch
 
-from eenotes.methods import eeprune
 from eenotes_book import cache
-from eenotes_book.ch05_eeprune import REVISION
+from eenotes_book.ch05_eeprune import REVISION, sample_scores
 from eenotes_book.ch05_eeprune.bench import Bench
 from eenotes_book.ch05_eeprune.harness import fit_and_measure
 from eenotes_book.ch05_eeprune.settings import SweepSettings, TrainingSettings
@@ -52,7 +51,7 @@ def _step(name: str, training: TrainingSettings, s: SweepSettings, seed: int) ->
     b = Bench(data, training, seed)
     # as many steps as at large sizes, or the scores would be those of an untrained network
     recipe = b.recipe(max(s.score_epochs, training.budget // 4), exits=True)
-    values = eeprune.scores(data.train, recipe, seed=seed, variant="soft").values
+    values = sample_scores.eeprune(data.train, recipe, seed=seed, variant="soft").values
     order = values.argsort()
     kept = round((1 - s.ratio) * len(values))
     shuffled = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))

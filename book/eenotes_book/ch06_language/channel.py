@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from eenotes.gaussian import check_n0, check_signals, map_detector
+from eenotes._checks import require_matrix, require_positive_n0
+from eenotes.gaussian import Linear, map_detector
 
 
 def awgn(
@@ -28,8 +29,8 @@ def awgn(
         ValueError: signals that are no finite matrix, ``n0`` that is not positive, messages out of
             range.
     """
-    check_signals(signals)
-    check_n0(n0)
+    require_matrix(signals)
+    require_positive_n0(n0)
     whole = not (messages.is_floating_point() or messages.dtype == torch.bool)
     inside = ((messages >= 0) & (messages < len(signals))).all()
     if messages.ndim != 1 or not whole or not inside:
@@ -37,6 +38,11 @@ def awgn(
     shape, kind = (len(messages), signals.shape[1]), {"dtype": signals.dtype}
     noise = torch.randn(shape, generator=generator, device=signals.device, **kind)
     return signals[messages.long()] + math.sqrt(n0 / 2) * noise
+
+
+def minimum_distance(signals: Tensor) -> Linear:
+    """The detector for equal priors (6.11): the nearest of the signals ``(M, D)`` wins."""
+    return map_detector(signals, n0=1.0)
 
 
 def detect(received: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def of_channel() -> Numbers:
         "channel_bias": sent["bias"],
         "channel_decided": (decided == sent["messages"]).double().mean(),
         "channel_density": density.log_prob(received[:, None]).sum(-1).mean(),
-        "channel_nearest_bias": gaussian.minimum_distance(signals)[1].mean(),
+        "channel_nearest_bias": channel.minimum_distance(signals)[1].mean(),
         "channel_coloured": torch.cat([coloured[0][:2].flatten(), coloured[1]]),
         "channel_simulated": curves["simulated"].tolist(),
         "channel_theory": curves["theory"].tolist(),

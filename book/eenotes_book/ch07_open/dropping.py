@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import training
+from eenotes._checks import require_ratio
 from eenotes.language import evaluation, exits, initialisation, token_statistics
-from eenotes.methods import e2cm, eeprune, sample_selection
+from eenotes.methods import e2cm, eeprune
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, clustering, deep_clustering, language_models, scale
 from eenotes_book.ch07_open.networks import device_of, freeze_garbage
@@ -37,7 +38,7 @@ def drop_rows(values: Tensor, ratio: float, how: str, *, seed: int = 0) -> Tenso
     """
     if how not in KEPT:
         raise ValueError(f"how={how!r} must be one of {', '.join(KEPT)}")
-    sample_selection.check_ratio(ratio)
+    require_ratio(ratio)
     if values.ndim != 1:
         raise ValueError(f"values must have one number per row, got {tuple(values.shape)}")
     drawn = torch.rand(len(values), generator=torch.Generator().manual_seed(seed)).to(values.device)

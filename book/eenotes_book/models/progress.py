@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eenotes._checks import require_eval
-from eenotes.inference import check_answers
+from eenotes._checks import require_answers, require_eval
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Rule
 
@@ -168,7 +167,7 @@ class Progress:
             leave = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         else:
             _, confidence, leave, self.state = self.rule(j, full_precision(logits), self.state)
-        check_answers(j, confidence)
+        require_answers(j, confidence)
         return leave
 
     def _check_plan(self, shape: tuple[int, int, int]) -> None:
