@@ -118,9 +118,12 @@ def _nodes(name: str, names: dict[fx.Node, str]) -> list[fx.Node]:
 def _live(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
     """Node → the values that are still needed after it."""
     order = {node: position for position, node in enumerate(graph.nodes)}
-    # Parameters and buffers do not count: a later stage reads them itself.
-    values = [node for node in graph.nodes if node.op != "get_attr"]
-    last_use = {node: max(map(order.__getitem__, node.users), default=-1) for node in values}
+    # Parameters, buffers and the size of the batch do not count: a later stage reads them itself.
+    values = [n for n in graph.nodes if n.op != "get_attr" and not _is_batch_size(n)]
+    last_use = {
+        node: max((order[user] for user in node.users if not _is_batch_size(user)), default=-1)
+        for node in values
+    }
     found, live = {}, set()
     for node, position in order.items():
         live = {other for other in live if last_use[other] > position}
@@ -128,6 +131,18 @@ def _live(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
             live.add(node)
         found[node] = set(live)
     return found
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """Whether a node is the length of the backbone's input: ``x.size(0)`` or ``x.shape[0]``."""
+    of = node.args[0] if node.args else None
+    if node.op == "call_method" and node.target == "size":
+        return of.op == "placeholder" and [*node.args[1:], *node.kwargs.values()] == [0]
+    if node.target is not operator.getitem or node.args[1] != 0 or not isinstance(of, fx.Node):
+        return False
+    sizes = of.op == "call_method" and of.target == "size" and len(of.args) == 1 and not of.kwargs
+    sizes = sizes or (of.target is getattr and of.args[1] == "shape")
+    return sizes and of.args[0].op == "placeholder"
 
 
 def _legal(graph: fx.Graph, backbone: nn.Module) -> list[fx.Node]:
@@ -186,7 +201,11 @@ def _piece(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
     piece, copies = fx.Graph(), {}
 
     def copy(node: fx.Node) -> fx.Node:
-        if node not in copies:  # a parameter that an earlier stage read first: read it here again
+        if node in copies:
+            return copies[node]
+        if entry is not None and _is_batch_size(node):
+            copies[node] = piece.call_method("size", (copies[entry], 0))
+        else:  # also a parameter that an earlier stage read first: read it here again
             copies[node] = piece.node_copy(node, copy)
         return copies[node]
 

@@ -185,9 +185,32 @@ def test_an_unused_item_of_a_tuple_forbids_no_cut():
     assert torch.allclose(rest(first(x)), backbone(x))
 
 
-def sized(net, x):
+def by_size(net, x):
     size = x.size(0)
     return net.last(net.first(x).relu().reshape(size, 8))
+
+
+def by_shape(net, x):
+    size, _ = x.shape
+    return net.last(net.first(x).relu().reshape(size, 8))
+
+
+def by_late_size(net, x):
+    hidden = net.first(x).relu()
+    return net.last(hidden.reshape(x.size(dim=0), 8) + 0 * x.size(0))
+
+
+@pytest.mark.parametrize("body", [by_size, by_shape, by_late_size])
+def test_the_size_of_the_batch_forbids_no_cut(body):
+    backbone = TwoLayers(body).eval()
+    first, rest = split(backbone, at=["relu"])
+    for count in (1, 3):  # fewer samples than the first stage has seen may come to the second
+        assert torch.allclose(rest(first(X)[:count]), backbone(X[:count]))
+
+
+def sized(net, x):
+    size = x.size(1)
+    return net.last(net.first(x).relu() * size)
 
 
 def skip(net, x):
