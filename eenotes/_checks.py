@@ -84,8 +84,7 @@ def require_positive_n0(n0: float) -> None:
 
 def pair(batch: object) -> tuple[Tensor, Tensor]:
     """A batch as inputs and labels, or as ``pixel_values`` and ``labels`` by name; else refused."""
-    if isinstance(batch, Mapping) and batch.keys() >= {"pixel_values", "labels"}:
-        batch = batch["pixel_values"], batch["labels"]
+    batch = by_name(batch)
     parts = batch if isinstance(batch, tuple | list) else [batch]
     if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
         found = ", ".join(type(part).__name__ for part in parts)
@@ -96,11 +95,25 @@ def pair(batch: object) -> tuple[Tensor, Tensor]:
     return tuple(parts)
 
 
+def by_name(batch: object) -> object:
+    """The pair in a dictionary with ``pixel_values`` and ``labels``; anything else as it is."""
+    if isinstance(batch, Mapping) and batch.keys() >= {"pixel_values", "labels"}:
+        return batch["pixel_values"], batch["labels"]
+    return batch
+
+
 def require_classes(labels: Tensor, num_classes: int) -> None:
     """Refuse labels that are not whole numbers in 0..K-1."""
     require_whole(labels)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        found = f"{int(labels.min())}..{int(labels.max())}; leave out ignored ones"
+    if len(labels):
+        extremes = torch.stack([labels.min(), labels.max()]).tolist()
+        require_between(*extremes, num_classes=num_classes)
+
+
+def require_between(least: int, largest: int, *, num_classes: int) -> None:
+    """Refuse labels, of which these are the extremes, outside 0..K-1."""
+    if not 0 <= least <= largest < num_classes:
+        found = f"{least}..{largest}; leave out ignored ones"
         raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {found}")
 
 

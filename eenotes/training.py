@@ -1,15 +1,17 @@
 """One training loop for every network, on `accelerate`: resumable, with measurements on the way."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from eenotes._checks import as_input, explained, pair, require_classes, require_whole
+from eenotes._checks import as_input, by_name, explained, pair, require_between, require_whole
 from eenotes._wrapping import check_single_samples, own_randomness, prepared, unwrapped
 from eenotes.checkpoints import resume, save_run
 from eenotes.identity import data_digest, described, fingerprint
@@ -18,6 +20,8 @@ from eenotes.network import in_mode
 Loss = Callable[[nn.Module, tuple[Tensor, ...]], Tensor]
 Schedule = Callable[[float], float]
 
+# The labels of the batch in hand, and the least and the largest of them: `fit` knows them.
+_KNOWN: ContextVar[tuple[Tensor | None, list[int]]] = ContextVar("labels", default=(None, []))
 _IGNORED = -100  # PyTorch's label of what is left out of a loss
 
 sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -74,13 +78,30 @@ def cross_entropy(exits: Sequence[Tensor], labels: Tensor) -> Tensor:
         if labels.shape != first[:, 0].shape:
             shapes = f"{tuple(first[:, 0].shape)}, got {tuple(labels.shape)}"
             raise ValueError(f"need one label per sample, {shapes}")
-        labels = labels.long()
-        counted = labels[labels != _IGNORED]
-        if not len(counted):
+        known, extremes = _KNOWN.get()
+        extremes = extremes if labels is known else _extremes(labels)
+        if not extremes:
             raise ValueError(f"every label of the batch is {_IGNORED}: it has no loss")
-        require_classes(counted, first.shape[1])
+        require_between(*extremes, num_classes=first.shape[1])
+        labels = labels.long()
     losses = [nn.functional.cross_entropy(logits, labels) for logits in exits]
     return torch.stack(losses).mean()
+
+
+def _extremes(labels: Tensor) -> list[int]:
+    """The least and the largest label that counts; nothing if none does."""
+    labels = labels.long()
+    counted = labels[labels != _IGNORED]
+    return torch.stack([counted.min(), counted.max()]).tolist() if len(counted) else []
+
+
+def _collated(found: deque, items: list) -> object:
+    """A batch, whose extreme labels are found before it moves to a device, which would wait."""
+    batch = by_name(default_collate(items))
+    labels = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+    whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+    found.append(_extremes(labels) if whole else [])
+    return batch
 
 
 def warmup_cosine(progress: float) -> float:
@@ -162,7 +183,9 @@ def fit(
     if done < epochs:
         if accelerator().num_processes == 1:  # several fill up their last batch
             check_single_samples(model, part, dataset, loss, batch_size=batch_size)
-        loader = DataLoader(dataset, batch_size, shuffle=True)
+        found: deque[list[int]] = deque()  # accelerate reads a batch ahead
+        collate = partial(_collated, found)
+        loader = DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate)
         with (
             own_randomness(accelerator().device, seed),
             prepared(accelerator(), model, part, optimizer, loader) as (net, stepper, batches),
@@ -180,11 +203,12 @@ def fit(
                 total = torch.zeros((), device=accelerator().device)
                 seen = epoch * len(dataset)
                 for batch in progress_bar(batches, f"epoch {epoch + 1}/{epochs}"):
-                    batch = pair(batch) if isinstance(batch, Mapping) else batch
+                    extremes = found.popleft()
                     if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor):
                         x = as_input(batch[0], model)
                         x = x if augment is None else augment(x, generator)
                         batch = (x, *batch[1:])
+                        _KNOWN.set((batch[1] if len(batch) == 2 else None, extremes))
                     total += _step(net, stepper, loss, batch)
                     rate.step()
                     seen += batch_size * accelerator().num_processes

@@ -17,6 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset, TensorDataset
 
 from eenotes import EarlyExitNetwork, LinearExit, identity, training
@@ -553,3 +554,32 @@ def test_checkpoints_are_readable_json_and_tensors(tmp_path):
     }
     assert facts["run"]["seed"] == 4
     assert json.dumps(facts)
+
+
+class NothingReadBack(TorchDispatchMode):
+    """An accelerator would have to finish everything before a number could be read."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function._schema.name not in ("aten::_local_scalar_dense", "aten::nonzero")
+        masks = args[1] if function._schema.name == "aten::index" else ()
+        assert not any(mask is not None and mask.dtype == torch.bool for mask in masks)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("batch_size", [4, 5])
+def test_a_step_reads_no_number_back(batch_size):
+    """The labels are checked on the CPU, before they move, also where -100 stands among them."""
+    labels, calls = torch.tensor([0, 1, -100, 2, 1, 0, 0, 2, 1, 1, 0, -100]), []
+
+    def loss(model, batch):
+        calls.append(len(batch[0]))
+        with NothingReadBack():
+            return training.joint_loss(model, batch)
+
+    data = TensorDataset(torch.randn(12, 4), labels)
+    net = EarlyExitNetwork([nn.Linear(4, 8), nn.Linear(8, 3)], [LinearExit(8, 3)])
+    training.fit(net, data, loss=loss, epochs=2, batch_size=batch_size)
+    assert sum(calls) == 24
+    with pytest.raises(ValueError, match=r"0\.\.2, got 0\.\.7"):
+        data = TensorDataset(torch.randn(12, 4), torch.tensor([0, 7] * 6))
+        training.fit(net, data, loss=training.joint_loss, epochs=1, batch_size=4)
