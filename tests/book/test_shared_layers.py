@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import torchvision
 from torch import nn
+from torchvision import models
 
 from eenotes import EarlyExitNetwork, linear_exits, split
 from eenotes.methods import cbt, pruning
@@ -38,17 +38,28 @@ def test_a_layer_in_two_stages_saves_where_it_is_used():
     assert costs.exits == (head,)
 
 
+def small_vit(num_classes):
+    return models.VisionTransformer(64, 16, 2, 4, 32, 64, num_classes=num_classes)
+
+
+def small_swin(num_classes):
+    shape = {"patch_size": [4, 4], "depths": [1, 1], "num_heads": [2, 2], "window_size": [4, 4]}
+    return models.SwinTransformer(embed_dim=16, num_classes=num_classes, **shape)
+
+
 @pytest.mark.parametrize(
-    ("name", "at", "words"),
+    ("build", "at", "words"),
     [
-        ("convnext_tiny", "features.1", r"stages\.0\.features\.0\.1"),
-        ("shufflenet_v2_x0_5", "stage2", "stages.0"),
+        (models.convnext_tiny, "features.1", r"stages\.0\.features\.0\.1"),
+        (models.shufflenet_v2_x0_5, "stage2", "stages.0"),
+        (small_vit, "encoder.layers.encoder_layer_0", r"stages\.0\.class_token"),
+        (small_swin, "features.1", r"stages\.0\..*attn\.relative_position"),
     ],
 )
-def test_networks_that_lose_no_channels_name_a_layer(name, at, words):
+def test_networks_that_lose_no_channels_name_a_layer(build, at, words):
     pytest.importorskip("torch_pruning")
     x = torch.randn(2, 3, 64, 64)
-    stages = split(getattr(torchvision.models, name)(num_classes=4).eval(), at=[at], example=x)
+    stages = split(build(num_classes=4).eval(), at=[at], example=x)
     net = EarlyExitNetwork(stages, linear_exits(stages, x, num_classes=4)).eval()
     with pytest.raises(ValueError, match=words):
         prune_channels(net, x, ratio=0.5)

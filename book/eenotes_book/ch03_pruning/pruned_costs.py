@@ -134,6 +134,7 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
     """
     require_rate(ratio)
     layers(net)
+    _refuse_foreign(net)
     try:
         import torch_pruning
     except ImportError as error:
@@ -157,11 +158,27 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
         with torch.no_grad():
             twin.eval()(x[:1])
     except (RuntimeError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as e:
-        raise ValueError(
-            f"torch-pruning cannot remove channels around {_obstacle(net)}: prune single weights "
-            "with eenotes.methods.pruning, or use a backbone of plain convolutions"
-        ) from e
+        raise ValueError(_CANNOT.format(_obstacle(net))) from e
     return twin.eval()
+
+
+def _refuse_foreign(net: EarlyExitNetwork) -> None:
+    """Refuse attention, and weights outside of PyTorch's own layers, such as a class token.
+
+    On a small vision transformer torch-pruning took gigabytes and did not end in half a minute.
+    """
+    for name, module in net.named_modules():
+        own = next((weight for weight, _ in module.named_parameters(recurse=False)), None)
+        kind = type(module)  # a trace makes plain modules of those whose forward it looks into
+        layer = isinstance(module, WEIGHTED) or kind.__module__.startswith("torch.nn.modules")
+        if own is not None and (not layer or kind in (nn.Module, nn.MultiheadAttention)):
+            raise ValueError(_CANNOT.format(f"{name}.{own} ({type(module).__name__})"))
+
+
+_CANNOT = (
+    "torch-pruning cannot remove channels around {}: prune single weights with "
+    "eenotes.methods.pruning, or use a backbone of plain convolutions"
+)
 
 
 def _obstacle(net: EarlyExitNetwork) -> str:
