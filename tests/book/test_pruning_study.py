@@ -306,7 +306,6 @@ SETTINGS = Settings(
     tune_batch=10,
     tune_learning_rate=0.02,
     watched=10,
-    draws=20,
     sweep=Sweep(rates=[0.4], exit_sparsity=[0.2], rounds=2, samples=10),
     timing_batch=4,
 )

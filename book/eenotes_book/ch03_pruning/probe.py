@@ -39,7 +39,6 @@ SETTINGS = SimpleNamespace(
     tune_batch=16,
     tune_learning_rate=0.05,
     watched=60,
-    draws=60,
     timing_batch=2,
     sweep=SimpleNamespace(rates=[0.6], exit_sparsity=[0.2, 0.9], rounds=2, samples=160),
 )

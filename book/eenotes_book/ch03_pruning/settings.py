@@ -31,7 +31,6 @@ class _Experiment:
     tune_batch: int
     tune_learning_rate: float
     watched: int  # validation images on which every round is judged
-    draws: int  # of thresholds for the curves
 
 
 @dataclass(frozen=True)
