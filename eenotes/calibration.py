@@ -5,9 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_classes
+from eenotes._checks import require_answers, require_classes
 from eenotes.costs import Costs
-from eenotes.inference import check_answers
 from eenotes.rules import ScoreRule
 from eenotes.thresholds import Answers
 
@@ -30,7 +29,7 @@ def temperature(logits: Tensor, labels: Tensor) -> Tensor:
             all its answers are right, or they are no better than chance.
     """
     for j, exit_logits in enumerate(logits):
-        check_answers(j, exit_logits)
+        require_answers(j, exit_logits)
     require_classes(labels, logits.shape[2])
     if labels.shape != logits.shape[1:2]:
         raise ValueError(f"need labels ({logits.shape[1]},), got {tuple(labels.shape)}")
