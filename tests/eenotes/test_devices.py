@@ -133,7 +133,7 @@ def test_class_means(both, how):
         rule = e2cm.rule(net, 0.4)
         outcome = predict(net, batches[0][0], rule)
         chosen = thresholds.thresholds_for_budgets(
-            *collect(net, batches), rule, count_macs(net, batches[0][0]), draws=20, budgets=(2.0,)
+            *collect(net, batches), rule, count_macs(net, batches[0][0]), budgets=(2.0,)
         )
         return [vars(outcome), [*net(batches[0][0])], chosen]
 
