@@ -52,6 +52,13 @@ def test_wikitext_from_a_folder(tmp_path, monkeypatch):
         path.write_text(f" = {split} = \n a few words of <unk> \n" * 30, encoding="utf-8")
     found = text.load("WikiText-2", vocabulary=260, length=4)
     assert "= valid =" in found.decode(found.val.flatten())
+    ready = text.load("WikiText-2", length=4, tokenizer=found.tokenizer)
+    assert ready.decode(ready.val.flatten()).startswith("= valid =\na few words")
+
+
+def test_wikitext_as_people_write():
+    words = ' = A = \n It \'s " a 1 @,@ 000 @.@ 5 @-@ metre ( $ 3 ) <unk> " , he said ; why ? \n'
+    assert text.natural(words) == ('= A =\nIt\'s "a 1,000.5-metre ($3) <unk>", he said; why?\n')
 
 
 @pytest.mark.parametrize(

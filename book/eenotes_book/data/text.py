@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,14 @@ from torch import Tensor
 NAMES = ("python-manual", "WikiText-2")
 _SPLITS = ("train", "val", "test")
 _WIKITEXT = {"train": "train", "val": "valid", "test": "test"}
+_NATURAL = (  # how the word-level file of WikiText-2 becomes the text that it was made from
+    (r" @([-.,])@ ", r"\1"),
+    (r" ([,.;:!?%)\]}]|'(?:s|t|re|ve|ll|d|m)\b)", r"\1"),
+    (r"([(\[{$£€]) ", r"\1"),
+    (r'" ([^"\n]*?) "', r'"\1"'),
+    (r" ' ([^'\n]*?) '", r" '\1'"),
+    (r"(?m)^ (.*?) $", r"\1"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ def load(
         train: how many tokens at most; ``None``: all.
         val: the same.
         test: the same.
-        tokenizer: a ready one, of `tokenizers` or `transformers`, instead.
+        tokenizer: a ready one, of `tokenizers` or `transformers`, instead; it gets `natural` text.
 
     Raises:
         ValueError: an unknown name, a vocabulary below the 256 bytes, rows shorter than 2, or less
@@ -94,6 +103,8 @@ def load(
     texts = _manual() if name == "python-manual" else {split: _wikitext(split) for split in _SPLITS}
     if tokenizer is None:
         tokenizer = train_tokenizer(texts["train"], vocabulary=vocabulary)
+    elif name == "WikiText-2":
+        texts = {split: natural(words) for split, words in texts.items()}
     rows = {}
     for split, limit in zip(_SPLITS, (train, val, test), strict=True):
         # Ten characters are at least one token of a natural text: what a limit does not need is not
@@ -107,6 +118,16 @@ def load(
         rows[split] = ids[: len(ids) // length * length].reshape(-1, length)
     digest = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()[:16]
     return Text(name, **rows, tokenizer=tokenizer, digest=digest)
+
+
+def natural(words: str) -> str:
+    """The word-level file of WikiText-2 as people write: ``1 @,@ 000 ( m )`` becomes 1,000 (m).
+
+    A pretrained model has seen ordinary text.  What the file has lost (``<unk>``) stays lost.
+    """
+    for pattern, replacement in _NATURAL:
+        words = re.sub(pattern, replacement, words)
+    return words
 
 
 def train_tokenizer(text: str, *, vocabulary: int):
