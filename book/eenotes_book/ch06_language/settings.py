@@ -32,7 +32,23 @@ class Settings:
 
 
 @dataclass
+class PretrainedSettings:
+    """The settings of epoch 0 on a pretrained model."""
+
+    model: str  # one of eenotes_book.data.pretrained_language.MODELS
+    precision: str  # of the forward pass; everything after it is float32
+    length: int  # tokens per row
+    exits: list[int]  # decoders before each
+    train: int  # rows for the statistics, per draw
+    val: int  # rows for the choice of N₀ and α, per draw
+    test: int  # rows for the report, per draw
+    few: int  # test rows per draw where a whole report would take too long
+    lens: int  # training rows for the tuned lens, per draw
+
+
+@dataclass
 class StudySettings(Settings):
-    """The settings of the study: those of a scale, and the number of runs."""
+    """The settings of the study: of the small models and their runs, and of the pretrained one."""
 
     seeds: int
+    pretrained: PretrainedSettings

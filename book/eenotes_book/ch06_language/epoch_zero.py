@@ -1,0 +1,179 @@
+"""Epoch 0 on a pretrained model: the accuracy of every head at one exit, before any training.
+
+Every draw of text has its own statistics, choices and report; ``"all"`` are the statistics of all
+draws together, chosen and reported on all of their text.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eenotes.class_statistics import ClassMoments
+from eenotes.language.token_statistics import Statistics
+from eenotes_book.ch06_language.features import DRAWS, Pretrained, collected
+from eenotes_book.ch06_language.race import (
+    FACTORS,
+    KINDS,
+    Head,
+    Racer,
+    candidates,
+    class_mean,
+    count_right,
+)
+
+_CURVE = (20, 40, 80, 160)  # rows of a draw, besides all of them
+
+
+def measured(p: Pretrained, *, at: int, norm: bool, curve: bool) -> dict:
+    """One exit: what every draw and all draws together measure.
+
+    With a ``curve`` also after fewer rows of every draw.  Raw features are reported on few rows.
+    """
+    after = (*(_CURVE if curve else ()), p.settings.train)
+    growing = [statistics_of(p, draw, at=at, norm=norm, after=after) for draw in range(DRAWS)]
+    whole = Racer(merged([found[p.settings.train] for found in growing]))
+    racers = [{rows: Racer(found) for rows, found in one.items()} for one in growing]
+    chosen: list[dict] = []
+    together: dict[Head, Tensor] = {}
+    for draw in range(DRAWS):
+        heads = _to_choose_from(p, racers[draw], whole)
+        right = _counted(p, "val", draw, at=at, norm=norm, racers=heads)
+        chosen.append({name: _best(right[name]) for name in heads})
+        for head, count in right["all"].items():
+            together[head] = together.get(head, 0) + count
+    for one in chosen:
+        one["all"] = _best(together)
+    reports = [
+        _report(p, draw, racers[draw], whole, chosen[draw], at=at, norm=norm)
+        for draw in range(DRAWS)
+    ]
+    return {"at": at, "norm": norm, "draws": reports, "all": _facts(whole)}
+
+
+def statistics_of(
+    p: Pretrained, draw: int, *, at: int, norm: bool, after: Sequence[int]
+) -> dict[int, Statistics]:
+    """The statistics of a draw after some numbers of its rows."""
+    sums = ClassMoments(p.anatomy.head.out_features, dtype=torch.float32)
+    found, rows = {}, 0
+    for features, labels in p.features("train", draw, at=at, norm=norm):
+        sums.update(features, labels)
+        rows += len(labels) // (p.settings.length - 1)
+        if rows in after:
+            found[rows] = as_statistics(sums)
+    return found
+
+
+def as_statistics(sums: ClassMoments) -> Statistics:
+    moments = sums.compute()
+    scatter = float(moments.covariance.trace() * moments.counts.sum())
+    return Statistics(moments.means.float(), moments.counts, scatter, moments.covariance)
+
+
+def merged(parts: Sequence[Statistics]) -> Statistics:
+    """The statistics of texts together, from those of each."""
+    counts = sum(part.counts for part in parts)
+    total, filled = counts.sum(), counts.clamp_min(1)[:, None]
+    sums = sum(part.counts[:, None] * part.class_means.double() for part in parts)
+    means, centre = sums / filled, sums.sum(0) / total
+
+    def between(counts: Tensor, means: Tensor) -> Tensor:
+        seen = counts > 0
+        scaled = counts[seen].double().sqrt()[:, None] * (means[seen].double() - centre)
+        return scaled.T @ scaled
+
+    products = sum(
+        part.counts.sum() * part.covariance + between(part.counts, part.class_means)
+        for part in parts
+    )
+    covariance = (products - between(counts, means)) / total
+    return Statistics(means.float(), counts, float(covariance.trace() * total), covariance)
+
+
+def _to_choose_from(p: Pretrained, racers: dict[int, Racer], whole: Racer) -> dict:
+    plain = [class_mean(metric, "plain", factor) for metric in KINDS for factor in FACTORS]
+    full = p.settings.train
+    heads = {str(rows): (racer, plain) for rows, racer in racers.items() if rows != full}
+    return heads | {"draw": (racers[full], candidates()), "all": (whole, candidates())}
+
+
+def _best(scores: dict[Head, Tensor]) -> dict[str, Head]:
+    """Of every kind the head with most right answers, the first of equals."""
+    found: dict[str, Head] = {}
+    for head, count in scores.items():
+        name = _name(head)
+        if name not in found or count[0] > scores[found[name]][0]:
+            found[name] = head
+    return found
+
+
+def _name(head: Head) -> str:
+    metric, kind, _, alpha = head
+    return "mixture with copy" if alpha < 1 else f"{metric}, {kind}"
+
+
+def _counted(
+    p: Pretrained, split: str, draw: int, *, at: int, norm: bool, racers: dict
+) -> dict[str, dict[Head | str, Tensor]]:
+    """Right answers among all next tokens of a draw, and among those outside of ``<unk>``."""
+    rows = getattr(p.settings, split) if norm else p.settings.few
+    features, labels = collected(p.features(split, draw, at=at, norm=norm, rows=rows))
+    ordinary = p.ordinary(split, draw)[:rows].flatten()
+    groups = torch.stack([torch.ones_like(ordinary), ordinary], 1)
+    weight = p.anatomy.head.weight
+    found = count_right(features, labels, groups, copied_weight=weight, racers=racers)
+    return found | {"positions": groups.sum(0).tolist()}
+
+
+def _report(
+    p: Pretrained,
+    draw: int,
+    racers: dict[int, Racer],
+    whole: Racer,
+    chosen: dict[str, dict[str, Head]],
+    *,
+    at: int,
+    norm: bool,
+) -> dict:
+    """What a draw measures on its test text: pairs of right answers, in all and outside `<unk>`."""
+    full = p.settings.train
+    named = {str(rows): racer for rows, racer in racers.items() if rows != full}
+    named |= {"draw": racers[full], "all": whole}
+    heads = {name: (racer, _to_report(name, chosen[name])) for name, racer in named.items()}
+    right = _counted(p, "test", draw, at=at, norm=norm, racers=heads)
+    found = {"positions": right["positions"], "copy": right["copy"]["copy"].tolist()}
+    for name, racer in named.items():
+        counts = {head: count.tolist() for head, count in right[name].items()}
+        plug_in = {_name(head): counts[head] for head in counts if head[2:] == (1.0, 1.0)}
+        best = {
+            kind: {"factor": head[2], "alpha": head[3], "right": counts[head]}
+            for kind, head in chosen[name].items()
+        }
+        found[name] = _facts(racer) | {"plug-in": plug_in, "chosen": best}
+        if name in ("draw", "all"):
+            found[name]["factors"] = {
+                metric: [counts[class_mean(metric, "plain", factor)][0] for factor in FACTORS]
+                for metric in KINDS
+            }
+    return found
+
+
+def _to_report(name: str, chosen: dict[str, Head]) -> list[Head]:
+    """The plug-in heads and the chosen ones; of whole draws those of the curve over the factor."""
+    heads = list(chosen.values())
+    if name in ("draw", "all"):
+        heads += [class_mean(metric, kind) for metric, kinds in KINDS.items() for kind in kinds]
+        heads += [class_mean(metric, "plain", factor) for metric in KINDS for factor in FACTORS]
+    else:
+        heads += [class_mean(metric) for metric in KINDS]
+    return list(dict.fromkeys(heads))
+
+
+def _facts(racer: Racer) -> dict:
+    return {
+        "tokens": racer.tokens,
+        "seen": len(racer),
+        "n0": racer.metrics["identity"].n0,
+        "kappa": {name: metric.kappa for name, metric in racer.metrics.items()},
+    }
