@@ -10,7 +10,8 @@ pytest.importorskip("transformers")
 
 from eenotes.class_statistics import ClassMoments
 from eenotes.language import evaluation, initialisation
-from eenotes_book.ch06_language import epoch_zero, features, race
+from eenotes_book.ch06_language import epoch_zero, features, race, study
+from eenotes_book.ch06_language import lens as lens_module
 from eenotes_book.ch06_language.settings import PretrainedSettings
 from eenotes_book.data import pretrained_language, text
 
@@ -106,8 +107,8 @@ def small(tmp_path_factory):
         tie_word_embeddings=True,
     )
     s = PretrainedSettings(
-        model="small", precision="float32", length=12, exits=[2], train=400, val=20, test=20,
-        few=8, lens=20,
+        model="small", precision="float32", length=12, exits=[2], train=160, val=20, test=20,
+        few=8, lens=[2], lens_epochs=1, lens_rate=0.003,
     )  # fmt: skip
     split = {
         name: torch.randint(300, (5 * getattr(s, name) + 3, 12))
@@ -133,18 +134,40 @@ def test_features_are_those_of_the_exit(small, tmp_path, monkeypatch):
     assert torch.equal(labels, ids[:, 1:].flatten())
 
 
-def test_what_an_exit_measures(small, tmp_path, monkeypatch):
+def test_the_study_of_a_pretrained_model_and_its_steps(small, tmp_path, monkeypatch):
     monkeypatch.setenv("EENOTES_CACHE", str(tmp_path))
-    found = epoch_zero.measured(small, at=2, norm=True, curve=True)
-    assert found["all"]["tokens"] == 5 * 400 * 11
-    for draw in found["draws"]:
+    monkeypatch.setenv("EENOTES_STEPS", str(tmp_path / "steps"))
+    monkeypatch.setattr(features, "load", lambda s: small)
+    found = study.pretrained(small.settings)
+    (normed,), (raw,), (lens,) = found["normed"], found["raw"], found["lens"]
+    assert normed["all"]["tokens"] == raw["all"]["tokens"] == 5 * 160 * 11
+    for draw in normed["draws"]:
         assert draw["positions"][0] == 20 * 11 >= draw["positions"][1]
-        assert [draw[rows]["tokens"] for rows in ("20", "160", "draw")] == [220, 1760, 4400]
+        assert [draw[rows]["tokens"] for rows in ("20", "80", "draw")] == [220, 880, 1760]
         for one in (draw["draw"], draw["all"]):
             best = one["chosen"]["identity, plain"]
             curve = one["factors"]["identity"]
             assert best["right"][0] == curve[race.FACTORS.index(best["factor"])]
             assert curve[0] == one["plug-in"]["identity, plain"][0]
+    assert "80" not in raw["draws"][0] and raw["draws"][0]["positions"][0] == 8 * 11
+    assert all(row["copy"] == row["copy, float32"] for row in found["whole"]["draws"])
+    assert all(row["tokens"] == 160 * 11 for row in lens["draws"])
+    monkeypatch.setattr(features, "load", None)  # finished steps need no model
+    assert study.pretrained(small.settings) == found
+
+
+def test_a_lens_begins_as_the_copied_head_and_learns(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("EENOTES_CACHE", str(tmp_path))
+    x, labels = features.collected(small.features("train", 0, at=2, norm=False))
+    labels = x[:, :4].argmax(1)  # what there is to learn
+    right = []
+    for rate in (0.0, 0.01):
+        small.settings = replace(small.settings, lens_epochs=3, lens_rate=rate)
+        taught = lens_module.trained(small, x, labels, seed=0)
+        right.append(float(lens_module.right(small, taught, x, labels).float().mean()))
+    normed = small.anatomy.final_norm(x) @ small.anatomy.head.weight.T
+    assert right[0] == pytest.approx(float((normed.argmax(1) == labels).float().mean()))
+    assert right[1] > right[0] + 0.1
 
 
 # --- files

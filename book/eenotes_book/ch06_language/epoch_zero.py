@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eenotes.class_statistics import ClassMoments
+from eenotes.language.decoders import hidden_of
 from eenotes.language.token_statistics import Statistics
 from eenotes_book.ch06_language.features import DRAWS, Pretrained, collected
 from eenotes_book.ch06_language.race import (
@@ -177,3 +178,40 @@ def _facts(racer: Racer) -> dict:
         "n0": racer.metrics["identity"].n0,
         "kappa": {name: metric.kappa for name, metric in racer.metrics.items()},
     }
+
+
+@torch.inference_mode()
+def whole_model(p: Pretrained, *, at: int) -> dict:
+    """The final head on few rows of every draw, in float32, and what the precision changes.
+
+    The copied head behind the final norm at one exit is right this often on features in float32 and
+    in the precision of the forward pass.
+    """
+    weight, norm, few = p.anatomy.head.weight, p.anatomy.final_norm, p.settings.few
+    draws = []
+    for draw in range(DRAWS):
+        found = torch.zeros(3, dtype=torch.int64)
+        kept, labels = collected(p.features("test", draw, at=at, norm=True, rows=few))
+        ids = p.rows("test", draw)[:few]
+        seen: list[Tensor] = []
+        hook = p.anatomy.decoders[at - 1].register_forward_hook(
+            lambda _, __, output, seen=seen: seen.append(hidden_of(output))
+        )
+        try:
+            last = torch.cat(
+                [
+                    p.model.get_decoder()(input_ids=row[None], use_cache=False).last_hidden_state
+                    for row in ids
+                ]
+            )
+        finally:
+            hook.remove()
+        full = norm(torch.cat(seen))
+        for i, x in enumerate((last[:, :-1].flatten(0, 1), full[:, :-1].flatten(0, 1), kept)):
+            for part, y in zip(x.split(128), labels.split(128), strict=True):
+                found[i] += ((part @ weight.T).argmax(1) == y).sum()
+        draws.append(
+            {"positions": len(labels)}
+            | dict(zip(("final", "copy, float32", "copy"), found.tolist(), strict=True))
+        )
+    return {"at": at, "draws": draws}
