@@ -70,6 +70,7 @@ METHODS = {
     "class mean, scaled": ("#8A3C00", "v"),
     "class mean, plug-in N₀": ("#F2A27E", "<"),
     "whitened class mean": (PURPLE, "X"),
+    "tuned lens": ("black", "*"),
     "class mean + random": (ORANGE, "D"),
     "class mean + copy": (BLUE, "P"),
 }

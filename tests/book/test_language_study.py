@@ -40,7 +40,8 @@ def run(*, random_end, lead=0.02):
 
 def words(random_end):
     runs = [run(random_end=random_end, lead=0.02 + 0.001 * seed) for seed in range(5)]
-    return {row["statement"].split(";")[0]: row["verdict"] for row in judged({"runs": runs})}
+    claims = judged({"runs": runs}, at="full")
+    return {row["statement"].split(";")[0]: row["verdict"] for row in claims}
 
 
 def test_where_a_random_head_learns_frozen_training_cannot_be_judged():
@@ -51,6 +52,12 @@ def test_where_a_random_head_learns_frozen_training_cannot_be_judged():
         assert found["Epoch 0: class means are better than the copied head"] == "holds"
         assert found["All weights: the copied head ends ahead of class means"] == "fails"
     assert words(0.01)["Frozen: class means dip after the first epoch"] == "fails"
+
+
+def test_small_models_are_demonstrations_without_a_verdict():
+    rows = judged({"runs": [run(random_end=0.01)] * 5})
+    assert {row["kind"] for row in rows} == {"number", "check"}
+    assert all(row["statement"].startswith("Small model") for row in rows[:-1])
 
 
 def test_sentences():

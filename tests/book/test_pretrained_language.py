@@ -108,7 +108,8 @@ def small(tmp_path_factory):
     )
     s = PretrainedSettings(
         model="small", precision="float32", length=12, exits=[2], train=160, val=20, test=20,
-        few=8, lens=[2], lens_epochs=1, lens_rate=0.003,
+        few=8, raw=[2],
+        lens=[2], lens_rows=160, lens_epochs=1, lens_rate=0.003,
     )  # fmt: skip
     split = {
         name: torch.randint(300, (5 * getattr(s, name) + 3, 12))

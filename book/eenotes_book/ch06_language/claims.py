@@ -1,12 +1,14 @@
 """Chapter 6's claims: the thesis's numbers beside ours, and sentences about what was measured."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from eenotes_book import records
+from eenotes_book.ch06_language import pretrained
 from eenotes_book.ch06_language.experiment import as_table
 from eenotes_book.statistics import Gate, mean
 
@@ -18,10 +20,15 @@ _CHANCE = 0.05  # the random head of the thesis is at .019 after ten frozen epoc
 def claim_all(record: records.Record, numbers: dict[str, Any]) -> None:
     """Put the thesis's claims beside ours.
 
+    Small models trained here are demonstrations: their numbers get no verdict.
+
     Args:
         record: gets the claims.
-        numbers: a record's: ``"run"``, or ``"runs"``, one per seed.
+        numbers: a record's: ``"run"``, or ``"runs"``, one per seed; in the study also
+            ``"pretrained"``.
     """
+    if "pretrained" in numbers:
+        _pretrained(record, numbers["pretrained"])
     runs = numbers.get("runs") or [numbers["run"]]
     _before_training(record, runs)
     _training(record, runs)
@@ -35,45 +42,109 @@ def claim_all(record: records.Record, numbers: dict[str, Any]) -> None:
     )
 
 
+def _pretrained(record: records.Record, found: pretrained.Found) -> None:
+    """Claims about SmolLM2-135M: one value per draw of text, at the exit in the middle."""
+    at = found["whole"]["at"]
+    table, rest = (pretrained.accuracies(found, at=at, group=group) for group in (0, 1))
+    raw = pretrained.accuracies(found, at=at, norm=False)
+    name = f"SmolLM2-135M, exit after decoder {at} of 30, epoch 0"
+
+    def claim(
+        statement: str,
+        head: str,
+        other: str,
+        among: pd.DataFrame = table,
+        *,
+        ours: Literal["ratio", "difference"] = "difference",
+        **facts,
+    ) -> None:
+        lead, facts = among.loc[head] - among.loc[other], {"thesis": "not stated"} | facts
+        values = lead if ours == "difference" else among.loc[head] / among.loc[other]
+        record.claim(
+            f"{name}: {statement}; ours: {ours}{' of the accuracies' * (ours == 'ratio')}",
+            values=values,
+            differences=lead,
+            margin=_MARGIN,
+            where="pretrained",
+            **facts,
+        )
+
+    thesis = {"thesis": "OPT-125m: .243 / .056 = 4.3", "thesis_value": 0.243 / 0.056}
+    means, white = "class mean", "whitened class mean"
+    claim("class means are better than the copied head", means, "copy", ours="ratio", **thesis)
+    claim(
+        "outside of <unk>, class means are better than the copied head",
+        means,
+        "copy",
+        rest,
+        ours="ratio",
+    )
+    claim(
+        "with the plug-in N₀, class means are better than the copied head",
+        "class mean, plug-in N₀",
+        "copy",
+        ours="ratio",
+    )
+    claim("on raw output, class means are better than the copied head", means, "copy", raw)
+    claim("on raw output, whitened class means are", white, "copy", raw)
+    claim("whitened class means are better than class means", white, means)
+    claim("a searched N₀ is better than the plug-in one", means, "class mean, plug-in N₀")
+    claim(
+        "mixing with the copied head beats class means alone",
+        "class mean + copy",
+        means,
+        thesis="OPT-125m: .229 - .243",
+        thesis_value=0.229 - 0.243,
+    )
+    claim("shrunken means are better than class means", "class mean, shrunken", means)
+    claim("a tuned lens is better than whitened class means", pretrained.LENS, white)
+
+
+def _small(record: records.Record, statement: str, *, thesis: str, values, where: str, **judged):
+    """A claim where the models are the thesis's, else the number of a demonstration."""
+    if record.at == "full":
+        record.claim(
+            statement, thesis=thesis, values=values, where=where, at_thesis_setting=True, **judged
+        )
+    else:
+        record.number(f"Small model: {statement}", thesis=thesis, values=values, where=where)
+
+
 def _before_training(record: records.Record, runs: Sequence[dict]) -> None:
     def lead(name: str, other: str) -> list[float]:
         return [run["epoch 0"][name] - run["epoch 0"][other] for run in runs]
 
-    common = {"margin": _MARGIN, "where": "epoch-zero", "at_thesis_setting": record.at == "full"}
-    record.claim(
+    put = partial(_small, record, margin=_MARGIN, where="epoch-zero")
+    put(
         "Epoch 0: class means are better than the copied head; ours: ratio of the accuracies",
         thesis="OPT-125m: .243 / .056 = 4.3",
         values=[run["epoch 0"]["class mean"] / max(run["epoch 0"]["copy"], 1e-9) for run in runs],
         differences=lead("class mean", "copy"),
         thesis_value=0.243 / 0.056,
-        **common,
     )
-    record.claim(
+    put(
         "Epoch 0: whitened class means are better than the copied head; ours: difference",
         thesis="not stated",
         values=lead("whitened class mean", "copy"),
-        **common,
     )
-    record.claim(
+    put(
         "Epoch 0: a random head knows nothing, class means do; ours: difference",
         thesis="OPT-125m: .243",
         values=lead("class mean", "random"),
         thesis_value=0.243,
-        **common,
     )
-    record.claim(
+    put(
         "Epoch 0: mixing with random beats class means alone; ours: difference",
         thesis="OPT-125m: .261 - .243",
         values=lead("class mean + random", "class mean"),
         thesis_value=0.261 - 0.243,
-        **common,
     )
 
 
 def _training(record: records.Record, runs: Sequence[dict]) -> None:
     frozen = [as_table(run["curves"]["frozen"]) for run in runs]
     free = [as_table(run["curves"]["all weights"]) for run in runs]
-    common = {"margin": _MARGIN, "where": "training", "at_thesis_setting": record.at == "full"}
+    put = partial(_small, record, margin=_MARGIN, where="training")
     gate = _random_near_chance(frozen)
 
     def first_epoch(name: str) -> list[float]:
@@ -83,46 +154,41 @@ def _training(record: records.Record, runs: Sequence[dict]) -> None:
         return [table[name].iloc[-1] - table[other].iloc[-1] for table in tables]
 
     dips = first_epoch("class mean")
-    record.claim(
+    put(
         "Frozen: class means dip after the first epoch; ours: epoch 1 - epoch 0",
         thesis="OPT-125m: .131 - .242",
         values=dips,
         differences=[-dip for dip in dips],
         thesis_value=0.131 - 0.242,
         gate=gate,
-        **common,
     )
-    record.claim(
+    put(
         "Frozen, head scaled to log posteriors: no dip; ours: epoch 1 - epoch 0",
         thesis="not stated",
         values=first_epoch("class mean, scaled"),
         wanted="not behind",
         gate=gate,
-        **common,
     )
-    record.claim(
+    put(
         "Frozen: class means end ahead of the copied head; ours: difference after the last epoch",
         thesis="OPT-125m, 10 epochs: .222 - .187",
         values=lead(frozen, "class mean", "copy"),
         thesis_value=0.222 - 0.187,
         gate=gate,
-        **common,
     )
-    record.claim(
+    put(
         "Frozen: random ends far behind; ours: class means - random after the last epoch",
         thesis="OPT-125m: .222 - ≈.019",
         values=lead(frozen, "class mean", "random"),
         thesis_value=0.222 - 0.019,
         gate=gate,
-        **common,
     )
-    record.claim(
+    put(
         "All weights: the copied head ends ahead of class means; ours: difference after the last "
         "epoch",
         thesis="OPT-125m: .325 - .311",
         values=lead(free, "copy", "class mean"),
         thesis_value=0.325 - 0.311,
-        **common,
     )
 
 

@@ -4,7 +4,7 @@ Every draw of text has its own statistics, choices and report; ``"all"`` are the
 draws together, chosen and reported on all of their text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,9 +32,14 @@ def measured(p: Pretrained, *, at: int, norm: bool, curve: bool) -> dict:
     With a ``curve`` also after fewer rows of every draw.  Raw features are reported on few rows.
     """
     after = (*(_CURVE if curve else ()), p.settings.train)
-    growing = [statistics_of(p, draw, at=at, norm=norm, after=after) for draw in range(DRAWS)]
-    whole = Racer(merged([found[p.settings.train] for found in growing]))
-    racers = [{rows: Racer(found) for rows, found in one.items()} for one in growing]
+    racers, parts = [], []
+    for draw in range(DRAWS):
+        racers.append({})
+        for rows, found in statistics_of(p, draw, at=at, norm=norm, after=after):
+            racers[draw][rows] = Racer(found)
+        parts.append(found)  # the whole draw's: each is V × D numbers
+    whole = Racer(merged(parts))
+    del parts, found
     chosen: list[dict] = []
     together: dict[Head, Tensor] = {}
     for draw in range(DRAWS):
@@ -54,16 +59,15 @@ def measured(p: Pretrained, *, at: int, norm: bool, curve: bool) -> dict:
 
 def statistics_of(
     p: Pretrained, draw: int, *, at: int, norm: bool, after: Sequence[int]
-) -> dict[int, Statistics]:
+) -> Iterator[tuple[int, Statistics]]:
     """The statistics of a draw after some numbers of its rows."""
     sums = ClassMoments(p.anatomy.head.out_features, dtype=torch.float32)
-    found, rows = {}, 0
+    rows = 0
     for features, labels in p.features("train", draw, at=at, norm=norm):
         sums.update(features, labels)
         rows += len(labels) // (p.settings.length - 1)
         if rows in after:
-            found[rows] = as_statistics(sums)
-    return found
+            yield rows, as_statistics(sums)
 
 
 def as_statistics(sums: ClassMoments) -> Statistics:

@@ -21,7 +21,9 @@ def measured(p: Pretrained, *, at: int) -> dict:
     """The lens of every draw, trained on its own text and reported on its own test text."""
     found = []
     for draw in range(DRAWS):
-        features, labels = collected(p.features("train", draw, at=at, norm=False))
+        features, labels = collected(
+            p.features("train", draw, at=at, norm=False, rows=p.settings.lens_rows)
+        )
         start = time.process_time()
         lens = trained(p, features, labels, seed=draw)
         seconds = time.process_time() - start

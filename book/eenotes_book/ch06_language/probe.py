@@ -15,6 +15,7 @@ from eenotes.rules import Confidence
 from eenotes_book import language_models, probes, slider
 from eenotes_book.ch06_language import before_training, experiment, writing
 from eenotes_book.ch06_language.before_training import MeasuredExit
+from eenotes_book.ch06_language.probe_of_race import of_race
 from eenotes_book.ch06_language.probe_of_study import of_study
 from eenotes_book.ch06_language.probe_of_text import (
     SEED,
@@ -58,6 +59,7 @@ def probe() -> Numbers:
             | _histories(b, p)
             | _decoding(benches["untied"])
             | _leaving(b)
+            | of_race()
             | of_study(benches, Settings(**SETTINGS | {"epochs": 0}))
         )
 

@@ -43,7 +43,9 @@ class PretrainedSettings:
     val: int  # rows for the choice of N₀ and α, per draw
     test: int  # rows for the report, per draw
     few: int  # test rows per draw where a whole report would take too long
+    raw: list[int]  # exits that are also measured on raw output
     lens: list[int]  # exits that also get a tuned lens
+    lens_rows: int  # that the lens is trained on, per draw
     lens_epochs: int
     lens_rate: float  # learning rate
 

@@ -1,5 +1,6 @@
 """The study of chapter 6: a pretrained model before training, and small models for every seed."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from functools import partial
@@ -9,25 +10,34 @@ from eenotes_book import cache, records, settings
 from eenotes_book.ch06_language import CHAPTER, REVISION, epoch_zero, features, lens
 from eenotes_book.ch06_language.claims import claim_all
 from eenotes_book.ch06_language.experiment import comparison
-from eenotes_book.ch06_language.settings import PretrainedSettings
+from eenotes_book.ch06_language.settings import PretrainedSettings, Settings
 
 
 def study() -> Path:
     """Run what is missing, and write the record."""
     s = settings.load(CHAPTER, "study")
-    runs = [
+    own = Settings(**{field.name: getattr(s, field.name) for field in dataclasses.fields(Settings)})
+    numbers = {"pretrained": pretrained(s.pretrained)}
+    numbers["runs"] = runs = [
         cache.step(
             f"lm-comparison-{seed}",
-            partial(comparison, s, seed=seed),
+            partial(comparison, own, seed=seed),
             revision=REVISION,
             seed=seed,
-            s=s,
+            s=own,
         )
         for seed in range(s.seeds)
     ]
-    data, seeds = {s.data: runs[0]["counts"]}, list(range(s.seeds))
-    record = records.Record(CHAPTER, data=data, seeds=seeds, at="study")
-    record.numbers = {"runs": runs}
+    splits = ("train", "val", "test")
+    rows = {split: features.DRAWS * getattr(s.pretrained, split) for split in splits}
+    data = {
+        f"{s.data}, {s.pretrained.model}": {
+            split: count * s.pretrained.length for split, count in rows.items()
+        },
+        f"{s.data}, small models": runs[0]["counts"],
+    }
+    record = records.Record(CHAPTER, data=data, seeds=list(range(s.seeds)), at="study")
+    record.numbers = numbers
     claim_all(record, record.numbers)
     return record.save()
 
@@ -37,11 +47,12 @@ def pretrained(s: PretrainedSettings) -> dict:
 
     The model is loaded for the first step that is not finished.
     """
-    about = {
-        name: getattr(s, name)
-        for name in ("model", "precision", "length", "train", "val", "test", "few")
-    }
-    taught = about | {"epochs": s.lens_epochs, "rate": s.lens_rate}
+
+    def facts(*names: str) -> dict:
+        return {name: getattr(s, name) for name in ("model", "precision", "length", *names)}
+
+    about = facts("train", "val", "test", "few")
+    taught = facts("test", "lens_rows", "lens_epochs", "lens_rate")
 
     @functools.cache
     def ready() -> features.Pretrained:
@@ -65,9 +76,12 @@ def pretrained(s: PretrainedSettings) -> dict:
         curve = norm and at == s.exits[0]
         return step("epoch-0", epoch_zero.measured, about, at=at, norm=norm, curve=curve)
 
-    first = s.exits[0]
-    whole = step("whole", epoch_zero.whole_model, about, at=first)
-    found = {"whole": whole, "normed": [race(first, norm=True)]}
-    found["lens"] = [step("lens", lens.measured, taught, at=at) for at in s.lens]
-    found["normed"] += [race(at, norm=True) for at in s.exits[1:]]
-    return found | {"raw": [race(at, norm=False) for at in s.exits]}
+    found = {"whole": step("whole", epoch_zero.whole_model, facts("few"), at=s.exits[0])}
+    found |= {"normed": [], "raw": [], "lens": []}
+    for at in s.exits:
+        found["normed"].append(race(at, norm=True))
+        if at in s.raw:
+            found["raw"].append(race(at, norm=False))
+        if at in s.lens:
+            found["lens"].append(step("lens", lens.measured, taught, at=at))
+    return found
