@@ -5,7 +5,7 @@ class-aware initialisation needs.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -57,6 +57,24 @@ class Statistics:
         if degrees < 1:
             raise ValueError("no token occurs twice: give more text to estimate the noise, or n0")
         return 2 * max(self.scatter / degrees, 1e-12) / self.class_means.shape[1]
+
+    def shrunken(self) -> "Statistics":
+        r"""The same with means shrunken towards the mean $c$ of all features (6.20).
+
+        $c + \frac{n_v}{n_v + \kappa} (M_v - c)$ is what is expected of a token's true mean, given
+        its estimate, if true means vary around $c$ by $\tau^2$ per dimension; $\kappa =
+        \sigma^2/\tau^2$, and $\tau^2$ is what $\lVert M_v - c\rVert^2/D$ has above $\sigma^2/n_v$.
+
+        Raises:
+            ValueError: as `plug_in_n0`.
+        """
+        counts, means = self.counts.double()[:, None], self.class_means.double()
+        centre, variance = (counts * means).sum(0) / counts.sum(), self.plug_in_n0() / 2
+        seen, off = self.seen, means - centre
+        between = (off[seen].square().mean(1) - variance / counts[seen, 0]).mean().clamp_min(0)
+        shares = counts * between / (counts * between + variance)
+        shrunken = torch.where(seen[:, None], centre + shares * off, 0.0)
+        return replace(self, class_means=shrunken.to(self.class_means))
 
     def noise_covariance(self, n0: float, *, shrinkage: float) -> Tensor:
         r"""The covariance within the classes at the strength $N_0$, ``(D, D)``, in float64.

@@ -44,11 +44,12 @@ def test_one_product_gives_the_heads_of_the_package(channel):
     copy_head = copied, torch.zeros(V)
     for head, count in right["all"].items():
         metric, kind, factor, alpha = head
-        if kind != "plain":
+        if kind not in ("plain", "shrunken") or (metric == "whitened" and kind == "shrunken"):
             continue
+        about = found if kind == "plain" else found.shrunken()
         n0 = factor * found.plug_in_n0()
         expected = initialisation.class_mean_head(
-            found, n0=n0, unseen=copied, whiten=metric == "whitened"
+            about, n0=n0, unseen=copied, whiten=metric == "whitened"
         )
         if alpha < 1:
             expected = initialisation.mix(expected, copy_head, alpha=alpha)

@@ -308,6 +308,16 @@ def test_a_mixture_lies_between(alpha):
 # --- bad input
 
 
+def test_shrunken_means_by_hand():
+    """σ² = 1; τ² = ((9 - 1) + (1 - 1/3)) / 2 = 13/3 around c = 0; an unseen token stays 0."""
+    means, counts = torch.tensor([[3.0], [-1.0], [0.0]]), torch.tensor([1, 3, 0])
+    found = token_statistics.Statistics(means, counts, scatter=2.0)
+    expected = torch.tensor([[3 * 13 / 16], [-39 / 42], [0.0]])
+    assert_close(found.shrunken().class_means, expected)
+    far = token_statistics.Statistics(means + 5, counts, scatter=2.0).shrunken()
+    assert_close(far.class_means[:2], expected[:2] + 5)
+
+
 def test_bad_texts(exited, text, made):
     statistics = token_statistics.statistics
     with pytest.raises(ValueError, match="corpus is empty"):

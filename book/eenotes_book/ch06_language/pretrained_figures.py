@@ -68,8 +68,10 @@ def by_tokens(found: pretrained.Found, heads: Sequence[str], *, provenance: str)
             rights = [draw["right"][0] / draw["positions"][0] for draw in lens["draws"]]
             row = pd.DataFrame([pretrained.as_row(rights)])
             _dots(ax, [lens["draws"][0]["tokens"]], row, pretrained.LENS)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sorted(table.tokens.unique()), [f"{n:,}" for n in sorted(table.tokens.unique())])
+    ax.tick_params(axis="x", rotation=30)
     ax.set(
-        xscale="log",
         xlabel="tokens behind the statistics (and behind the lens)",
         ylabel="next-token accuracy at epoch 0",
         ylim=(0, None),
@@ -116,7 +118,9 @@ def by_factor(
         ax.set_title(title)
     for ax in axes:
         ax.axvline(1, color=style.GREY, linewidth=1)
-        ax.set(xscale="log", xlabel="$N_0$ / plug-in $N_0$", ylim=(0, None))
+        ax.set(xlabel="$N_0$ / plug-in $N_0$", ylim=(0, None))
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
     axes[0].set_ylabel("accuracy")
     axes[-1].legend(fontsize=8)
     return style.show(
