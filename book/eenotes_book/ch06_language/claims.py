@@ -94,7 +94,6 @@ def _pretrained(record: records.Record, found: pretrained.Found) -> None:
         "class mean + copy",
         means,
         thesis="OPT-125m: .229 - .243",
-        thesis_value=0.229 - 0.243,
     )
     claim("shrunken means are better than class means", "class mean, shrunken", means)
     claim("a tuned lens is better than whitened class means", pretrained.LENS, white)
