@@ -46,7 +46,8 @@ def by_exit(
     return style.show(
         ax,
         caption="SmolLM2-135M before any training of the exit, behind a copy of the final norm: "
-        "mean and 95 % interval over five draws of text. N₀ and α are chosen on validation text.",
+        "mean and 95 % interval over five draws of text. Heads rise and fall together from draw to "
+        "draw; the claims compare them within a draw.",
         alt="Dots with intervals for each head at five exits, a dashed line for the final head and "
         "two dotted lines for the thesis's copied head and class means.",
         provenance=provenance,
@@ -56,7 +57,7 @@ def by_exit(
 def by_tokens(found: pretrained.Found, heads: Sequence[str], *, provenance: str) -> HTML:
     """Accuracy at epoch 0 against the number of tokens behind the statistics."""
     table = pretrained.by_tokens(found, heads)
-    _, ax = plt.subplots(figsize=(7.6, 4.0))
+    _, ax = plt.subplots(figsize=(8.6, 4.0))
     for head in heads:
         part = table[table["head"] == head]
         color, _ = METHODS[head]
@@ -76,7 +77,7 @@ def by_tokens(found: pretrained.Found, heads: Sequence[str], *, provenance: str)
         ylabel="next-token accuracy at epoch 0",
         ylim=(0, None),
     )
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return style.show(
         ax,
         caption=f"More text, better means: the exit after decoder {at}. Mean and 95 % interval "
