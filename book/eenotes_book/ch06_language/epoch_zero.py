@@ -61,7 +61,7 @@ def statistics_of(
     p: Pretrained, draw: int, *, at: int, norm: bool, after: Sequence[int]
 ) -> Iterator[tuple[int, Statistics]]:
     """The statistics of a draw after some numbers of its rows."""
-    sums = ClassMoments(p.anatomy.head.out_features, dtype=torch.float32)
+    sums = ClassMoments(p.anatomy.head.out_features)
     rows = 0
     for features, labels in p.features("train", draw, at=at, norm=norm):
         sums.update(features, labels)
