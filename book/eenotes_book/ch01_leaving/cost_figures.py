@@ -1,16 +1,17 @@
 """Figures of chapter 1 about costs: accuracy against cost, one threshold for all, and the clock."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
-from torch import Tensor
 
-from eenotes.costs import Costs
 from eenotes.rules import Confidence
 from eenotes_book import slider
-from eenotes_book.data.vision import Vision
+from eenotes_book.data.recorded import Recorded
 from eenotes_book.style import BLUE, GREEN, GREY, METHODS, ORANGE, RED, cost_axes, exit_colors, show
 
 
@@ -45,39 +46,27 @@ def trade(
 
 
 def threshold_slider(
-    data: Vision,
-    logits: Tensor,
-    costs: Costs,
-    *,
-    start: float,
-    easiest: Tensor,
-    hardest: Tensor,
-    provenance: str,
+    run: Recorded, rows: Sequence[int], pictures: Sequence, *, start: float, provenance: str
 ) -> slider.Slider:
     """One confidence threshold for all exits, to be moved by the reader.
 
     Args:
-        data: whose test images are shown.
-        logits: of all exits on the test split, ``(J, N, K)``.
-        costs: of the network.
+        run: the recorded logits of the test images.
+        rows: of the images that are shown.
+        pictures: of them, ``(H, W, 3)`` in [0, 1].
         start: the threshold shown first.
-        easiest: rows of eight images that exit first.
-        hardest: rows of eight images that stay longest.
         provenance: for the caption.
     """
-    x, labels = data.test.tensors
-    labels = labels.to(logits.device)
-    shown = [*easiest.tolist(), *range(8), *hardest.tolist()]
-    rows = slider.rows(logits, labels, Confidence(start), costs, shown=shown)
+    table = slider.rows(run.logits, run.labels, Confidence(start), run.costs, shown=rows)
+    truth = run.labels[torch.as_tensor(rows)]
     return slider.slider(
-        rows,
-        names=[f"exit {j + 1}" for j in range(len(logits))],
-        samples=slider.pictures([data.picture(x[i]) for i in shown], labels[shown], data.classes),
+        table,
+        names=[f"exit {j + 1}" for j in range(len(run.logits))],
+        samples=slider.pictures(pictures, truth, run.facts["classes"]),
         start=start,
-        caption=f"One threshold for all exits: from accuracy {rows[0].score:.3f} at cost "
-        f"{rows[0].relative_cost:.2f} to {rows[-1].score:.3f} at {rows[-1].relative_cost:.2f}. "
-        "Pictures: eight that exit first, eight at random, eight that stay longest; colour and "
-        f"number: the exit; ✗: wrong. {provenance}",
+        caption=f"One threshold for all exits: from accuracy {table[0].score:.3f} at cost "
+        f"{table[0].relative_cost:.2f} to {table[-1].score:.3f} at {table[-1].relative_cost:.2f}. "
+        f"Pictures: colour and number: the exit; ✗: wrong. {provenance}",
     )
 
 
@@ -103,7 +92,7 @@ def threshold_landscape(table: pd.DataFrame, *, last: float, provenance: str) ->
     line = {"color": GREY, "linestyle": "--", "linewidth": 1.2}
     trade_off.axhline(last, label="accuracy of the last exit", **line)
     trade_off.set(xlabel="threshold", ylim=(0, 1.05))
-    trade_off.legend(loc="lower right")
+    trade_off.legend(loc="center left", bbox_to_anchor=(0, 0.3))
     return show(
         figure,
         caption="One threshold for all exits: at 0.1 all images exit at exit 1; at 1 "

@@ -10,8 +10,9 @@ from torch import Tensor
 from eenotes.costs import Costs
 from eenotes.inference import simulate
 from eenotes.rules import Confidence, Entropy, Patience, Rule
-from eenotes.thresholds import draw_thresholds, evaluate, pareto_front, sweep
+from eenotes.thresholds import evaluate, pareto_front, thresholds_for_budgets
 
+BUDGETS = [0.05 * step for step in range(2, 21)]  # relative costs of the fronts
 TARGETS = (0.3, 0.5, 0.7)  # relative costs to be timed
 
 
@@ -45,16 +46,6 @@ def per_exit(logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def easiest(logits: Tensor, *, count: int) -> Tensor:
-    """The images that exit first as the threshold falls from 1: the surest at exit 1."""
-    return logits[0].softmax(1).amax(1).argsort(descending=True)[:count]
-
-
-def hardest(logits: Tensor, *, count: int) -> Tensor:
-    """The images that stay longest as the threshold falls: no early exit is sure of them."""
-    return logits[:-1].softmax(2).amax((0, 2)).argsort()[:count]
-
-
 def overthinking(logits: Tensor, labels: Tensor) -> pd.DataFrame:
     """What the rest of the network does to the prediction of each early exit, in images.
 
@@ -81,6 +72,11 @@ def oracle_accuracy(logits: Tensor, labels: Tensor) -> float:
     return is_right(logits, labels).any(0).double().mean().item()
 
 
+def of_truth(logits: Tensor, labels: Tensor) -> Tensor:
+    """The probability of the true class at each exit, ``(J, N)``."""
+    return logits.softmax(2).gather(2, labels.expand(len(logits), -1)[..., None]).squeeze(2)
+
+
 def falls(logits: Tensor, labels: Tensor, *, count: int) -> pd.DataFrame:
     """The images whose true class loses most probability between its best early exit and the end.
 
@@ -88,14 +84,14 @@ def falls(logits: Tensor, labels: Tensor, *, count: int) -> pd.DataFrame:
         ``row``, ``exit`` (from 1, the best early one), ``before`` and ``after`` (probabilities of
         the true class), ``answer`` (the last exit's prediction).
     """
-    of_truth = logits.softmax(2).gather(2, labels.expand(len(logits), -1)[..., None]).squeeze(2)
-    before, exit_index = of_truth[:-1].max(0)
-    rows = (before - of_truth[-1]).argsort(descending=True)[:count]
+    probability = of_truth(logits, labels)
+    before, exit_index = probability[:-1].max(0)
+    rows = (before - probability[-1]).argsort(descending=True)[:count]
     columns = {
         "row": rows,
         "exit": exit_index[rows] + 1,
         "before": before[rows],
-        "after": of_truth[-1][rows],
+        "after": probability[-1][rows],
     }
     return pd.DataFrame(
         {name: values.tolist() for name, values in columns.items()}
@@ -133,32 +129,22 @@ def rules_at_costs(table: pd.DataFrame) -> dict[str, Rule]:
     return {f"{threshold:.3f}": Confidence(threshold) for threshold in thresholds}
 
 
-def validation_fronts(
-    logits: Tensor, labels: Tensor, costs: Costs, *, thresholds: int, seed: int = 0
-) -> dict[str, pd.DataFrame]:
+def validation_fronts(logits: Tensor, labels: Tensor, costs: Costs) -> dict[str, pd.DataFrame]:
     """The Pareto front of each rule on the split that thresholds are chosen on.
 
-    The vectors are drawn at random, and one closes every exit; patience has every patience there
-    is.
+    Thresholds are searched for `BUDGETS`; patience has every patience there is.
 
     Args:
         logits: of all exits, ``(J, N, K)``.
         labels: ``(N,)``.
         costs: of the network.
-        thresholds: how many vectors are drawn for each rule.
-        seed: of the drawing.
 
     Returns:
         rule → table with ``rule`` (ready to use), ``accuracy``, ``relative_cost``.
     """
     fronts = {}
-    for name, rule, closed in [
-        ("confidence", Confidence(1.0), 1.0),
-        ("entropy", Entropy(0.0), 0.0),
-    ]:
-        drawn = draw_thresholds(logits, rule, count=thresholds, seed=seed)
-        drawn = torch.cat([drawn, torch.full_like(drawn[:1], closed)])
-        table = sweep(logits, labels, rule, costs, thresholds=drawn)
+    for name, rule in {"confidence": Confidence(1.0), "entropy": Entropy(0.0)}.items():
+        table = thresholds_for_budgets(logits, labels, rule, costs, budgets=BUDGETS)
         fronts[name] = pareto_front(
             table.assign(rule=[replace(rule, thresholds=t) for t in table.thresholds])
         )

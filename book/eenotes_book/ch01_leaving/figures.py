@@ -1,6 +1,6 @@
 """Figures of chapter 1 about images: where they exit, which are hard, and what exits say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,8 +10,17 @@ from IPython.display import HTML
 from torch import Tensor
 
 from eenotes.costs import Costs
-from eenotes_book.data.vision import Vision
-from eenotes_book.style import BLUE, GREEN, GREY, METHODS, RED, cost_axes, gallery, show
+from eenotes_book.style import (
+    BLUE,
+    CLASS_COLORS,
+    GREEN,
+    GREY,
+    METHODS,
+    RED,
+    cost_axes,
+    gallery,
+    show,
+)
 
 _KINDS = {"vision": (BLUE, "o"), "language": (RED, "^"), "speech/multimodal": (GREEN, "D")}
 
@@ -27,7 +36,7 @@ def cascade(found: Mapping[str, Any], costs: Costs, *, last: float, provenance: 
     """
     left, there = found["left"], 1.0
     so_far = (costs.cumulative / costs.backbone).tolist()
-    figure, ax = plt.subplots(figsize=(8.2, 2.9))
+    figure, ax = plt.subplots(figsize=(max(8.2, 1.15 * len(left)), 2.9))
     for j, (share, cost) in enumerate(zip(left, so_far, strict=True)):
         alpha, middle, door = 0.25 + 0.5 * (j + 1) / len(left), j + 0.36, j + 0.86
         bar = plt.Rectangle((j, -there / 2), 0.72, there, color=BLUE, alpha=alpha, linewidth=0)
@@ -38,7 +47,7 @@ def cascade(found: Mapping[str, Any], costs: Costs, *, last: float, provenance: 
         below = {"ha": "center", "va": "top", "fontsize": 8, "color": RED}
         ax.text(door, -0.86, f"{share:.0%}\nleave", **below)
         above = {"ha": "center", "va": "bottom", "fontsize": 8}
-        ax.text(middle, 0.6, f"stage {j + 1}\ncost so far {cost:.2f}", **above)
+        ax.text(middle, 0.6, f"stage {j + 1}\ncost so\nfar {cost:.2f}", **above)
         there -= share
     ax.set(xlim=(-0.1, len(left) + 0.3), ylim=(-1.25, 0.95))
     ax.axis("off")
@@ -136,36 +145,42 @@ def difficulty(tenths: pd.DataFrame, *, overall: float, provenance: str) -> HTML
     )
 
 
-def first_and_last(
-    data: Vision, logits: Tensor, easiest: Tensor, hardest: Tensor, *, provenance: str
+def leavers(
+    pictures: Sequence,
+    answers: Sequence[int],
+    truths: Sequence[int],
+    exits: Sequence[int],
+    *,
+    classes: Sequence[str],
+    threshold: float,
+    provenance: str,
 ) -> HTML:
-    """The images that exit first, with exit 1's prediction, above those that stay longest.
+    """A column of pictures for each exit: the first test images that leave there.
 
     Args:
-        data: whose test images they are.
-        logits: of all exits on the test split, ``(J, N, K)``.
-        easiest: rows of the images that exit first; as many as ``hardest``.
-        hardest: rows of the images that stay longest, with the last exit's prediction.
+        pictures: M images ``(H, W, 3)`` in [0, 1], in the order of their exits, as many for each.
+        answers: M classes, from the exit that the image takes.
+        truths: M classes.
+        exits: M, from 0.
+        classes: their names.
+        threshold: for all exits.
         provenance: for the small print.
     """
-    x, labels = data.test.tensors
-    rows, count = [*easiest.tolist(), *hardest.tolist()], len(easiest)
-    predicted = [*logits[0].argmax(1)[easiest].tolist(), *logits[-1].argmax(1)[hardest].tolist()]
-    truths = labels[rows].tolist()
-    wrong = [k != truth for k, truth in zip(predicted, truths, strict=True)]
-    titles = [
-        data.classes[k] + f"\nis: {data.classes[truth]}" * (k != truth)
-        for k, truth in zip(predicted, truths, strict=True)
-    ]
-    colors = [RED if mistake else "black" for mistake in wrong]
-    right = [count - sum(part) for part in (wrong[:count], wrong[count:])]
+    columns = max(exits) + 1
+    order = sorted(range(len(exits)), key=lambda i: (exits[:i].count(exits[i]), exits[i]))
+    titles, colors = [], []
+    for place, i in enumerate(order):
+        right, above = answers[i] == truths[i], f"exit {exits[i] + 1}\n" * (place < columns)
+        titles.append(above + classes[answers[i]] + f"\nis: {classes[truths[i]]}" * (not right))
+        colors.append("black" if right else RED)
+    wrong = colors.count(RED)
     return show(
-        gallery([data.picture(x[i]) for i in rows], titles, columns=count, colors=colors),
-        caption="Above: the test images that exit first as the threshold falls, with exit 1's "
-        f"prediction ({right[0]} of {count} right). Below: those that stay longest, with the last "
-        f"exit's ({right[1]} of {count} right). Red: wrong; true class below.",
-        alt="Two rows of eight small images with the network's answer above each: above those that "
-        "leave first, below those that stay longest.",
+        gallery([pictures[i] for i in order], titles, columns=columns, colors=colors),
+        caption="The first test images that leave at each exit, with one threshold of "
+        f"{threshold} for all, and the answer there. Red: wrong ({wrong} of {len(order)}); true "
+        "class below.",
+        alt="A grid of small photographs, a column for each exit and a row for each image, with "
+        "the network's answer above each.",
         provenance=provenance,
     )
 
@@ -210,25 +225,29 @@ def exits_and_overthinking(
     )
 
 
-def falls(data: Vision, deepest: pd.DataFrame, *, provenance: str) -> HTML:
-    """The images of `experiment.falls`, with the probabilities of their true class.
+def falls(
+    deepest: pd.DataFrame, of_truth: Tensor, *, truths: Sequence[str], provenance: str
+) -> HTML:
+    """The images of `experiment.falls`: the probability of the true class, exit by exit.
 
     Args:
-        data: whose test images they are.
         deepest: from `experiment.falls`.
+        of_truth: from `experiment.of_truth`, ``(J, N)``.
+        truths: the true class of each of the images.
         provenance: for the small print.
     """
-    x, labels = data.test.tensors
-    titles = [
-        f"{data.classes[labels[fall.row]]}\nexit {fall.exit}: {fall.before:.2f}\n"
-        f"end: {fall.after:.2f}\n→ {data.classes[fall.answer]}"
-        for fall in deepest.itertuples()
-    ]
+    figure, ax = plt.subplots(figsize=(7.4, 3.6))
+    exits = range(1, len(of_truth) + 1)
+    for i, (fall, truth) in enumerate(zip(deepest.itertuples(), truths, strict=True)):
+        look = {"color": CLASS_COLORS[i], "marker": "os^Dv<>P"[i], "markersize": 4}
+        ax.plot(exits, of_truth[:, fall.row].tolist(), label=truth, **look)
+    ax.set(xlabel="exit", ylabel="probability of the true class", ylim=(-0.03, 1.03))
+    ax.set_xticks(exits)
+    ax.legend(title="true class", loc="center left", bbox_to_anchor=(1, 0.5))
     return show(
-        gallery([data.picture(x[i]) for i in deepest.row], titles, columns=len(deepest)),
-        caption="The images whose true class (named first) loses most: its probability at the best "
-        "early exit and at the end, and the answer at the end (→).",
-        alt="A row of eight small images, each with its class, two probabilities, the second far "
-        "smaller than the first, and the last exit's answer.",
+        figure,
+        caption="The images whose true class loses most between its best early exit and the end.",
+        alt="Lines of the true class's probability over the exits: high at an early or middle "
+        "exit and near zero at the last.",
         provenance=provenance,
     )

@@ -38,7 +38,6 @@ SETTINGS = SimpleNamespace(
     epochs=2,
     batch_size=16,
     learning_rate=0.09,
-    thresholds=400,
 )
 RULES = {"confidence": Confidence([0.17, 0.21, 0.8]), "patience": Patience(1)}
 
@@ -64,7 +63,7 @@ def _studied(
     """What the chapter computes with the trained network."""
     x = data.test.tensors[0]
     costs, val, test = count_macs(net, x[:1]), _logits(net, data.val), _logits(net, data.test)
-    fronts = experiment.validation_fronts(*val, costs, thresholds=s.thresholds)
+    fronts = experiment.validation_fronts(*val, costs)
     every = experiment.single_threshold(*val, costs)
     rules = experiment.rules_at_costs(every)
     return (
@@ -165,9 +164,6 @@ def _tables(logits: Tensor, labels: Tensor, costs: Costs) -> Found:
     return {
         "by_margin": summary(experiment.by_margin(logits[-1], labels)),
         "per_exit": summary(experiment.per_exit(logits, labels, costs)),
-        "easiest, hardest": torch.cat(
-            [experiment.easiest(logits, count=2), experiment.hardest(logits, count=2)]
-        ),
         "overthinking": summary(experiment.overthinking(logits, labels)),
         "overthought": [overthought.sum().item(), later_more(overthought)],
         "falls": summary(experiment.falls(logits, labels, count=4)),

@@ -16,4 +16,3 @@ class Settings:
     batch_size: int
     learning_rate: float  # of SGD at its peak, with a warm-up and a cosine
     timing_batch: int  # a quarter of the images that the clock sees
-    thresholds: int  # vectors drawn for each rule
