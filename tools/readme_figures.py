@@ -26,11 +26,11 @@ FIGURES = {
         "cell-08",
         "The deeper the layer, the better the averages of the classes can be told apart.",
     ),
-    # of a recorded study, whatever the scale
+    # of recorded logits, whatever the scale
     "accuracy-and-cost": (
         "02-e2cm",
-        "cell-28",
-        "What a smaller budget costs in accuracy, with four kinds of exits.",
+        "score",
+        "What a smaller budget costs in accuracy, with three kinds of exits that nobody trained.",
     ),
     "sparsity-difference": (
         "03-pruning",

@@ -31,7 +31,7 @@ from eenotes_book.data.recorded import Recorded
 
 BUDGETS = (0.24, 0.3, 0.36, 0.5, 0.6, 0.7)  # the first three are those of the thesis's figure
 POSTERIOR, BOTH = "E²CM, posterior", "E²CM + SDN"
-TITLES = {"resnet20": "ResNet-20", "resnet56": "ResNet-56"}
+TITLES = {"resnet20": "ResNet-20", "resnet56": "ResNet-56", "resnet50": "ResNet-50, ImageNet stem"}
 NAMES = {
     "e2cm": "E²CM",
     "whitened": "E²CM, whitened",

@@ -13,7 +13,8 @@ from eenotes_book.ch02_e2cm import at_costs
 
 HALF_A_POINT = 0.005  # a lead in accuracy that is smaller counts as none
 OURS = "not in the thesis"
-_PUBLISHED = {"resnet20": 0.917, "resnet56": 0.934}  # accuracy of the networks as they are
+# The least accuracy of a backbone: two points below the published one's, and .85 for our own.
+_LEAST = {"resnet20": 0.897, "resnet56": 0.914, "resnet50": 0.85}
 _THESIS = {
     ("E²CM", at_costs.BACKBONE): "ResNet-152: ≈.88 at .36 on its axis (figure)",
     ("E²CM", "SDN, one epoch"): "ahead at every cost shown (figure)",
@@ -78,13 +79,13 @@ def _claim_published(record: records.Record, network: str, found: Mapping) -> No
 
     The differences are those of ten groups of test images.
     """
+    least = _LEAST[network]
     gate = statistics.Gate(
-        "the backbone is within two points of its published accuracy",
-        found["backbone"] >= _PUBLISHED[network] - 0.02,
+        f"the backbone's accuracy is at least {least}", found["backbone"] >= least
     )
     for row in found["leads"]:
         of, over, at = row["of"], row["over"], row["at"]
-        kept, about = over == at_costs.BACKBONE, f"{at_costs.TITLES[network]}, published weights"
+        kept, about = over == at_costs.BACKBONE, f"{at_costs.TITLES[network]}, fully trained"
         statement = (
             f"{about}: {of} keeps the backbone's accuracy (within a point) at {at} of its cost"
             if kept
