@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from IPython.display import HTML
 from matplotlib.axes import Axes
@@ -142,36 +141,6 @@ def cost_axes(ax: Axes, *, title: str = "") -> Axes:
         ylabel="test accuracy",
         title=title,
         xlim=(0, 1.08),
-    )
-    return ax
-
-
-def accuracy_against_cost(ax: Axes, curves: dict[str, pd.DataFrame], *, title: str = "") -> Axes:
-    """One line per method through its operating points.
-
-    Args:
-        ax: the panel.
-        curves: method → table with ``relative_cost`` and ``accuracy``, a row per operating point.
-        title: of the panel.
-    """
-    for method, table in curves.items():
-        color, marker = METHODS[method]
-        table = table.sort_values("relative_cost")
-        ax.plot(
-            table.relative_cost,
-            table.accuracy,
-            color=color,
-            marker=marker,
-            markersize=5,
-            label=method,
-        )
-    return cost_axes(ax, title=title)
-
-
-def backbone_line(ax: Axes, accuracy: float) -> Axes:
-    """The accuracy of the whole backbone, as a dashed line with its name."""
-    ax.axhline(
-        accuracy, color=GREY, linestyle="--", linewidth=1.2, label=f"backbone ({accuracy:.3f})"
     )
     return ax
 

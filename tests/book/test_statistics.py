@@ -20,6 +20,11 @@ def test_interval_by_hand():
         interval([1.0])
 
 
+def test_a_verdict_says_what_its_interval_is_taken_over():
+    assert "over 5 seeds" in judge(FIVE, wanted="ahead").reason
+    assert "over 5 tenths" in judge(FIVE, wanted="ahead", over="tenths").reason
+
+
 def moved(by: float) -> list[float]:
     """Five differences whose mean is ``by``; their interval reaches 1.96 to both sides."""
     return [x - 3 + by for x in FIVE]

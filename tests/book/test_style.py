@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from eenotes_book import style
-from eenotes_book.ch02_e2cm import experiment, figures
+from eenotes_book.ch02_e2cm import at_costs_figures, experiment, figures
 from eenotes_book.ch04_cbt import experiment as ch04_cbt_experiment
 from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
 
@@ -76,15 +76,14 @@ def test_a_class_without_separability_is_white_and_the_most_separable_has_its_fu
 
 
 @pytest.mark.usefixtures("drawn")
-def test_comparison_panels_draw_every_method_of_every_data_set():
-    curve = pd.DataFrame(
-        {"relative_cost": [0.2, 0.8], "accuracy": [0.5, 0.9], "spread": [np.nan, 0.1]}
-    )
-    tables = {"A": {"E²CM": curve, "SDN": curve}, "B": {"E²CM": curve}}
-    figure = figures.one_epoch(tables, {"A": 0.9, "B": 0.8}, provenance="")
-    assert [len(ax.lines) for ax in figure.axes] == [3, 2]  # the backbone's line too
-    names = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
-    assert names == {"E²CM", "SDN", "backbone"}
+def test_a_comparison_draws_every_method_that_is_recorded():
+    rows = [{"budget": c, "relative_cost": c, "accuracy": c, "reach": 0.01} for c in (0.3, 0.6)]
+    found = {
+        "resnet20": {"backbone": 0.9, "methods": {"E²CM": rows, "SDN": rows}},
+        "resnet56": {"backbone": 0.9, "methods": {"E²CM": rows}},
+    }
+    figure = at_costs_figures.comparison(found, ["E²CM", "SDN", "BranchyNet"], provenance="")
+    assert [len(ax.containers) for ax in figure.axes] == [2, 1]
 
 
 def test_ink_stands_out_from_the_ground_of_every_exit():

@@ -6,8 +6,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
 from eenotes_book import records, statistics
 from eenotes_book.ch02_e2cm import at_costs
 
@@ -29,36 +27,6 @@ def claim_all(record: records.Record, numbers: Mapping[str, Mapping[str, Sequenc
         _claim_published(record, network, found)
     for name, runs in numbers.get("clustering", {}).items():
         _claim_clustering(record, name, runs)
-
-
-def advantage(runs: Sequence[dict], kind: str, method: str, other: str) -> pd.DataFrame:
-    """Accuracy of ``method`` minus that of ``other`` for every budget that both keep.
-
-    Returns:
-        One row per budget: ``budget``, ``mean`` and ``spread`` over the runs.
-    """
-    table = pd.concat(_differences(runs, kind, method, other), axis=1)
-    return pd.DataFrame({"mean": table.mean(axis=1), "spread": table.std(axis=1)}).reset_index()
-
-
-def leads(runs: Sequence[dict], kind: str, method: str, other: str) -> list[float]:
-    """The mean lead of ``method`` over ``other`` over the budgets, one per run."""
-    return [float(each.mean()) for each in _differences(runs, kind, method, other)]
-
-
-def verdict(groups: Mapping[str, Sequence[dict]], kind: str, method: str) -> str:
-    """A line per data set: at how many budgets the method is ahead of each other one."""
-    lines = []
-    for name, runs in groups.items():
-        parts = []
-        for other in (other for other in runs[0][kind] if other != method):
-            lead = advantage(runs, kind, method, other)["mean"]
-            parts.append(
-                f"ahead of {other} at {int((lead > 0).sum())} of {len(lead)} budgets "
-                f"(by {100 * lead.mean():+.1f} points on average)"
-            )
-        lines.append(f"{name}: {method} is {' and '.join(parts)}.")
-    return "\n".join(lines)
 
 
 def clustering_verdict(groups: Mapping[str, Sequence[dict]]) -> str:
@@ -125,17 +93,6 @@ def _claim_clustering(record: records.Record, name: str, runs: Sequence[dict]) -
         margin=0.01,
         where="clustering",
     )
-
-
-def _differences(runs: Sequence[dict], kind: str, method: str, other: str) -> list[pd.Series]:
-    """Differences of accuracy by budget, one series per run."""
-    found = []
-    for run in runs:
-        own, others = (
-            pd.DataFrame(run[kind][name]).set_index("budget").accuracy for name in (method, other)
-        )
-        found.append((own - others).dropna())
-    return found
 
 
 def _losses(runs: Sequence[dict], *, budget: float) -> list[float]:

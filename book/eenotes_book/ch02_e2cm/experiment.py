@@ -137,17 +137,6 @@ def one_epoch(b: Bench) -> dict[str, EarlyExitNetwork]:
     }
 
 
-def unlimited(b: Bench, *, epochs: int) -> dict[str, EarlyExitNetwork]:
-    """SDN trained for several epochs, alone and together with E²CM."""
-    trained = shallow_deep_network(b, epochs=epochs)
-    return {"SDN": trained, "E²CM + SDN": e2cm.combine(b.class_means, trained)}
-
-
-def curves(b: Bench, nets: dict[str, EarlyExitNetwork]) -> dict[str, pd.DataFrame]:
-    """The `operating_points` of several methods on one data set."""
-    return {name: operating_points(name, net, b.data) for name, net in nets.items()}
-
-
 def beside(first: Sequence, second: Sequence) -> Tensor:
     """Threshold vectors of E²CM ``(M, J-1)`` and of SDN ``(L, J-1)``, for the two combined.
 
@@ -158,49 +147,6 @@ def beside(first: Sequence, second: Sequence) -> Tensor:
     found = torch.ones(len(first) + len(second), 2 * first.shape[1])
     found[: len(first), ::2], found[len(first) :, 1::2] = first, second
     return found
-
-
-def comparison(b: Bench, *, epochs: int) -> dict:
-    """One run of both comparisons on one data set, as plain numbers."""
-    one, (alone, combined) = curves(b, one_epoch(b)), unlimited(b, epochs=epochs).values()
-    sdn = operating_points("SDN", alone, b.data)
-    starts = beside(one["E²CM"].thresholds, sdn.thresholds)
-    both = operating_points("E²CM + SDN", combined, b.data, starts=starts)
-    # whitened class means need no training, and are the same without a budget
-    without = {"SDN": sdn, "E²CM + SDN": both, WHITENED: one[WHITENED]}
-    results = {"one epoch": one, "unlimited": without}
-    points = {
-        kind: {name: _plain(table) for name, table in tables.items()}
-        for kind, tables in results.items()
-    }
-    return {
-        "data": b.data.name,
-        "counts": b.data.counts,
-        "seed": b.seed,
-        "backbone": b.accuracy,
-        **points,
-    }
-
-
-def table_of(runs: Sequence[dict], kind: str, method: str) -> pd.DataFrame:
-    """One method's operating points over several runs, a row per budget that every run keeps.
-
-    Returns:
-        ``budget``; means of ``accuracy``, ``relative_cost``, ``overhead``; and the accuracy's
-        standard deviation ``spread``.
-    """
-    rows = pd.concat(pd.DataFrame(run[kind][method]) for run in runs).groupby("budget")
-    table = (
-        rows[["accuracy", "relative_cost", "overhead"]]
-        .mean()
-        .join(rows["accuracy"].std().rename("spread"))
-    )
-    return table[rows.size() == len(runs)].reset_index()
-
-
-def tables(runs: Sequence[dict], kind: str) -> dict[str, pd.DataFrame]:
-    """`table_of` for every method of one comparison."""
-    return {method: table_of(runs, kind, method) for method in runs[0][kind]}
 
 
 def overhead_table(b: Bench) -> pd.DataFrame:
@@ -269,7 +215,3 @@ def confidence_table(logits: Tensor, rule: ScoreRule, *, names: Sequence[str]) -
 
 def _sample(net: EarlyExitNetwork, data: vision.Vision) -> Tensor:
     return data.test.tensors[0][:1].to(next(net.parameters()).device)
-
-
-def _plain(table: pd.DataFrame) -> list[dict]:
-    return table[["budget", "accuracy", "relative_cost", "overhead"]].to_dict("records")

@@ -161,49 +161,6 @@ def exit_overhead(table: pd.DataFrame, *, provenance: str) -> HTML:
     )
 
 
-def one_epoch(
-    tables: Mapping[str, Mapping[str, pd.DataFrame]],
-    backbones: Mapping[str, float],
-    *,
-    provenance: str,
-) -> HTML:
-    """Accuracy against cost after one epoch of training, one panel per data set.
-
-    Args:
-        tables: data set → method → table with ``relative_cost``, ``accuracy`` and ``spread`` (NaN
-            for a single run).
-        backbones: data set → accuracy of its backbone.
-        provenance: for the small print.
-    """
-    return style.show(
-        _comparison_panels(tables, backbones),
-        caption="Points: thresholds chosen on validation for budgets of 0.2 to 1.0. Budgets that "
-        "choose the same thresholds share a point, and on test the cost may miss the budget. "
-        "Bands are one standard deviation over several seeds.",
-        alt="Accuracy against relative cost, one panel per data set, with one line each for E²CM, "
-        "whitened E²CM, SDN and BranchyNet.",
-        provenance=provenance,
-    )
-
-
-def unlimited(
-    tables: Mapping[str, Mapping[str, pd.DataFrame]],
-    backbones: Mapping[str, float],
-    *,
-    epochs: int,
-    provenance: str,
-) -> HTML:
-    """Accuracy against cost where SDN is trained for longer, arguments as in `one_epoch`."""
-    return style.show(
-        _comparison_panels(tables, backbones),
-        caption=f"SDN's exits are trained for {epochs} epochs, whitened exits not at all. Budgets "
-        "that choose the same thresholds share a point.",
-        alt="Accuracy against relative cost, one panel per data set, for SDN alone, E²CM and SDN "
-        "together, and whitened E²CM.",
-        provenance=provenance,
-    )
-
-
 def clustering(groups: Mapping[str, Sequence[dict]], *, provenance: str) -> HTML:
     """Clustering accuracy against cost, one panel per data set.
 
@@ -271,30 +228,3 @@ def _bars(ax: Axes, values: pd.Series, *, marked: int) -> None:
     """A bar per class; the one marked is red."""
     colors = [RED if i == marked else "#BBBBBB" for i in range(len(values))]
     ax.bar(range(len(values)), values, color=colors)
-
-
-def _comparison_panels(
-    tables: Mapping[str, Mapping[str, pd.DataFrame]], backbones: Mapping[str, float]
-) -> Figure:
-    """One panel per data set and one line per method, with a band where there is a spread."""
-    size = (min(4.6, 12.6 / len(tables)) * len(tables), 4)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False)
-    for ax, (name, curves) in zip(axes[0], tables.items(), strict=True):
-        style.accuracy_against_cost(ax, curves, title=name)
-        for method, table in curves.items():
-            low, high = table.accuracy - table.spread, table.accuracy + table.spread
-            look = {"color": METHODS[method][0], "alpha": 0.2, "linewidth": 0}
-            ax.fill_between(table.relative_cost, low, high, **look)
-        style.backbone_line(ax, backbones[name])
-    axes[0, 0].legend(*_merged_legend(axes[0]), loc="best")
-    return figure
-
-
-def _merged_legend(axes: Sequence[Axes]) -> tuple[list, list[str]]:
-    """Handles and names of all methods; the backbone's without its number, which differs."""
-    entries = {
-        label.split(" (")[0]: handle
-        for ax in axes
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
-    return list(entries.values()), list(entries)

@@ -16,13 +16,14 @@ from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence, Entropy
 from eenotes_book import clustering
-from eenotes_book.ch02_e2cm import claims, experiment, unlabelled
+from eenotes_book.ch02_e2cm import at_costs, experiment, unlabelled
 from eenotes_book.ch02_e2cm.separability import separability
 from eenotes_book.ch02_e2cm.settings import Backbone, Clusters
-from eenotes_book.data import vision
+from eenotes_book.data import recorded, vision
 from eenotes_book.probes import Doubles
 
 EPOCHS, SEED = 2, 1  # of SDN without a budget; no default seed
+IMAGES = 400  # of the recorded ones
 Numbers = dict[str, Tensor | float | list[float]]
 
 BACKBONE = Backbone(
@@ -43,62 +44,44 @@ WITH_OPTIONS = Clusters(
     refine_rate=0.0003,
     update_interval=1,  # few samples change cluster: refinement ends at the default tolerance
 )
-LEADS = (
-    ("one epoch", "E²CM", "BranchyNet"),
-    ("one epoch", "E²CM", "SDN"),
-    ("unlimited", "E²CM + SDN", "SDN"),
-    ("one epoch", experiment.WHITENED, "E²CM"),
-    ("one epoch", experiment.WHITENED, "BranchyNet"),
-    ("one epoch", experiment.WHITENED, "SDN"),
-    ("unlimited", experiment.WHITENED, "SDN"),
-)
 
 
 def probe() -> Numbers:
     """The numbers of the experiment, by name."""
     with Doubles():
         b = experiment.bench("digits", BACKBONE, seed=SEED)
-        found = _comparison(b) | _networks(b) | _on_the_way(b) | _exercises(b)
+        found = {"backbone: accuracy": b.accuracy} | _networks(b) | _on_the_way(b) | _exercises(b)
         for title, s in {"clusters": WITH_DEFAULTS, "other clusters": WITH_OPTIONS}.items():
             c = unlabelled.cluster_bench("digits", s, seed=SEED)
             found |= {f"{title}: {name}": value for name, value in _clustering(c).items()}
-        return found
+    return found | _published()
 
 
-def _comparison(b: experiment.Bench) -> Numbers:
-    """What the claims with labels are made of: operating points, and who leads whom."""
-    # a study has several seeds; here the second run only trains SDN for another epoch
-    runs = [experiment.comparison(b, epochs=epochs) for epochs in (EPOCHS, EPOCHS + 1)]
-    found = {
-        "backbone: accuracy": b.accuracy,
-        "E²CM: loss at budget 0.6": [_loss(run, "E²CM", budget=0.6) for run in runs],
-        "whitened: loss at budget 0.3": [
-            _loss(run, experiment.WHITENED, budget=0.3) for run in runs
-        ],
+def _published() -> Numbers:
+    """What the claims on published networks are made of, on few of the recorded images."""
+    plain, whitened = (recorded.load("resnet20", method) for method in ("e2cm", "whitened"))
+    plain, whitened = (
+        replace(run, logits=run.logits[:, :IMAGES], labels=run.labels[:IMAGES])
+        for run in (plain, whitened)
+    )
+    results = {
+        "plain": at_costs.report(plain),
+        "posterior": at_costs.report(plain, rule_of=at_costs.posterior_rule),
+        "whitened": at_costs.report(whitened),
+        "both": at_costs.report_combined(plain, whitened),
     }
-    for kind, method, other in LEADS:
-        lead = claims.advantage(runs, kind, method, other)
-        found[f"{kind}: {method} over {other}"] = [
-            lead["mean"].min(),
-            lead["mean"].mean(),
-            lead["spread"].mean(),
-        ]
-    for kind in ("one epoch", "unlimited"):
-        for method, points in experiment.tables(runs, kind).items():
-            columns = points[["accuracy", "relative_cost", "overhead", "spread"]]
-            found[f"{kind}: {method}, points"] = columns.mean().tolist()
+    found = {}
+    for name, result in results.items():
+        found[f"published: {name}"] = [*result.right.mean(1), result.cost.mean()]
+        found[f"published: {name}, lead"] = at_costs.lead(result, results["plain"], 0.3)
     return found
-
-
-def _loss(run: dict, method: str, *, budget: float) -> float:
-    """The backbone's accuracy less that at a budget."""
-    points = run["one epoch"][method]
-    return run["backbone"] - next(row["accuracy"] for row in points if row["budget"] == budget)
 
 
 def _networks(b: experiment.Bench) -> Numbers:
     """What the exits of every method say on test, and the thresholds that it chooses."""
-    one_epoch, unlimited = experiment.one_epoch(b), experiment.unlimited(b, epochs=EPOCHS)
+    one_epoch = experiment.one_epoch(b)
+    trained = experiment.shallow_deep_network(b, epochs=EPOCHS)
+    unlimited = {"SDN": trained, "E²CM + SDN": e2cm.combine(b.class_means, trained)}
     like_cifar = replace(b, data=replace(b.data, name="CIFAR10"))  # digits are not augmented
     nets = one_epoch | {f"{name}, unlimited": net for name, net in unlimited.items()}
     nets["BranchyNet, cropped"] = experiment.branchy_network(like_cifar)
