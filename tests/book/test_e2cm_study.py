@@ -45,6 +45,28 @@ def test_claims_on_published_networks_are_judged_over_tenths_of_the_images(backb
     assert all("tenths of the test images" in row["statement"] for row in record.claims)
 
 
+def trained(seed, accuracy, last=0.93):
+    """A run that keeps three budgets, the last of which is not of the comparison."""
+    rows = [{"budget": b, "accuracy": accuracy + 0.001 * seed} for b in (0.3, 0.5, 0.9)]
+    rows[2]["accuracy"] = 0.0
+    return {"seed": seed, "exits": [0.5, last], "points": rows}
+
+
+def test_trained_exits_are_judged_over_seeds_that_both_have():
+    runs = {
+        "whitened": [trained(seed, 0.8) for seed in range(6)],
+        "sdn1": [trained(seed, 0.75 - 0.01 * seed) for seed in range(5)],
+        "sdn": [trained(0, 0.79)],
+        "branchynet1": [],
+    }
+    record = records.Record("02-e2cm", data={}, seeds=[0])
+    claims.claim_all(record, {"trained": {"resnet56": runs}})
+    first, second = record.claims
+    assert (first["verdict"], first["n"], first["ours"]) == ("holds", 5, pytest.approx(0.07))
+    assert (second["verdict"], second["ours"]) == ("one run", pytest.approx(0.01))
+    assert "E²CM, whitened is not behind SDN;" in second["statement"]
+
+
 @pytest.mark.parametrize(("count", "word"), [(5, "holds"), (1, "one run")])
 def test_clusterings_are_judged_over_seeds(count, word):
     numbers = {"clustering": {"digits": [clustered(seed) for seed in range(count)]}}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from eenotes_book import style
-from eenotes_book.ch02_e2cm import at_costs_figures, experiment, figures
+from eenotes_book.ch02_e2cm import at_costs, at_costs_figures, figures
 from eenotes_book.ch04_cbt import experiment as ch04_cbt_experiment
 from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
 
@@ -32,7 +32,7 @@ def test_show_asks_for_both(caption, alt):
 
 CHAPTERS = {
     "1": ["confidence", "entropy", "patience"],
-    "2": ["backbone", "E²CM", experiment.WHITENED, "SDN", "BranchyNet", "E²CM + SDN"],
+    "2": [at_costs.BACKBONE, *at_costs.NAMES.values(), at_costs.POSTERIOR, at_costs.BOTH],
     "3": ["unpruned", "together", "separately", "separately, all exits' loss", "channels"],
     "4": [*ch04_cbt_experiment.BUDGET_METHODS, "CBT-ns"],
     "5": [ch05_eeprune_experiment.NONE, *ch05_eeprune_experiment.METHODS],
@@ -53,7 +53,7 @@ def test_every_method_belongs_to_a_chapter_and_looks_the_same_everywhere():
     assert set(looks) == {"early exits"}.union(*CHAPTERS.values())
     assert looks["confidence"] == looks["one per exit"] == looks["early exits"]
     assert looks["E²CM"] == looks["class mean"], "the exits of chapters 2 and 6"
-    assert looks[experiment.WHITENED] == looks["whitened class mean"]
+    assert looks[at_costs.WHITENED] == looks["whitened class mean"]
     assert looks["backbone"] == looks["unpruned"]
 
 

@@ -44,11 +44,7 @@ BACKBONE, WHITENED = "backbone", "E²CM, whitened"
 LEADS = (  # of, over, at a budget or on average over all
     ("E²CM", BACKBONE, 0.36),
     (WHITENED, BACKBONE, 0.3),
-    ("E²CM", "SDN, one epoch", None),
-    ("E²CM", "BranchyNet, one epoch", None),
     (WHITENED, "E²CM", None),
-    (WHITENED, "SDN, one epoch", None),
-    (WHITENED, "SDN", None),
     (BOTH, "SDN", None),
     (POSTERIOR, "E²CM", None),
 )

@@ -1,7 +1,8 @@
 """Chapter 2's claims: E²CM against trained exits, and class means of clusters, beside the thesis's.
 
-`claim_all` fills a record from its numbers: ``"published"``, from `at_costs.measure`, and
-``"clustering"``, data set → runs, one per seed, from `unlabelled.clustering_run`.
+`claim_all` fills a record from its numbers: ``"published"``, from `at_costs.measure`;
+``"trained"``, from `published_study.recorded`; and ``"clustering"``, data set → runs, one per seed,
+from `unlabelled.clustering_run`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,17 @@ from collections.abc import Mapping, Sequence
 from eenotes_book import records, statistics
 from eenotes_book.ch02_e2cm import at_costs
 
-HALF_A_POINT = 0.005  # a lead in accuracy that is smaller counts as none
-OURS = "not in the thesis"
+_HALF_A_POINT = 0.005  # a lead in accuracy that is smaller counts as none
+_OURS = "not in the thesis"
 # The least accuracy of a backbone: two points below the published one's, and .85 for our own.
 _LEAST = {"resnet20": 0.897, "resnet56": 0.914, "resnet50": 0.85}
+_TRAINED = (
+    ("e2cm", "sdn1"),
+    ("e2cm", "branchynet1"),
+    ("whitened", "sdn1"),
+    ("whitened", "branchynet1"),
+    ("whitened", "sdn"),
+)
 _THESIS = {
     ("E²CM", at_costs.BACKBONE): "ResNet-152: ≈.88 at .36 on its axis (figure)",
     ("E²CM", "SDN, one epoch"): "ahead at every cost shown (figure)",
@@ -25,6 +33,8 @@ def claim_all(record: records.Record, numbers: Mapping[str, Mapping[str, Sequenc
     """The thesis's claims beside ours, and those on other scores and yardsticks."""
     for network, found in numbers.get("published", {}).items():
         _claim_published(record, network, found)
+    for network, methods in numbers.get("trained", {}).items():
+        _claim_trained(record, network, methods)
     for name, runs in numbers.get("clustering", {}).items():
         _claim_clustering(record, name, runs)
 
@@ -47,10 +57,7 @@ def _claim_published(record: records.Record, network: str, found: Mapping) -> No
 
     The differences are those of ten groups of test images.
     """
-    least = _LEAST[network]
-    gate = statistics.Gate(
-        f"the backbone's accuracy is at least {least}", found["backbone"] >= least
-    )
+    gate = _gate(network, found["backbone"])
     for row in found["leads"]:
         of, over, at = row["of"], row["over"], row["at"]
         kept, about = over == at_costs.BACKBONE, f"{at_costs.TITLES[network]}, fully trained"
@@ -62,14 +69,56 @@ def _claim_published(record: records.Record, network: str, found: Mapping) -> No
         ours = "difference" if kept else "mean lead over the budgets"
         record.claim(
             f"{statement}; ours: {ours}, interval over tenths of the test images",
-            thesis=_THESIS.get((of, over), OURS),
+            thesis=_THESIS.get((of, over), _OURS),
             values=row["tenths"],
             wanted="not behind" if kept else "ahead",
-            margin=0.01 if kept else HALF_A_POINT,
+            margin=0.01 if kept else _HALF_A_POINT,
             gate=gate,
             over="tenths of the test images",
             where="one-epoch",
         )
+
+
+def _claim_trained(
+    record: records.Record, network: str, methods: Mapping[str, Sequence[dict]]
+) -> None:
+    """Class means against exits that were trained with several seeds.
+
+    The seed trains the exits, and draws the halves of the test images for both.
+    """
+    of_seed = {
+        method: {run["seed"]: run for run in runs} for method, runs in methods.items() if runs
+    }
+    for of, over in _TRAINED:
+        if not {of, over} <= of_seed.keys():
+            continue
+        seeds = sorted(of_seed[of].keys() & of_seed[over].keys())
+        names, longer = (at_costs.NAMES[of], at_costs.NAMES[over]), over == "sdn"
+        claimed = "is not behind" if longer else "is ahead of"
+        record.claim(
+            f"{at_costs.TITLES[network]}, fully trained: {names[0]} {claimed} {names[1]}; "
+            "ours: mean lead over the budgets",
+            thesis=_THESIS.get(names, _OURS),
+            values=[_mean_lead(of_seed[of][seed], of_seed[over][seed]) for seed in seeds],
+            wanted="not behind" if longer else "ahead",
+            margin=_HALF_A_POINT,
+            gate=_gate(network, of_seed[of][seeds[0]]["exits"][-1]),
+            where="one-epoch",
+        )
+
+
+def _mean_lead(own: Mapping, other: Mapping) -> float:
+    """The mean lead in accuracy over the budgets of `at_costs.BUDGETS` that both runs keep."""
+    ours, theirs = (
+        {row["budget"]: row["accuracy"] for row in run["points"]} for run in (own, other)
+    )
+    common = [b for b in at_costs.BUDGETS if b in ours and b in theirs]
+    return statistics.mean([ours[budget] - theirs[budget] for budget in common])
+
+
+def _gate(network: str, accuracy: float) -> statistics.Gate:
+    least = _LEAST[network]
+    return statistics.Gate(f"the backbone's accuracy is at least {least}", accuracy >= least)
 
 
 def _claim_clustering(record: records.Record, name: str, runs: Sequence[dict]) -> None:

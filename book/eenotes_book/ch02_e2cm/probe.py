@@ -20,7 +20,7 @@ from eenotes_book.ch02_e2cm import at_costs, experiment, unlabelled
 from eenotes_book.ch02_e2cm.separability import separability
 from eenotes_book.ch02_e2cm.settings import Backbone, Clusters
 from eenotes_book.data import recorded, vision
-from eenotes_book.probes import Doubles
+from eenotes_book.probes import Doubles, default_dtype
 
 EPOCHS, SEED = 2, 1  # of SDN without a budget; no default seed
 IMAGES = 400  # of the recorded ones
@@ -54,7 +54,8 @@ def probe() -> Numbers:
         for title, s in {"clusters": WITH_DEFAULTS, "other clusters": WITH_OPTIONS}.items():
             c = unlabelled.cluster_bench("digits", s, seed=SEED)
             found |= {f"{title}: {name}": value for name, value in _clustering(c).items()}
-    return found | _published()
+    with default_dtype(torch.float32):
+        return found | _published()
 
 
 def _published() -> Numbers:
