@@ -33,7 +33,8 @@ def test_show_asks_for_both(caption, alt):
 CHAPTERS = {
     "1": ["confidence", "entropy", "patience"],
     "2": [at_costs.BACKBONE, *at_costs.NAMES.values(), at_costs.POSTERIOR, at_costs.BOTH],
-    "3": ["unpruned", "together", "separately", "separately, all exits' loss", "channels"],
+    "3": ["unpruned", "together", "separately", "separately, all exits' loss",
+          "separately, exits spared", "channels"],
     "4": [*ch04_cbt_experiment.BUDGET_METHODS, "CBT-ns"],
     "5": [ch05_eeprune_experiment.NONE, *ch05_eeprune_experiment.METHODS],
     "6": ["random", "copy", "copy, after the final norm", "class mean", "class mean, scaled",
