@@ -15,9 +15,12 @@ from eenotes.verification import check_stages, example_for
 
 # What may hand on its input, or a view of it, instead of a new tensor.
 _VIEWS = {
-    "chunk", "contiguous", "detach", "dropout", "dropout1d", "dropout2d", "dropout3d", "expand",
-    "flatten", "getattr", "getitem", "identity", "permute", "reshape", "split", "squeeze", "to",
-    "transpose", "unbind", "unflatten", "unsqueeze", "view",
+    "adjoint", "alphadropout", "bfloat16", "broadcast_to", "chunk", "contiguous", "detach",
+    "diagonal", "double", "dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "expand_as",
+    "featurealphadropout", "flatten", "float", "getattr", "getitem", "half", "identity", "moveaxis",
+    "movedim", "narrow", "permute", "ravel", "reshape", "reshape_as", "select", "split", "squeeze",
+    "stochastic_depth", "stochasticdepth", "swapaxes", "swapdims", "t", "tensor_split", "to",
+    "transpose", "type", "type_as", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
 }  # fmt: skip
 
 
@@ -52,6 +55,7 @@ def split(
         for trace in traces:
             legal = _legal(trace.graph, backbone)
             ends = [_resolve(name, trace, legal) for name in at]
+            _copy_overwritten_input(trace.graph, backbone)
             pieces.append(_cut(trace.graph, ends, at))
         stages = nn.ModuleList(Stage(backbone, *graphs) for graphs in zip(*pieces, strict=True))
     for stage, stage.ends_at in zip(stages, [*at, "output"], strict=True):
@@ -176,7 +180,8 @@ def _overwrites(user: fx.Node, backbone: nn.Module) -> bool:
     # relu_, but neither __dunder__ nor operator.and_; x += y is traced as x + y
     marked = re.search(r"[^_]_$", _operation(user, backbone))
     own = getattr(user.target, "__module__", "") == "_operator"
-    return bool(marked and not own or user.kwargs.get("inplace"))
+    given = {name for name, value in user.kwargs.items() if value}
+    return bool(marked and not own or {"inplace", "out"} & given)
 
 
 def _operation(node: fx.Node, backbone: nn.Module) -> str:
@@ -184,6 +189,15 @@ def _operation(node: fx.Node, backbone: nn.Module) -> str:
     if node.op == "call_module":
         return type(backbone.get_submodule(node.target)).__name__.lower()
     return getattr(node.target, "__name__", str(node.target))
+
+
+def _copy_overwritten_input(graph: fx.Graph, backbone: nn.Module) -> None:
+    """Let the first stage change a copy of its input: several passes go over one batch."""
+    given = next(iter(graph.nodes))
+    if _overwritten(given, backbone):
+        with graph.inserting_after(given):
+            own = graph.call_method("clone", (given,))
+        given.replace_all_uses_with(own, delete_user_cb=lambda user: user is not own)
 
 
 def _cut(graph: fx.Graph, ends: list[fx.Node], at: list[str]) -> list[fx.Graph]:

@@ -47,8 +47,9 @@ class LinearExit(nn.Module):
         return self.linear(self.pooled(features))
 
     def pooled(self, features: Tensor) -> Tensor:
-        """What the linear layer sees, ``(B, inputs)``."""
-        return pool(features, grid=self.grid, channels_last=self.channels_last)
+        """What the linear layer sees, ``(B, inputs)``, in its precision."""
+        pooled = pool(features, grid=self.grid, channels_last=self.channels_last)
+        return pooled.to(self.linear.weight.dtype)
 
 
 def linear_exits(
@@ -81,7 +82,7 @@ def linear_exits(
             cells = min(grid, *sides) if features.ndim == 4 else 1
             width = pool(features, grid=cells, channels_last=last).shape[1]
             head = LinearExit(width, num_classes, grid=cells, channels_last=last)
-            exits.append(head.to(features.device))
+            exits.append(head.to(features if features.is_floating_point() else features.device))
     return exits
 
 

@@ -91,6 +91,8 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
         if y.shape != (len(x),):
             shapes = f"{tuple(x.shape)} with labels {tuple(y.shape)}"
             raise ValueError(f"need one label per sample, (B,), got inputs {shapes}")
+        if not len(x):
+            continue  # what a reshape makes of no samples is undefined
         with explained(x, net):
             exits = net(x)
         for j, exit_logits in enumerate(exits):
@@ -182,6 +184,8 @@ def _check_logits(j: int, logits: Tensor) -> None:
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__
         raise TypeError(f"exit {j} gave a {kind}, not a tensor (B, K): return the logits alone")
+    if not logits.is_floating_point():
+        raise TypeError(f"exit {j} gave {logits.dtype}: logits must be floats")
     if logits.ndim != 2:
         shape = tuple(logits.shape)
         raise ValueError(f"exit {j} gave logits {shape}, not (B, K); for pixels see segment()")

@@ -34,9 +34,22 @@ class EarlyExitNetwork(nn.Module):
         return len(self.stages)
 
     def step(self, j: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The features ``(B, ...)`` of stage ``j`` (from 0) and the logits ``(B, K)`` there."""
+        """The features ``(B, ...)`` of stage ``j`` (from 0) and the logits ``(B, K)`` there.
+
+        Raises:
+            ValueError: the exit changes the features in place.
+        """
         features = self.stages[j](features)
-        return features, self.exits[j](features) if j < len(self.exits) else features
+        if j == len(self.exits):
+            return features, features
+        version = version_of(features)
+        logits = self.exits[j](features)
+        if version_of(features) != version:
+            raise ValueError(
+                f"exit {j} changes its features in place, and the next stage would go on with "
+                "them: let its first layer work on a copy, as nn.ReLU(inplace=False) does"
+            )
+        return features, logits
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The logits ``(B, K)`` of all J exits, first to last, for training and calibration."""
@@ -56,6 +69,11 @@ class EarlyExitNetwork(nn.Module):
         twin = memo[id(self)] = self.__new__(type(self))
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return in_modes_of(self, twin)
+
+
+def version_of(x: Tensor) -> int | None:
+    """How often a tensor was changed in place; ``None`` where PyTorch does not count it."""
+    return x._version if isinstance(x, Tensor) and not x.is_inference() else None
 
 
 @contextmanager

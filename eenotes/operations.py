@@ -5,6 +5,7 @@ matrices.  What may multiply and is not known is an error: a silent zero would m
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 Shape = tuple[int, ...]
@@ -22,6 +23,9 @@ Rule = Callable[..., int]
 _aten = torch.ops.aten
 # Operations of PyTorch itself that do real work which neither its counter nor a rule here sees.
 _UNCOUNTED = ("_fft_", "fft_", "linalg_", "_linalg_", "_sparse_", "cholesky", "_scaled_mm", "lu_")
+_PRODUCT = re.compile(
+    r"(^|_|b|add)mm($|_)|conv(olution|_|\d|$)|(?<!bi)linear($|_(?!combination))|matmul"
+)
 _FREE = ("linalg_vector_norm",)  # a square and a sum per number, as in a normalisation
 
 
@@ -34,6 +38,15 @@ def _pairs(first: Shape, *_, out_shape: Shape, **__) -> int:
     return math.prod(out_shape) * first[-1]
 
 
+def _product(first: Shape, second: Shape, *_, **__) -> int:
+    """A product of matrices ``(..., M, I)`` and ``(..., I, N)``."""
+    return math.prod(first) * second[-1]
+
+
+def _added(_, first: Shape, second: Shape, *__, **___) -> int:
+    return _product(first, second)
+
+
 _RULES: dict[Any, Rule] = {
     # one layer of an LSTM in one direction: both matrices at every step of x (T, B, I)
     _aten.mkldnn_rnn_layer: lambda x, w_input, w_hidden, *_, **__: (
@@ -41,7 +54,9 @@ _RULES: dict[Any, Rule] = {
     ),
     **dict.fromkeys([_aten.mv, _aten.dot, _aten.vdot], _first),
     **dict.fromkeys([_aten._cdist_forward, _aten._euclidean_dist], _pairs),
-    _aten.addmv: lambda _, matrix, *__, **___: math.prod(matrix),
+    **dict.fromkeys([_aten.addmv, _aten.addmv_], lambda _, matrix, *__, **___: math.prod(matrix)),
+    **dict.fromkeys([_aten.addbmm, _aten.addbmm_, _aten.addmm_, _aten.baddbmm_], _added),
+    _aten._int_mm: _product,
     # a bilinear layer, weight (O, I, K), on (B, 1, I, 1) or the like
     _aten._trilinear: lambda first, weight, *_, **__: first[0] * math.prod(weight),
 }
@@ -90,11 +105,12 @@ class _Unseen(TorchDispatchMode):
 
 
 def _known(operation: Any) -> bool:
-    if operation.overloadpacket in _RULES:
+    if operation.overloadpacket in _RULES or operation.overloadpacket in flop_registry:
         return True
     name = operation.name().split("::")[-1]
     own = operation.namespace in ("aten", "prim", "prims", "profiler")
-    return own and (name.startswith(_FREE) or not name.startswith(_UNCOUNTED))
+    work = name.startswith(_UNCOUNTED) or _PRODUCT.search(name)
+    return own and (name.startswith(_FREE) or not work)
 
 
 def _doubled(rule: Rule) -> Rule:

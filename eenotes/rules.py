@@ -93,7 +93,7 @@ class ScoreRule:
 
     def __call__(self, j: int, logits: Tensor, state: Tensor | None = None) -> Decision:
         prediction, confidence, score = self.score(j, logits)
-        threshold = self._threshold(j, prediction, logits.shape[1])
+        threshold = self._threshold(j, prediction, logits.shape[1], score.dtype)
         return Decision(prediction, confidence, self.leaves(score, threshold))
 
     def leaves(self, score: Tensor, threshold: Tensor | float) -> Tensor:
@@ -110,14 +110,16 @@ class ScoreRule:
         row = self.thresholds if isinstance(self.thresholds, float) else self.thresholds[j]
         return any(limit != self.closed for limit in (row if isinstance(row, tuple) else [row]))
 
-    def _threshold(self, j: int, prediction: Tensor, num_classes: int) -> Tensor | float:
+    def _threshold(
+        self, j: int, prediction: Tensor, num_classes: int, dtype: torch.dtype
+    ) -> Tensor | float:
         row = self.thresholds
         if isinstance(row, tuple):
             row = row[j] if j < len(row) else self.closed  # the last exit needs none
         if isinstance(row, float):
             return row
         _check_classes(self, len(row), num_classes)
-        return torch.tensor(row, device=prediction.device)[prediction]
+        return torch.tensor(row, dtype=dtype, device=prediction.device)[prediction]
 
 
 class Confidence(ScoreRule):

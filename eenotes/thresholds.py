@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eenotes import threshold_search
-from eenotes._checks import require_answers
+from eenotes._checks import require_answers, require_classes
 from eenotes.costs import Costs
 from eenotes.inference import Outcome, first_exit, simulate
 from eenotes.network import for_doubles, full_precision
@@ -34,6 +34,8 @@ def evaluate(
         ValueError: what `eenotes.simulate` raises, or labels or costs that do not fit.
     """
     _check_costs(costs, num_exits=len(logits))
+    _check_labels(labels, len(logits[0]))
+    require_classes(labels, logits[0].shape[-1])
     return summarise(simulate(logits, rule), labels, costs.under(rule))
 
 
@@ -73,6 +75,7 @@ class Answers:
         if len(labels) == 0:
             raise ValueError("need at least one sample to try thresholds on")
         _check_labels(labels, len(logits[0]))
+        require_classes(labels, logits[0].shape[-1])
         _check_costs(costs, num_exits=num_exits)
         logits, labels = [for_doubles(z) for z in logits], for_doubles(labels)
         seen = [rule.score(j, full_precision(z)) for j, z in enumerate(logits)]

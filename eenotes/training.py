@@ -159,14 +159,21 @@ def fit(
         The mean training loss of each epoch.
 
     Raises:
-        ValueError: no data, epoch or batch size, a key of `on_samples` beyond the training, a batch
-            of one sample with batch normalisation, or a loss that is not finite.
+        ValueError: no data, epoch or batch size, a key of `on_samples` beyond the training, a part
+            with nothing to train or of another model, a batch of one sample with batch
+            normalisation, or a loss that is not finite.
+        TypeError: a data set without a length.
     """
     waiting = dict(sorted((on_samples or {}).items()))
+    if not hasattr(dataset, "__len__"):
+        raise TypeError(f"the data set must have a length, and {type(dataset).__name__} has none")
     _check(len(dataset), epochs, batch_size, waiting)
     part = model if part is None else part  # a list of exits can be empty
     model.to(accelerator().device)
     trained = {id(p): p for p in part.parameters() if p.requires_grad}
+    if not trained or not trained.keys() <= set(map(id, model.parameters())):
+        what = "of other parameters than the model's" if trained else "without any to train"
+        raise ValueError(f"nothing would be learned: the part is one {what}")
     optimizer = optimizer(list(trained.values()))
     history = []
     if checkpoint:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from eenotes._checks import as_input
 from eenotes._layout import check_batch_first
-from eenotes.network import in_mode
+from eenotes.network import in_mode, version_of
 from eenotes.tracing import BY_HAND, kept_random_state, seed_everything
 
 _SIDES = (32, 64, 224)  # of example images: some backbones need room for all their strides
@@ -27,7 +28,7 @@ def example_for(backbone: nn.Module) -> Tensor:
         for candidate in _candidates(backbone):
             x = as_input(candidate, backbone)
             try:
-                answer = pytree.tree_leaves(backbone(x))
+                answer = pytree.tree_leaves(backbone(x.clone()))
             except Exception:  # whatever a foreign forward raises for a shape that it does not take
                 continue
             leaves = [leaf for leaf in answer if isinstance(leaf, Tensor) and leaf.ndim]
@@ -50,25 +51,28 @@ def check_stages(backbone: nn.Module, stages: nn.ModuleList, x: Tensor) -> None:
     check_batch_first(stages, x)
     if len(x) == 1:
         x = torch.cat([x, x])  # batch normalisation cannot train on one sample
+    batches = (x, torch.cat([x, x[:1]]))
     with kept_random_state(), torch.no_grad():
-        for training, seed in ((False, 0), (True, 0), (True, 1)):
-            for batch in (x, torch.cat([x, x[:1]])):
-                _compare(backbone, stages, batch, training=training, seed=seed)
+        for training, seeds in ((False, (0,)), (True, (0, 1))):
+            # a stage compiles its graph anew in each mode: the mode changes twice, not six times
+            with in_mode(backbone, stages, training=training):
+                for batch, seed in product(batches, seeds):
+                    _compare(backbone, stages, batch, training=training, seed=seed)
+                _check_kept(stages, x.clone())
 
 
 def _compare(
     backbone: nn.Module, stages: nn.ModuleList, x: Tensor, *, training: bool, seed: int
 ) -> None:
     name, mode = type(backbone).__name__, "training" if training else "evaluation"
-    with in_mode(backbone, stages, training=training):
-        expected = _answer([backbone], x, seed)
-        try:
-            found = _answer(stages, x, seed)
-        except Exception as error:
-            raise ValueError(
-                f"the stages of {name} fail in {mode} mode on an input {tuple(x.shape)} that the "
-                f"backbone takes ({error}): a trace has frozen a decision; {BY_HAND}"
-            ) from error
+    expected = _answer([backbone], x, seed)
+    try:
+        found = _answer(stages, x, seed)
+    except Exception as error:
+        raise ValueError(
+            f"the stages of {name} fail in {mode} mode on an input {tuple(x.shape)} that the "
+            f"backbone takes ({error}): a trace has frozen a decision; {BY_HAND}"
+        ) from error
     for one, other in zip(expected, found, strict=True):
         same = one.shape == other.shape
         if not same or not torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True):
@@ -79,10 +83,26 @@ def _compare(
             )
 
 
+def _check_kept(stages: nn.ModuleList, x: Tensor) -> None:
+    """Refuse a stage that overwrites its input, which the exit before may still need."""
+    kept = [(buffer, buffer.clone()) for buffer in stages.buffers()]
+    for j, stage in enumerate(stages):
+        version, given = version_of(x), x
+        x = stage(x)
+        if version_of(given) != version:
+            raise ValueError(
+                f"no cut is possible before stage {j}, which overwrites its input in place: the "
+                f"exit there would see, or keep, other values; cut elsewhere, or {BY_HAND}"
+            )
+    for buffer, before in kept:
+        buffer.copy_(before)
+
+
 def _answer(modules: Sequence[nn.Module], x: Tensor, seed: int) -> list[Tensor]:
     """The output tensors of modules in a row; buffers are put back."""
     kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     seed_everything(seed)
+    x = x.clone()  # forward may overwrite it
     try:
         for module in modules:
             x = module(x)

@@ -111,6 +111,8 @@ def fit_whitened(
         exits = linear_exits(stages, sample, num_classes=num_classes, grid=grid)
     for head, moment in zip(exits, moments, strict=True):
         weight, bias = whitened_discriminant(moment.compute(), shrinkage=shrinkage)
+        # large weights nearly cancel: half precision would not keep the difference
+        head.to(torch.promote_types(head.linear.weight.dtype, torch.float32))
         head.linear.weight.copy_(weight)
         head.linear.bias.copy_(bias)
     return _network(stages, exits)

@@ -23,7 +23,8 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # layers that are prune
 def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]:
     """The linear and convolution layers by name, in the order of execution.
 
-    The classifier at the end belongs to the backbone.  Only weight matrices are pruned.
+    The classifier at the end belongs to the backbone.  Only weight matrices are pruned, and none in
+    `torch.nn.MultiheadAttention` or a recurrent layer, which would not see the masks.
 
     Raises:
         ValueError: an unknown part, or one without such a layer, as exits that have no weights.
@@ -100,7 +101,8 @@ def refresh(modules: Iterable[nn.Module]) -> None:
 
 
 def _weighted(root: nn.Module) -> list[nn.Module]:
-    return [module for module in root.modules() if isinstance(module, WEIGHTED)]
+    inside = {m.out_proj for m in root.modules() if isinstance(m, nn.MultiheadAttention)}
+    return [m for m in root.modules() if isinstance(m, WEIGHTED) and m not in inside]
 
 
 def _masks(module: nn.Module) -> list[prune.BasePruningMethod]:

@@ -191,20 +191,31 @@ class Function(nn.Module):
         (lambda x: torch.cdist(x, torch.ones(5, 6)), 30),
         (lambda x: torch.cdist(x.repeat(30, 1), torch.ones(5, 6)), 900),
         (lambda x: x.norm(dim=1), 0),
+        (lambda x: torch.addbmm(torch.zeros(2, 5), x[None], torch.ones(1, 6, 5)), 30),
+        (lambda x: torch.zeros(2, 5).addmm_(x, torch.ones(6, 5)), 30),
+        (lambda x: torch.zeros(1, 2, 5).baddbmm_(x[None], torch.ones(1, 6, 5)), 30),
+        (lambda x: torch._int_mm(*torch.ones(2, 32, 32, dtype=torch.int8)), 32**3 // 2),
+        (lambda x: nn.functional.interpolate(x[:, None], scale_factor=2, mode="linear"), 0),
     ],
-    ids=["dot", "matrix times vector", "distances", "many distances", "norm"],
+    ids=[
+        *("dot", "matrix times vector", "distances", "many distances", "norm"),
+        *("addbmm", "addmm_", "baddbmm_", "whole numbers", "interpolation"),
+    ],
 )
 def test_products_that_are_no_matrix_product(function, by_hand):
     assert macs(Function(function), torch.ones(2, 6)) == by_hand
 
 
-def test_an_operation_without_a_rule_is_named():
-    class Spectrum(nn.Module):
-        def forward(self, x):
-            return torch.fft.rfft(x).abs()
-
-    with pytest.raises(ValueError, match=r"Sequential\.1 runs .*fft_r2c.*register_macs"):
-        macs(nn.Sequential(nn.Linear(6, 6), Spectrum()), torch.ones(2, 6))
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: torch.fft.rfft(x).abs(), "fft_r2c"),
+        (lambda x: torch.conv_tbc(x[None], torch.ones(1, 6, 4), torch.zeros(4)), "conv_tbc"),
+    ],
+)
+def test_an_operation_without_a_rule_is_named(function, name):
+    with pytest.raises(ValueError, match=rf"Sequential\.1 runs .*{name}.*register_macs"):
+        macs(nn.Sequential(nn.Linear(6, 6), Function(function)), torch.ones(2, 6))
 
 
 def test_a_registered_rule_counts_a_kernel_of_one_s_own():

@@ -8,6 +8,7 @@ from torch import nn
 
 from eenotes import ClassMeanExit, LinearExit, linear_exits, split
 from eenotes.exits import pool
+from eenotes.methods import e2cm
 from eenotes_book.models.resnet import CifarResNet
 
 
@@ -251,3 +252,25 @@ def test_heads_are_one_call():
     for head in (LinearExit(3, 5), ClassMeanExit(torch.randn(5, 3, 2, 2))):
         assert isinstance(head, nn.Module)
         assert head(x).shape == (4, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_exits_are_as_precise_as_the_features(dtype):
+    """Features of whole numbers, as before an embedding, get an exit in float32."""
+    floats = dtype.is_floating_point
+    stages = [nn.Identity(), nn.Linear(4, 3).to(dtype) if floats else nn.Embedding(9, 3)]
+    x = torch.randint(9, (5, 4)).to(dtype)
+    (head,) = linear_exits(stages, x, num_classes=3)
+    assert head(x).dtype == (dtype if floats else torch.float32)
+
+
+def test_whitened_exits_keep_float32_in_half_precision():
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 2
+    x = 0.1 * torch.randn(60, 1) + torch.tensor([1.0, 1.01]) * labels[:, None]
+    x = (x + 0.01 * torch.randn(60, 2)).bfloat16()
+    stages = nn.ModuleList([nn.Identity(), nn.Linear(2, 2).bfloat16()]).eval()
+    net = e2cm.fit_whitened(stages, [(x, labels)], num_classes=2)
+    found = net(x)[0]
+    exact = e2cm.fit_whitened(stages.float(), [(x.float(), labels)], num_classes=2)
+    assert torch.equal(found, exact(x.float())[0])

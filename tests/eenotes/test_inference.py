@@ -400,3 +400,17 @@ def test_collected_logits_can_be_trained_on(table_net, rows):
     temperature = nn.Parameter(torch.ones(1))
     nn.functional.cross_entropy(logits[-1] / temperature, labels.long()).backward()
     assert temperature.grad.isfinite()
+
+
+def test_empty_batches_among_others(table_net, rows):
+    net, none = table_net(LOGITS), torch.arange(0)
+    batches = [(rows(0), none), (rows(4), torch.arange(4)), (rows(0), none)]
+    logits, labels = collect(net, batches)
+    assert torch.equal(logits, LOGITS) and labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="no batch"):
+        collect(net, batches[:1])
+
+
+def test_logits_of_whole_numbers_are_refused():
+    with pytest.raises(TypeError, match="logits must be floats"):
+        simulate(LOGITS.long(), Confidence(0.5))

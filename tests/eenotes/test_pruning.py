@@ -95,6 +95,14 @@ def test_layers_of_the_thesis():
     assert sum(name.startswith("exits.") for name in found) == 6
 
 
+def test_layers_that_would_not_see_their_masks_are_left_out():
+    """Attention multiplies with the weights of its last layer by itself."""
+    block = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    net = EarlyExitNetwork([block, nn.Linear(4, 3)], [LinearExit(4, 3, channels_last=True)])
+    names = ["stages.0.linear1", "stages.0.linear2", "exits.0.linear", "stages.1"]
+    assert list(layers(net)) == names
+
+
 def test_a_layer_used_twice_counts_once():
     shared = nn.Linear(2, 2)
     net = EarlyExitNetwork([shared, nn.Sequential(shared, nn.Linear(2, 3))], [LinearExit(2, 3)])

@@ -229,3 +229,11 @@ def test_confidences_lie_between_0_and_1_and_rows_do_not_touch_each_other(seed, 
         assert torch.equal(decision.prediction, logits.argmax(1))
         assert torch.equal(shuffled.prediction, decision.prediction[order])
         assert torch.allclose(shuffled.confidence, decision.confidence[order])
+
+
+def test_thresholds_of_a_table_are_those_of_a_number_in_double_precision():
+    z = torch.tensor([[0.9, 0.1]], dtype=torch.float64).log()
+    score = Confidence(0.5).score(0, z).score.item()
+    for threshold, leaves in ((score, False), (score - 1e-12, True)):
+        for rule in (Confidence(threshold), Confidence([[threshold] * 2])):
+            assert rule(0, z).leave.item() is leaves

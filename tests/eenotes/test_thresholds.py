@@ -124,6 +124,7 @@ BAD_ROWS = [torch.tensor([[0.5, 0.5], [0.5, bad], [0.5, 0.5]]) for bad in (torch
         ({"thresholds": torch.zeros(0, 2)}, "at least one"),
         ({"logits": LOGITS[:, :0], "labels": LABELS[:0]}, "at least one"),
         *[({"labels": bad}, r"of shape \(4,\)") for bad in BAD_LABELS],
+        *[({"labels": LABELS - 100 * k}, "leave out ignored ones") for k in (1, -1)],
         ({"costs": FOUR_STAGES}, "costs of 4 stages do not fit logits of 3 exits"),
         *[({"logits": z}, f"exit {j} gave NaN") for j, z in enumerate(NAN_LOGITS)],
         *[({"thresholds": rows}, "must be one number, one per early exit") for rows in BAD_ROWS],

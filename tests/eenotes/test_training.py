@@ -316,8 +316,14 @@ def test_only_the_part_is_trained(precision, modes):
 
 def test_an_empty_part_is_not_the_whole_model():
     net = EarlyExitNetwork([nn.Linear(4, 3)], [])
-    with pytest.raises(ValueError, match="empty parameter list"):
-        fit(net, lambda net, batch: classification_loss(net.stages[0], batch), part=net.exits)
+    for part, words in ((net.exits, "without any to train"), (nn.Linear(4, 3), "other parameters")):
+        with pytest.raises(ValueError, match=words):
+            fit(net, lambda net, batch: classification_loss(net.stages[0], batch), part=part)
+
+
+def test_a_data_set_has_a_length():
+    with pytest.raises(TypeError, match="must have a length"):
+        fit(model(), dataset=iter([]))
 
 
 def test_losses_by_hand():
