@@ -34,7 +34,7 @@ def neural_collapse(measured: Mapping[str, Mapping[str, Any]], *, provenance: st
     right.set(ylabel="accuracy of the nearest class mean (test)", ylim=(0.25, 1))
     spread.set(ylabel="variance within / between classes", yscale="log")
     for ax in (right, spread):
-        ax.set(xlabel="share of the backbone's MACs before the block's end", xlim=(0, 1.02))
+        ax.set(xlabel="share of the backbone's MACs up to the block's end", xlim=(0, 1.02))
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return style.show(
         figure,
