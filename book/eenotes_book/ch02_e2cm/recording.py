@@ -23,7 +23,7 @@ from eenotes_book import scale
 from eenotes_book.ch02_e2cm import published_exits
 from eenotes_book.data import recorded, vision
 
-_STEPS = 32  # per unit, in which logits of trained exits are kept: they compress to two thirds
+_STEPS = 32  # per unit, in which logits of trained exits are kept: they compress better
 
 
 def record(name: str, methods: Sequence[str]) -> None:
