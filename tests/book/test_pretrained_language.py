@@ -108,9 +108,10 @@ def small(tmp_path_factory):
         tie_word_embeddings=True,
     )
     s = PretrainedSettings(
-        model="small", precision="float32", length=12, exits=[2], train=160, val=20, test=20,
+        model="small", precision="float32", length=12, exits=[2], train=100, others=40,
+        val=20, test=20,
         few=8, raw=[2],
-        lens=[2], lens_rows=160, lens_epochs=1, lens_rate=0.003,
+        lens=[2], lens_rows=100, lens_epochs=1, lens_rate=0.003,
     )  # fmt: skip
     split = {
         name: torch.randint(300, (5 * getattr(s, name) + 3, 12))
@@ -142,18 +143,18 @@ def test_the_study_of_a_pretrained_model_and_its_steps(small, tmp_path, monkeypa
     monkeypatch.setattr(features, "load", lambda s: small)
     found = study.pretrained(small.settings)
     (normed,), (raw,), (lens,) = found["normed"], found["raw"], found["lens"]
-    assert normed["all"]["tokens"] == raw["all"]["tokens"] == 5 * 160 * 11
+    assert normed["all"]["tokens"] == 5 * 100 * 11 and raw["all"]["tokens"] == 5 * 40 * 11
     for draw in normed["draws"]:
         assert draw["positions"][0] == 20 * 11 >= draw["positions"][1]
-        assert [draw[rows]["tokens"] for rows in ("20", "80", "draw")] == [220, 880, 1760]
+        assert [draw[rows]["tokens"] for rows in ("20", "40", "draw")] == [220, 440, 1100]
         for one in (draw["draw"], draw["all"]):
             best = one["chosen"]["identity, plain"]
             curve = one["factors"]["identity"]
             assert best["right"][0] == curve[race.FACTORS.index(best["factor"])]
             assert curve[0] == one["plug-in"]["identity, plain"][0]
-    assert "80" not in raw["draws"][0] and raw["draws"][0]["positions"][0] == 8 * 11
+    assert "40" not in raw["draws"][0] and raw["draws"][0]["positions"][0] == 8 * 11
     assert all(row["copy"] == row["copy, float32"] for row in found["whole"]["draws"])
-    assert all(row["tokens"] == 160 * 11 for row in lens["draws"])
+    assert all(row["tokens"] == 100 * 11 for row in lens["draws"])
     monkeypatch.setattr(features, "load", None)  # finished steps need no model
     assert study.pretrained(small.settings) == found
 

@@ -96,7 +96,8 @@ def _pretrained(record: records.Record, found: pretrained.Found) -> None:
         thesis="OPT-125m: .229 - .243",
     )
     claim("shrunken means are better than class means", "class mean, shrunken", means)
-    claim("a tuned lens is better than whitened class means", pretrained.LENS, white)
+    few = pretrained.with_few(found, at=at)
+    claim("a tuned lens is better than whitened class means", pretrained.LENS, white, few)
 
 
 def _small(record: records.Record, statement: str, *, thesis: str, values, where: str, **judged):

@@ -23,15 +23,16 @@ from eenotes_book.ch06_language.race import (
     count_right,
 )
 
-_CURVE = (20, 40, 80, 160)  # rows of a draw, besides all of them
+_CURVE = (20, 40, 100, 200)  # rows of a draw, besides all of them
 
 
-def measured(p: Pretrained, *, at: int, norm: bool, curve: bool) -> dict:
+def measured(p: Pretrained, *, at: int, norm: bool, train: int, curve: bool) -> dict:
     """One exit: what every draw and all draws together measure.
 
-    With a ``curve`` also after fewer rows of every draw.  Raw features are reported on few rows.
+    The statistics are taken from ``train`` rows of every draw, with a ``curve`` also from fewer.
+    Raw features are reported on few rows.
     """
-    after = (*(_CURVE if curve else ()), p.settings.train)
+    after = (*(rows for rows in _CURVE if curve and rows < train), train)
     racers, parts = [], []
     for draw in range(DRAWS):
         racers.append({})
@@ -43,7 +44,7 @@ def measured(p: Pretrained, *, at: int, norm: bool, curve: bool) -> dict:
     chosen: list[dict] = []
     together: dict[Head, Tensor] = {}
     for draw in range(DRAWS):
-        heads = _to_choose_from(p, racers[draw], whole)
+        heads = _to_choose_from(racers[draw], whole)
         right = _counted(p, "val", draw, at=at, norm=norm, racers=heads)
         chosen.append({name: _best(right[name]) for name in heads})
         for head, count in right["all"].items():
@@ -63,7 +64,7 @@ def statistics_of(
     """The statistics of a draw after some numbers of its rows."""
     sums = ClassMoments(p.anatomy.head.out_features)
     rows = 0
-    for features, labels in p.features("train", draw, at=at, norm=norm):
+    for features, labels in p.features("train", draw, at=at, norm=norm, rows=max(after)):
         sums.update(features, labels)
         rows += len(labels) // (p.settings.length - 1)
         if rows in after:
@@ -96,11 +97,18 @@ def merged(parts: Sequence[Statistics]) -> Statistics:
     return Statistics(means.float(), counts, float(covariance.trace() * total), covariance)
 
 
-def _to_choose_from(p: Pretrained, racers: dict[int, Racer], whole: Racer) -> dict:
+def _to_choose_from(racers: dict[int, Racer], whole: Racer) -> dict:
+    """Which heads of which statistics: of fewer rows, of the draw (the most rows), of all draws."""
     plain = [class_mean(metric, "plain", factor) for metric in KINDS for factor in FACTORS]
-    full = p.settings.train
-    heads = {str(rows): (racer, plain) for rows, racer in racers.items() if rows != full}
-    return heads | {"draw": (racers[full], candidates()), "all": (whole, candidates())}
+    heads = {name: (racer, plain) for name, racer in _named(racers, whole).items()}
+    return heads | {name: (heads[name][0], candidates()) for name in ("draw", "all")}
+
+
+def _named(racers: dict[int, Racer], whole: Racer) -> dict[str, Racer]:
+    """``"20"``, ``"40"``, ..., ``"draw"``, ``"all"``."""
+    most = max(racers)
+    fewer = {str(rows): racer for rows, racer in racers.items() if rows != most}
+    return fewer | {"draw": racers[most], "all": whole}
 
 
 def _best(scores: dict[Head, Tensor]) -> dict[str, Head]:
@@ -142,9 +150,7 @@ def _report(
     norm: bool,
 ) -> dict:
     """What a draw measures on its test text: pairs of right answers, in all and outside `<unk>`."""
-    full = p.settings.train
-    named = {str(rows): racer for rows, racer in racers.items() if rows != full}
-    named |= {"draw": racers[full], "all": whole}
+    named = _named(racers, whole)
     heads = {name: (racer, _to_report(name, chosen[name])) for name, racer in named.items()}
     right = _counted(p, "test", draw, at=at, norm=norm, racers=heads)
     found = {"positions": right["positions"], "copy": right["copy"]["copy"].tolist()}

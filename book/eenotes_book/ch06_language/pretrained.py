@@ -40,6 +40,8 @@ def accuracies(
         norm: behind a copy of the final norm, or on raw output.
         group: 0: all positions; 1: those outside of ``<unk>``.
         after: the statistics: of the whole ``"draw"``, of ``"all"`` draws, or of some of its rows.
+
+    A lens is among the heads where it was trained on as many tokens.
     """
     draws = case(found, at=at, norm=norm)["draws"]
     rows: dict[str, list[float]] = {"copy": []}
@@ -51,17 +53,25 @@ def accuracies(
                 right = draw[after][how][key]
                 right = right["right"] if how == "chosen" else right
                 rows.setdefault(name, []).append(right[group] / count)
-    for lens in found["lens"]:
-        if lens["at"] == at and norm and after == "draw":
+    for lens in found["lens"] if norm else ():
+        if lens["at"] == at and lens["draws"][0]["tokens"] == draws[0][after]["tokens"]:
             rows[LENS] = [draw["right"][group] / draw["positions"][group] for draw in lens["draws"]]
     return pd.DataFrame(rows).T
 
 
+def with_few(found: Found, *, at: int) -> pd.DataFrame:
+    """`accuracies` behind the final norm with as many tokens as every exit has seen."""
+    fewest = min(one["draws"][0]["draw"]["tokens"] for one in found["normed"])
+    draw = case(found, at=at, norm=True)["draws"][0]
+    after = next(name for name in (*_grown(draw), "draw") if draw[name]["tokens"] == fewest)
+    return accuracies(found, at=at, after=after)
+
+
 def by_exit(found: Found, heads: Sequence[str]) -> pd.DataFrame:
-    """Columns ``at``, ``head``, ``mean``, ``low``, ``high``: behind the final norm, per draw."""
+    """Columns ``at``, ``head``, ``mean``, ``low``, ``high``, of the tables `with_few`."""
     rows = []
     for at in sorted(one["at"] for one in found["normed"]):
-        table = accuracies(found, at=at)
+        table = with_few(found, at=at)
         rows += [as_row(table.loc[head], at=at, head=head) for head in heads if head in table.index]
     return pd.DataFrame(rows)
 
@@ -71,9 +81,9 @@ def by_tokens(found: Found, heads: Sequence[str]) -> pd.DataFrame:
 
     The last point has the statistics of all draws: its interval is that of the test texts alone.
     """
-    one = next(one for one in found["normed"] if _grown(one))
+    one = next(one for one in found["normed"] if _grown(one["draws"][0]))
     rows = []
-    for after in (*_grown(one), "draw", "all"):
+    for after in (*_grown(one["draws"][0]), "draw", "all"):
         table = accuracies(found, at=one["at"], after=after)
         tokens = one["draws"][0][after]["tokens"]
         for head in heads:
@@ -97,9 +107,9 @@ def final_accuracy(found: Found) -> float:
     return sum(draw["final"] for draw in draws) / sum(draw["positions"] for draw in draws)
 
 
-def _grown(one: Mapping[str, Any]) -> list[str]:
+def _grown(draw: Mapping[str, Any]) -> list[str]:
     """After how many rows the statistics of a draw were taken besides all of them."""
-    return [name for name in one["draws"][0] if name.isdigit()]
+    return [name for name in draw if name.isdigit()]
 
 
 def as_row(values: Sequence[float], **facts) -> dict[str, Any]:
@@ -113,10 +123,12 @@ def sentences(found: Found) -> str:
     """What the heads reach at the exit in the middle, and the ratio of class means to the copy."""
     at = found["whole"]["at"]
     table = accuracies(found, at=at)
-    ratio = table.loc["class mean"] / table.loc["copy"]
+    ratio, few = table.loc["class mean"] / table.loc["copy"], with_few(found, at=at)
     low, high = interval(ratio)
     reached = ", ".join(f"{name} {value:.3f}" for name, value in table.mean(axis=1).items())
     return (
         f"After decoder {at}: {reached}. Class means ÷ copy: {ratio.mean():.1f} "
-        f"(95 % interval over five draws {low:.1f} to {high:.1f}; the thesis 4.3)."
+        f"(95 % interval over five draws {low:.1f} to {high:.1f}; the thesis 4.3). With as few "
+        f"tokens as the lens had: whitened {few.loc['whitened class mean'].mean():.3f}, lens "
+        f"{few.loc[LENS].mean():.3f}."
     )

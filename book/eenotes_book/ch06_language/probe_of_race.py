@@ -70,7 +70,7 @@ def _lens() -> list[float]:
         tie_word_embeddings=True,
     )
     s = PretrainedSettings(
-        model="", precision="float64", length=2, exits=[1], train=1, val=1, test=1, few=1,
+        model="", precision="float64", length=2, exits=[1], train=1, others=1, val=1, test=1, few=1,
         raw=[1], lens=[1], lens_rows=1, lens_epochs=2, lens_rate=0.01,
     )  # fmt: skip
     none = torch.zeros(0, 2, dtype=torch.int64)

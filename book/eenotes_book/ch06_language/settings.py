@@ -39,7 +39,8 @@ class PretrainedSettings:
     precision: str  # of the forward pass; everything after it is float32
     length: int  # tokens per row
     exits: list[int]  # decoders before each
-    train: int  # rows for the statistics, per draw
+    train: int  # rows for the statistics at the first exit, per draw
+    others: int  # the same at the other exits, and on raw output
     val: int  # rows for the choice of N₀ and α, per draw
     test: int  # rows for the report, per draw
     few: int  # test rows per draw where a whole report would take too long

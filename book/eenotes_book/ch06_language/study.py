@@ -51,16 +51,12 @@ def pretrained(s: PretrainedSettings) -> dict:
     def facts(*names: str) -> dict:
         return {name: getattr(s, name) for name in ("model", "precision", "length", *names)}
 
-    about = facts("train", "val", "test", "few")
+    about = facts("val", "test", "few")
     taught = facts("test", "lens_rows", "lens_epochs", "lens_rate")
 
     @functools.cache
     def ready() -> features.Pretrained:
-        p = features.load(s)
-        for start in range(0, s.train, features.ROWS):
-            for draw in range(features.DRAWS):
-                p.file("train", draw, start)
-        return p
+        return features.load(s)
 
     def step(name: str, compute: Callable[..., dict], about: dict, **which) -> dict:
         words = "-".join(str(value) for value in which.values())
@@ -74,7 +70,10 @@ def pretrained(s: PretrainedSettings) -> dict:
 
     def race(at: int, *, norm: bool) -> dict:
         curve = norm and at == s.exits[0]
-        return step("epoch-0", epoch_zero.measured, about, at=at, norm=norm, curve=curve)
+        rows = s.train if curve else s.others
+        return step(
+            "epoch-0", epoch_zero.measured, about, at=at, norm=norm, train=rows, curve=curve
+        )
 
     found = {"whole": step("whole", epoch_zero.whole_model, facts("few"), at=s.exits[0])}
     found |= {"normed": [], "raw": [], "lens": []}
