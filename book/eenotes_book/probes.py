@@ -131,7 +131,8 @@ def _reproducible() -> Iterator[None]:
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     state = torch.get_rng_state()
     with tempfile.TemporaryDirectory() as cache:
-        changed = {"EENOTES_CACHE": cache, "EENOTES_SCALE": "tiny", "ACCELERATE_USE_CPU": "true"}
+        changed = {"EENOTES_CACHE": cache, "EENOTES_STEPS": f"{cache}/steps"}
+        changed |= {"EENOTES_SCALE": "tiny", "ACCELERATE_USE_CPU": "true"}
         before = {name: os.environ.get(name) for name in changed}
         os.environ.update(changed)
         torch.set_num_threads(1)

@@ -61,6 +61,8 @@ METHODS = {
     "Complexity gap": (PURPLE, "P"),
     "EEPrune-Before": (SKY, "<"),
     "EEPrune-After": ("#8C6D1F", ">"),
+    "EEPrune, quota": ("#F2A27E", "p"),
+    "EEPrune, reversed": ("#1B3A57", "h"),
     # chapter 6
     "random": (GREY, "s"),
     "copy": (GREEN, "^"),

@@ -7,7 +7,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +21,13 @@ from eenotes.methods import eeprune
 from eenotes.methods.sample_selection import Scores
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, networks
-from eenotes_book.ch05_eeprune import sample_scores
+from eenotes_book.ch05_eeprune import REVISION, sample_scores
 from eenotes_book.ch05_eeprune.complexity_gap import complexity_gap
 from eenotes_book.ch05_eeprune.energy import Cost, Stopwatch
 from eenotes_book.ch05_eeprune.recipe import Recipe
-from eenotes_book.ch05_eeprune.settings import RaceSettings, TrainingSettings
+from eenotes_book.ch05_eeprune.settings import RaceSettings
 from eenotes_book.data import vision
+from eenotes_book.models import by_name
 from eenotes_book.models.four_stages import four_stages
 
 # Options of `eeprune.observe` and `eeprune.importance`: exits and formulas of one trained network.
@@ -37,7 +38,14 @@ _EARLY_EXIT_SCORES = {
     "EEPrune-Soft": ({}, {"variant": "soft"}),
     "EEPrune-Loss": ({}, {"variant": "loss"}),
 }
-_SCORES_DEPEND_ON = ("train", "val", "kind", "width", "batch_size", "learning_rate")
+_TRAINING = ("train", "val", "kind", "width", "exit_grid", "batch_size", "learning_rate")
+_LENGTHS = {  # settings that the scores of a method depend on beside those
+    "Random": (),
+    "EL2N": ("el2n_epochs", "el2n_networks"),
+    "Forgetting": ("forgetting_epochs",),
+    "SVP": ("svp_epochs",),
+    "Complexity gap": (),
+}
 
 
 class Scored(NamedTuple):
@@ -49,38 +57,23 @@ class Scored(NamedTuple):
 
 @dataclass
 class Bench:
-    """A data set, its settings and a seed, the same for every method.
+    """A data set, its settings and a seed, the same for every method; data are drawn by the seed.
 
-    The scores need `RaceSettings`.
+    What takes long is made when it is asked for first, or read from the cache.
     """
 
-    data: vision.Vision
-    s: TrainingSettings
-    seed: int
+    name: str  # of the data set
+    s: RaceSettings
+    seed: int = 0
+    _scored: dict[str, Scored] = field(default_factory=dict)
 
-    def recipe(self, epochs: int, *, exits: bool = False, width: int | None = None) -> Recipe:
-        """How the networks of this bench are built and trained.
-
-        Args:
-            epochs: passes over the data set.
-            exits: with early exits, or a plain classifier.
-            width: by default the settings'.
-        """
-        build = partial(
-            _build,
-            kind=self.s.kind,
-            shape=self.data.shape,
-            num_classes=len(self.data.classes),
-            width=width or self.s.width,
-            exits=exits,
-        )
-        return Recipe(
-            build,
-            epochs=epochs,
-            batch_size=self.s.batch_size,
-            optimizer=partial(training.sgd, lr=self.s.learning_rate),
-            augment=networks.augmentation(self.data),
-        )
+    @cached_property
+    def data(self) -> vision.Vision:
+        """The images; other seeds have other ones."""
+        # accelerate collects garbage after every training: spare it what is loaded for good
+        gc.freeze()
+        counts = {"train": self.s.train, "val": self.s.val, "test": self.s.test}
+        return vision.load(self.name, **counts, seed=self.seed)
 
     @property
     def labels(self) -> Tensor:
@@ -96,96 +89,108 @@ class Bench:
         means = KMeans(len(self.data.classes), n_init=3, random_state=self.seed)
         return torch.from_numpy(means.fit_predict(pixels)).long()
 
-    @property
-    def scores(self) -> dict[str, Scores]:
-        """Every method's scores, and those of the variants."""
-        return {name: found.scores for name, found in self.scored.items()}
-
     @cached_property
-    def scored(self) -> dict[str, Scored]:
-        """Every method's scores with their joules, from the cache if they are there."""
-        s, train, seed = self.s, self.data.train, self.seed
-        brief, half = self.recipe(s.score_epochs), self.recipe(s.svp_epochs, width=s.width // 2)
-        long = self.recipe(s.forgetting_epochs)
-        el2n = partial(sample_scores.el2n, train, brief, seed=seed, networks=s.el2n_networks)
-        forgetting = partial(sample_scores.forgetting, train, long, seed=seed)
-        svp = partial(sample_scores.svp, train, half, seed=seed)
-        gap = partial(complexity_gap, train, seed=seed)
-        return self._early_exit_scores() | {
-            "EEPrune, no labels": self._without_labels(),
-            "Random": Scored(sample_scores.random(train, seed=seed), 0.0),
-            "EL2N": self._kept("EL2N", el2n, epochs=s.score_epochs, networks=s.el2n_networks),
-            "Forgetting": self._kept("Forgetting", forgetting, epochs=s.forgetting_epochs),
-            "SVP": self._kept("SVP", svp, epochs=s.svp_epochs),
-            "Complexity gap": self._kept("Complexity gap", gap, epochs=None),
-        }
+    def scoring(self) -> tuple[EarlyExitNetwork, Cost]:
+        """EEPrune's network after its few epochs, and what they have cost."""
+        watch = Stopwatch()
+        recipe = self.recipe(self.s.score_epochs, exits=True)
+        return recipe.train(self.data.train, seed=self.seed, title="EEPrune"), watch.read()
 
-    def _early_exit_scores(self) -> dict[str, Scored]:
-        """One network, read at three exits and by three formulas, never trained twice."""
-        train, epochs = self.data.train, self.s.score_epochs
-        trained: list[tuple[EarlyExitNetwork, Cost]] = []
+    def recipe(self, epochs: int, *, exits: bool = False, proxy: bool = False) -> Recipe:
+        """How the networks of this bench are built and trained.
 
-        def shared() -> Cost:
-            if not trained:
-                watch = Stopwatch()
-                recipe = self.recipe(epochs, exits=True)
-                trained.append((recipe.train(train, seed=self.seed, title="EEPrune"), watch.read()))
-            return trained[0][1]
+        Args:
+            epochs: passes over the data set.
+            exits: with early exits, or a plain classifier.
+            proxy: half as wide; of a network with a name, the small convolutional one.
+        """
+        named = self.s.kind in by_name.NAMES
+        build = partial(
+            _build,
+            kind="conv" if named and proxy else self.s.kind,
+            shape=self.data.shape,
+            num_classes=len(self.data.classes),
+            width=self.s.width // 2 if proxy else self.s.width,
+            exits=exits,
+            grid=self.s.exit_grid,
+        )
+        return Recipe(
+            build,
+            epochs=epochs,
+            batch_size=self.s.batch_size,
+            optimizer=partial(training.sgd, lr=self.s.learning_rate),
+            augment=networks.augmentation(self.data),
+        )
 
-        def score(name: str) -> Scores:
-            where, formula = _EARLY_EXIT_SCORES[name]
-            seen = eeprune.observe(trained[0][0], train, **where)
-            values = eeprune.importance(seen, **formula)
-            return Scores(name, values, self.labels, (epochs + 1) * len(train))
+    def scores(self, method: str) -> Scores:
+        """A method's scores of the training images."""
+        return self.scored(method).scores
 
-        return {
-            name: self._kept(name, partial(score, name), shared=shared, epochs=epochs)
-            for name in _EARLY_EXIT_SCORES
-        }
+    def scored(self, method: str) -> Scored:
+        """A method's scores with their joules."""
+        if method not in self._scored:
+            self._scored[method] = self._load_or_score(method)
+        return self._scored[method]
 
-    def _without_labels(self) -> Scored:
-        epochs = self.s.score_epochs
-        clustered = TensorDataset(self.data.train.tensors[0], self.clusters)
-        recipe = self.recipe(epochs, exits=True)
-        score = partial(sample_scores.eeprune, clustered, recipe, seed=self.seed)
-        return self._kept("EEPrune, no labels", score, labels=self.clusters, epochs=epochs)
+    def score_facts(self, method: str) -> dict:
+        """The settings that the scores of a method follow from."""
+        names = (*_TRAINING, *_LENGTHS.get(method, ("score_epochs",)))
+        return {name: getattr(self.s, name) for name in names} | {"seed": self.seed}
 
-    def _kept(
-        self,
-        name: str,
-        compute: Callable[[], Scores],
-        *,
-        labels: Tensor | None = None,
-        shared: Callable[[], Cost] = Cost,
-        **facts,
-    ) -> Scored:
-        """Scores from the cache, or computed; ``shared`` is the cost of what they rest on."""
+    def _load_or_score(self, method: str) -> Scored:
+        facts = self.score_facts(method) | {"revision": REVISION}
+        on_clusters = method == "EEPrune, no labels"
+        shared = method in _EARLY_EXIT_SCORES
 
         def tensors() -> dict[str, Tensor]:
-            before = shared()
+            before = self.scoring[1] if shared else Cost()
             watch = Stopwatch()
-            scores = compute()
+            scores = self._score(method)
             cost = before + watch.read()
             numbers = [scores.samples_seen, cost.seconds, cost.joules]
             return {"values": scores.values, "cost": torch.tensor(numbers, dtype=torch.float64)}
 
-        facts |= {name: getattr(self.s, name) for name in _SCORES_DEPEND_ON} | {"seed": self.seed}
-        kept = checkpoints.remember(_file(f"{self.data.name}-{name}", facts), tensors, **facts)
+        kept = checkpoints.remember(_file(f"{self.name}-{method}", facts), tensors, **facts)
         samples_seen, seconds, joules = kept["cost"].tolist()
-        labels = self.labels if labels is None else labels
-        return Scored(Scores(name, kept["values"], labels, int(samples_seen), seconds), joules)
+        labels = self.clusters if on_clusters else self.labels
+        return Scored(Scores(method, kept["values"], labels, int(samples_seen), seconds), joules)
+
+    def _score(self, method: str) -> Scores:
+        s, train, seed = self.s, self.data.train, self.seed
+        if method in _EARLY_EXIT_SCORES:
+            where, formula = _EARLY_EXIT_SCORES[method]
+            values = eeprune.importance(eeprune.observe(self.scoring[0], train, **where), **formula)
+            return Scores(method, values, self.labels, (s.score_epochs + 1) * len(train))
+        makers: dict[str, Callable[[], Scores]] = {
+            "Random": lambda: sample_scores.random(train, seed=seed),
+            "EL2N": lambda: sample_scores.el2n(
+                train, self.recipe(s.el2n_epochs), seed=seed, networks=s.el2n_networks
+            ),
+            "Forgetting": lambda: sample_scores.forgetting(
+                train, self.recipe(s.forgetting_epochs), seed=seed
+            ),
+            "SVP": lambda: sample_scores.svp(
+                train, self.recipe(s.svp_epochs, proxy=True), seed=seed
+            ),
+            "Complexity gap": lambda: complexity_gap(train, seed=seed),
+            "EEPrune, no labels": lambda: sample_scores.eeprune(
+                TensorDataset(train.tensors[0], self.clusters),
+                self.recipe(s.score_epochs, exits=True),
+                seed=seed,
+            ),
+        }
+        return makers[method]()
 
 
-def bench(name: str, s: RaceSettings, *, seed: int = 0) -> Bench:
-    """Load a data set; the same images for every seed."""
-    # accelerate collects garbage after every training: spare it everything that is loaded for good
-    gc.freeze()
-    return Bench(vision.load(name, train=s.train, val=s.val, test=s.test), s, seed)
-
-
-def _build(seed: int, *, kind: str, shape: tuple[int, ...], **options) -> EarlyExitNetwork:
+def _build(
+    seed: int, *, kind: str, shape: tuple[int, ...], width: int, **options
+) -> EarlyExitNetwork:
+    if kind in by_name.NAMES:
+        net = by_name.by_name(kind, shape, **options)
+    else:
+        net = four_stages(kind, shape, width=width, **options)
     # convolutions of so few channels are half as fast again with the channels last
-    return four_stages(kind, shape, **options).to(memory_format=torch.channels_last)
+    return net.to(memory_format=torch.channels_last)
 
 
 def _file(name: str, facts: dict) -> Path:

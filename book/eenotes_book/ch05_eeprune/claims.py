@@ -1,204 +1,239 @@
 """Claims of chapter 5: the thesis's statements beside this run, and the run in sentences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from eenotes_book.ch05_eeprune.experiment import BALANCED, HALF, METHODS, NONE
-from eenotes_book.ch05_eeprune.tables import final, half, lead, passes
+from eenotes_book.ch05_eeprune.sweep import KEPT
+from eenotes_book.ch05_eeprune.tables import finals, half, lead, part, passes, ratios
+from eenotes_book.ch05_eeprune.turning import leads_by_size, turning_interval, turning_point
 from eenotes_book.records import Record
-from eenotes_book.statistics import Gate, mean
+from eenotes_book.statistics import Gate, judge, mean
 
 _HALF_POINT = 0.005  # half a point of accuracy: a smaller difference counts as none
 _SPARE = 0.1  # so many more samples than the ratio must qualify, or EEPrune has no choice
+_RIVALS = {  # method → the thesis's words and lead
+    "Random": ("73.6 against 71.2 at 20 %, CIFAR-100 (figure)", 0.024),
+    NONE: ("73.6 against 72.3 at 20 %, CIFAR-100 (figure)", 0.013),
+    "Forgetting": ("73.6 against 71 at 20 %, CIFAR-100 (figure)", 0.026),
+    "EL2N": ("73.6 against 69.5 at 20 %, CIFAR-100 (figure)", 0.041),
+    "EEPrune-Before": ("73.39 against 67.98 at 10 %, CIFAR-100", 0.0541),
+    "EEPrune-After": ("73.39 against 65.57 at 10 %, CIFAR-100", 0.0782),
+}
+_WORDS = {
+    "Random": "EEPrune is ahead of random pruning",
+    NONE: "at equal training samples EEPrune is ahead of no pruning",
+    "Forgetting": "EEPrune is ahead of Forgetting",
+    "EL2N": "EEPrune is ahead of EL2N",
+    "EEPrune-Before": "the middle exit is ahead of an earlier one",
+    "EEPrune-After": "the middle exit is ahead of a later one",
+}
 
 
 def claim_all(record: Record, numbers: Mapping[str, Any]) -> None:
-    """Fill a record with the thesis's claims.
+    """Fill a record with the thesis's claims, as far as their runs are there.
 
     Args:
         record: to fill.
-        numbers: those of the record: ``comparison`` and ``extras``, runs by data set.
+        numbers: those of the record: ``comparison``, runs by data set, and ``sweep``, rows.
     """
     for name, runs in numbers["comparison"].items():
-        _race(record, name, runs)
-        _halves(record, name, runs, numbers["extras"][name])
-        _location(record, name, runs)
+        _turning(record, name, numbers["sweep"])
+        for rival in _RIVALS:
+            there = [r for r in ratios(runs) if lead(runs, "EEPrune", rival, r)]
+            # the thesis's two rivals at every ratio, the others where they can be told apart best
+            for ratio in there if rival in ("Random", NONE) else _largest(runs, there, rival):
+                _race(record, name, runs, rival, ratio)
         _classes(record, name, runs)
+        _halves(record, name, runs)
         _scoring(record, name, runs)
 
 
-def _race(record: Record, name: str, runs: Sequence[dict]) -> None:
-    ratios, gate = _testable(runs)
-    over = f"mean lead at {_percent(ratios)}"
-    record.claim(
-        f"{name}: EEPrune is not behind random pruning; {over}",
-        thesis="73.6 against 71.2 at 20 %, CIFAR-100 (figure)",
-        thesis_value=0.024,
-        values=_mean_lead(runs, "EEPrune", "Random", ratios),
-        wanted="not behind",
-        margin=_HALF_POINT,
-        gate=gate,
-        where="race",
-    )
-    record.claim(
-        f"{name}: at equal training samples EEPrune is ahead of no pruning; {over}",
-        thesis="73.6 against 72.3 at 20 %, CIFAR-100 (figure)",
-        thesis_value=0.013,
-        values=_mean_lead(runs, "EEPrune", NONE, ratios),
-        margin=_HALF_POINT,
-        gate=gate,
-        where="race",
-    )
-
-
-def _halves(record: Record, name: str, runs: Sequence[dict], more: Sequence[dict]) -> None:
-    sides = zip(half(more, "kept"), half(more, "dropped"), strict=True)
-    record.claim(
-        f"{name}: training on what EEPrune drops is worse than on as many of the rest; "
-        f"difference, {HALF:.0%} dropped",
-        thesis="50.56 against 70.86, CIFAR-100, 50 %",
-        thesis_value=0.203,
-        values=[kept - dropped for kept, dropped in sides],
-        margin=_HALF_POINT,
-        gate=_gate(runs, HALF),
-        where="halves",
-    )
-
-
-def _location(record: Record, name: str, runs: Sequence[dict]) -> None:
-    others = {"EEPrune-Before": ("an earlier", 67.98), "EEPrune-After": ("a later", 65.57)}
-    for other, (place, thesis) in others.items():
-        ratios, gate = _testable(runs, "EEPrune", other)
+def _turning(record: Record, name: str, rows: Sequence[Mapping]) -> None:
+    """What Sorscher et al. predict: the lead grows with the data, from minus to plus."""
+    for other, words in {"Random": "random pruning", NONE: "no pruning"}.items():
+        leads = leads_by_size(rows, name, other)
+        if leads.empty:
+            continue
+        smallest, largest = leads.columns[0], leads.columns[-1]
+        gate = _sweep_gate(rows, name)
         record.claim(
-            f"{name}: the middle exit is ahead of {place} one; mean lead at {_percent(ratios)}",
-            thesis=f"73.39 against {thesis} at 10 %, CIFAR-100",
-            thesis_value=(73.39 - thesis) / 100,
-            values=_mean_lead(runs, "EEPrune", other, ratios),
+            f"{name}: EEPrune's lead over {words} is larger with {largest:,} images than with "
+            f"{smallest:,}",
+            thesis="not stated; predicted by Sorscher et al. (2022)",
+            values=(leads[largest] - leads[smallest]).tolist(),
             margin=_HALF_POINT,
             gate=gate,
-            where="location",
+            where="sweep",
         )
+        found = [turning_point(row) for _, row in leads.iterrows()]
+        points = [point for point in found if point]
+        if points:
+            condition = f"the lead must turn from minus to plus in all {len(found)} seeds"
+            turns = Gate(f"{condition}; it does in {len(points)}", len(points) == len(found))
+            middle, low, high = turning_interval(points)
+            among = f" [{low:,.0f}, {high:,.0f}]" if len(points) > 1 else ""
+            record.claim(
+                f"{name}: EEPrune overtakes {words} before the training set ends, at "
+                f"{middle:,.0f}{among} images; powers of ten between",
+                thesis="not stated; predicted by Sorscher et al. (2022)",
+                values=[math.log10(largest / point) for point in points],
+                gate=gate if not gate.passed else turns,
+                where="sweep",
+            )
+
+
+def _race(record: Record, name: str, runs: Sequence[dict], rival: str, ratio: str) -> None:
+    thesis, thesis_value = _RIVALS[rival]
+    record.claim(
+        f"{name}: {_WORDS[rival]}; difference, {float(ratio):.0%} dropped",
+        thesis=thesis,
+        thesis_value=thesis_value,
+        values=lead(runs, "EEPrune", rival, ratio),
+        margin=_HALF_POINT,
+        gate=_gate(runs, ratio, rival),
+        where="location" if rival.startswith("EEPrune-") else "race",
+    )
+
+
+def _largest(runs: Sequence[dict], there: Sequence[str], rival: str) -> list[str]:
+    """The largest ratio with an open gate, else the smallest; none if there are no ratios."""
+    open_ones = [ratio for ratio in there if _gate(runs, ratio, rival).passed]
+    return open_ones[-1:] or list(there[:1])
 
 
 def _classes(record: Record, name: str, runs: Sequence[dict]) -> None:
-    ratio = list(runs[0]["runs"])[-1]
-    free = [method for method in METHODS if method not in (*BALANCED, "Random")]
-    imbalance = [run["imbalance"][ratio] for run in runs]
-    values = [mean([found[method] for method in free]) for found in imbalance]
+    """Whether scores without a quota hit some classes more than others."""
+    free = [m for m in METHODS if m not in (*BALANCED, "Random")]
+    there = [ratio for ratio in ratios(runs) if lead(runs, "Forgetting", "Random", ratio)]
+    if not there:
+        return
+    ratio = there[-1]
+    skew = [
+        {m: found["imbalance"] for m in METHODS if (found := part(run, m, ratio))}
+        for run in runs
+        if part(run, "Forgetting", ratio) and part(run, "Random", ratio)
+    ]
+    values = [mean([each[m] for m in free if m in each]) for each in skew]
     record.claim(
         f"{name}: methods without a quota unbalance the classes more than twice as much as random "
         f"pruning; their mean imbalance at {float(ratio):.0%}",
         thesis="visible in the heat map",
         values=values,
-        differences=[
-            value - 2 * found["Random"] for value, found in zip(values, imbalance, strict=True)
-        ],
+        differences=[v - 2 * each["Random"] for v, each in zip(values, skew, strict=True)],
         where="classes",
     )
 
 
+def _halves(record: Record, name: str, runs: Sequence[dict]) -> None:
+    kept, dropped = half(runs, "kept"), half(runs, "dropped")
+    if not kept:
+        return
+    record.claim(
+        f"{name}: training on what EEPrune drops is worse than on as many of the rest; "
+        f"difference, {HALF:.0%} dropped",
+        thesis="50.56 against 70.86, CIFAR-100, 50 %",
+        thesis_value=0.203,
+        values=[one - two for one, two in zip(kept, dropped, strict=True)],
+        margin=_HALF_POINT,
+        gate=_gate(runs, str(HALF)),
+        where="halves",
+    )
+
+
 def _scoring(record: Record, name: str, runs: Sequence[dict]) -> None:
-    # how long each method trains is a setting: nothing is claimed
-    record.number(
-        f"{name}: samples seen by scoring, EEPrune ÷ Forgetting",
-        thesis="≈ .05 of its energy (figure)",
-        values=[passes(run, "EEPrune") / passes(run, "Forgetting") for run in runs],
-        where="scoring",
-    )
+    scored = [run for run in runs if {"EEPrune", "Forgetting"} <= run["scoring"].keys()]
+    if scored:
+        # how long each method trains is a setting: nothing is claimed
+        ours = [passes(run, "EEPrune") for run in scored]
+        record.check(
+            f"{name}: EEPrune's scoring sees the data a whole number of times",
+            values=ours,
+            holds=all(value == round(value) for value in ours),
+            where="scoring",
+        )
+        record.number(
+            f"{name}: samples seen by scoring, EEPrune ÷ Forgetting",
+            thesis="≈ .05 of its energy (figure)",
+            values=[passes(run, "EEPrune") / passes(run, "Forgetting") for run in scored],
+            where="scoring",
+        )
 
 
-def _mean_lead(runs: Sequence[dict], method: str, other: str, ratios: Sequence[str]) -> list[float]:
-    """Accuracy of one method minus that of another, averaged over the ratios, run by run."""
-    leads = [lead(runs, method, other, ratio) for ratio in ratios]
-    return [mean(values) for values in zip(*leads, strict=True)]
-
-
-def _testable(runs: Sequence[dict], *methods: str) -> tuple[list[str], Gate]:
-    """The ratios at which EEPrune has a choice and ``methods`` drop what they shall, and the gate.
-
-    If there are none, it is the smallest ratio, and the gate is closed.
-    """
-    ratios = [
-        ratio
-        for ratio in runs[0]["runs"]
-        if _gate(runs, float(ratio)).passed
-        and all(_drops_enough(run, method, ratio) for run in runs for method in methods)
+def _gate(runs: Sequence[dict], ratio: str, rival: str = "Random") -> Gate:
+    """Enough samples must qualify, at every exit that is compared."""
+    wanted = float(ratio) + _SPARE
+    shares = [
+        run["scoring"][method]["candidates"]
+        for run in runs
+        for method in ("EEPrune", rival)
+        if method in run["scoring"]
     ]
-    if ratios:
-        return ratios, _gate(runs, max(map(float, ratios)))
-    smallest = min(runs[0]["runs"], key=float)
-    return [smallest], Gate(_gate(runs, float(smallest)).condition, passed=False)
-
-
-def _gate(runs: Sequence[dict], ratio: float) -> Gate:
-    candidates = min(run["candidates"] for run in runs)
-    condition = (
-        f"at {ratio:.0%} dropped at least {ratio + _SPARE:.0%} of the samples must qualify; "
-        f"{candidates:.1%} do"
+    fewest = min(shares, default=0.0)
+    return Gate(
+        f"at {float(ratio):.0%} dropped at least {wanted:.0%} of the samples must qualify; at the "
+        f"fewest {fewest:.1%} do",
+        passed=fewest >= wanted - 1e-9,
     )
-    return Gate(condition, passed=candidates >= ratio + _SPARE)
 
 
-def _drops_enough(run: dict, method: str, ratio: str) -> bool:
-    count = run["counts"]["train"]
-    return run["runs"][ratio][method]["kept"] == count - round(float(ratio) * count)
-
-
-def _percent(ratios: Sequence[str]) -> str:
-    return ", ".join(f"{float(ratio):.0%}" for ratio in ratios)
+def _sweep_gate(rows: Sequence[Mapping], name: str) -> Gate:
+    """At every size more samples must qualify than are dropped."""
+    found = [row for row in rows if row["data"] == name]
+    short = [row["candidates"] - row["ratio"] for row in found]
+    return Gate(
+        f"at every size {_SPARE:.0%} more samples must qualify than are dropped; the smallest "
+        f"surplus is {min(short):.1%}",
+        passed=min(short) >= _SPARE - 1e-9,
+    )
 
 
 def verdict(groups: Mapping[str, Sequence[dict]]) -> str:
-    """A sentence per data set: the first method at each ratio, and EEPrune against random."""
+    """A sentence per data set and ratio: the first method, and EEPrune against random."""
     sentences = []
     for name, runs in groups.items():
         parts = []
-        for ratio in runs[0]["runs"]:
-            means = {
-                method: mean([final(run, method, ratio) for run in runs]) for method in METHODS
-            }
-            gap = mean(lead(runs, "EEPrune", "Random", ratio))
-            parts.append(
-                f"{float(ratio):.0%}: {max(means, key=means.get)} first of the pruned, "
-                f"EEPrune {100 * gap:+.1f} points against random"
-            )
+        for ratio in ratios(runs):
+            means = {m: mean(found) for m in METHODS if (found := finals(runs, m, ratio))}
+            gaps = lead(runs, "EEPrune", "Random", ratio)
+            if gaps:
+                parts.append(
+                    f"{float(ratio):.0%}: {max(means, key=means.get)} first of {len(means)} "
+                    f"methods, EEPrune {100 * mean(gaps):+.1f} points against random "
+                    f"({_word(gaps)})"
+                )
         sentences.append(f"{name}, {'; '.join(parts)}.")
     return " ".join(sentences)
 
 
-def extras_verdict(table: pd.DataFrame) -> str:
-    """From `tables.extras_table`, a sentence per data set: what the quota and no labels change."""
+def turning_verdict(rows: Sequence[Mapping]) -> str:
+    """A sentence per data set: from which size on EEPrune beats each other choice."""
     sentences = []
-    for name, part in table.groupby("data", sort=False):
-        part = part.set_index("method")
-        accuracy, imbalance = 100 * part["mean"], part["imbalance"]
-        quota = accuracy["EEPrune, quota"] - accuracy["EEPrune"]
-        blind = accuracy["EEPrune, no labels"] - accuracy["Random"]
-        sentences.append(
-            f"{name}: the quota takes the imbalance from {imbalance['EEPrune']:.2f} to "
-            f"{imbalance['EEPrune, quota']:.2f} and changes accuracy by {quota:+.1f} points; "
-            f"without labels EEPrune is {blind:+.1f} points from random."
-        )
+    for name in dict.fromkeys(row["data"] for row in rows):
+        words = []
+        for other in KEPT[1:]:
+            leads = leads_by_size(rows, name, other)
+            if leads.empty:
+                continue
+            points = [point for _, row in leads.iterrows() if (point := turning_point(row))]
+            if len(points) == len(leads):
+                middle, low, high = turning_interval(points)
+                where = f"from {middle:,.0f} images on"
+                where += f" [{low:,.0f}, {high:,.0f}]" if len(points) > 1 else ""
+            elif (leads.mean() > 0).all():
+                where = "at every size"
+            elif leads.mean().iloc[-1] <= 0:
+                where = "not even with all"
+            else:
+                where = f"in the end, with a turn in {len(points)} of {len(leads)} seeds"
+            words.append(f"{other}: {where}")
+        if words:
+            sentences.append(f"{name}, EEPrune beats {'; '.join(words)}.")
     return " ".join(sentences)
 
 
-def turning_verdict(rows: Sequence[dict]) -> str:
-    """A sentence per data set: at which sizes the hard samples beat the easy ones, and random."""
-    table = pd.DataFrame(rows).pivot_table(
-        index=["data", "size"], columns="keep", values="accuracy"
-    )
-    sentences = []
-    for name, part in table.groupby(level=0):
-        part = part.droplevel(0)
-        words = {}
-        for other in ("easy", "random"):
-            sizes = part.index[part["hard"] > part[other]]
-            listed = ", ".join(f"{size:,}" for size in sizes)
-            words[other] = f"at {listed}" if listed else "at none of the sizes"
-        sentences.append(
-            f"{name}: the hard samples beat the easy ones {words['easy']}, "
-            f"and random ones {words['random']}."
-        )
-    return " ".join(sentences)
+def _word(values: Sequence[float]) -> str:
+    """The common rule's word on a lead, and the seeds behind it."""
+    word = judge(values, wanted="ahead", margin=_HALF_POINT).word
+    return f"{word}, {len(values)} seeds" if len(values) > 1 else word

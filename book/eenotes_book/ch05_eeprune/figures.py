@@ -1,21 +1,25 @@
-"""Figures of chapter 5's race: accuracy, leads, costs of scoring, and the amount of data."""
+"""Figures of chapter 5's race: accuracy, leads, scoring, halves, and the amount of data."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
+from matplotlib.axes import Axes
 
 from eenotes_book import style
+from eenotes_book.ch05_eeprune.sweep import KEPT
+from eenotes_book.ch05_eeprune.turning import (
+    lead_band,
+    leads_by_size,
+    turning_interval,
+    turning_point,
+)
 from eenotes_book.style import BLUE, GREY, METHODS, RED
 
-_SIDES = {  # kept → label, colour, marker
-    "hard": ("the hard ones", RED, "o"),
-    "easy": ("the easy ones", BLUE, "^"),
-    "random": ("random ones", GREY, "s"),
-    "all": ("all samples", "black", "x"),
-}
+_MODEL = {"hard": ("keep the hard", RED, "o"), "easy": ("keep the easy", BLUE, "^")}
 
 
 def accuracy_against_samples(
@@ -33,8 +37,9 @@ def accuracy_against_samples(
         provenance: for the small print.
     """
     figure, axes = plt.subplots(
-        2, len(tables), figsize=(3.9 * len(tables), 6.2), sharey=True, squeeze=False
+        2, len(tables), figsize=(3.9 * len(tables) + 0.5, 6.2), sharey=True, squeeze=False
     )
+    labels = {}
     for (above, below), (heading, table) in zip(axes.T, tables.items(), strict=True):
         for ax, x in ((above, "training"), (below, "total")):
             for method, part in table.groupby("method", sort=False):
@@ -42,20 +47,20 @@ def accuracy_against_samples(
                 line = "--" if method == "no pruning" else "-"
                 look = {"color": color, "marker": marker, "linestyle": line, "label": method}
                 passes, accuracy = part[x] / unit, part.accuracy
-                ax.plot(passes, accuracy, markersize=4.5, linewidth=1.3, **look)
+                (labels[method],) = ax.plot(passes, accuracy, markersize=4.5, linewidth=1.3, **look)
                 band = accuracy - part.spread, accuracy + part.spread
                 ax.fill_between(passes, *band, color=color, alpha=0.13, linewidth=0)
         above.set(title=heading, xlabel="passes over the data, training only")
-        below.set(xscale="log", xlabel="passes over the data, scoring included")
-        below.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-        below.set_xticks([2, 5, 10, 20, 50])
-        below.minorticks_off()
+        below.set(xlabel="passes over the data, scoring included")
     ends = pd.concat([table[table.training == table.training.max()] for table in tables.values()])
-    # the first steps of a training would squeeze what there is to compare
-    low, high = max(0, ends.accuracy.min() - 0.15), min(1, ends.accuracy.max() + 0.03)
+    middle = pd.concat(
+        [table[table.training > table.training.min()] for table in tables.values()]
+    ).accuracy
+    # the first point of a training would squeeze what there is to compare
+    low, high = middle.min() - 0.01, min(1, ends.accuracy.max() + 0.01)
     for ax in axes[:, 0]:
-        ax.set(ylabel="test accuracy", ylim=(low, high))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        ax.set(ylabel="test accuracy", ylim=(max(0, low), high))
+    figure.legend(labels.values(), labels, loc="outside lower center", ncols=5)
     figure.suptitle(title, fontsize=12)
     caption = (
         "Test accuracy against samples seen: training alone above, scoring included below. The "
@@ -73,29 +78,32 @@ def lead_over_random(panels: Mapping[str, pd.DataFrame], *, provenance: str) -> 
     """Accuracy minus that of random pruning, one panel per data set.
 
     Args:
-        panels: data set → ``method``, ``ratio``, ``lead`` (mean over the runs), ``spread`` (NaN for
-            a single run).
+        panels: data set → ``method``, ``ratio``, ``lead`` (mean over the runs), ``reach`` (half the
+            interval, NaN for a single run).
         provenance: for the small print.
     """
     size = (5.6 * len(panels) + 1.6, 3.9)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    labels = {}
     for ax, (name, table) in zip(axes[0], panels.items(), strict=True):
         ratios = sorted(table.ratio.unique())
-        methods = [method for method in dict.fromkeys(table.method) if method != "Random"]
-        for i, method in enumerate(methods):
-            part = table[table.method == method].sort_values("ratio")
-            color, marker = METHODS[method]
-            look = {"color": color, "marker": marker, "linestyle": "none", "label": method}
-            x = np.arange(len(part)) + 0.09 * (i - (len(methods) - 1) / 2)
-            ax.errorbar(x, part.lead, yerr=part.spread.fillna(0), capsize=2, **look)
-        ax.axhline(0, color=METHODS["Random"][0], linewidth=1.5, label="Random")
+        for at, ratio in enumerate(ratios):
+            part = table[table.ratio == ratio]
+            for i, row in enumerate(part.itertuples()):
+                color, marker = METHODS[row.method]
+                look = {"color": color, "marker": marker, "linestyle": "none", "capsize": 2}
+                x = at + 0.09 * (i - (len(part) - 1) / 2)
+                bar = 0 if math.isnan(row.reach) else 100 * row.reach
+                labels[row.method] = ax.errorbar(x, 100 * row.lead, yerr=bar, **look)
+        ax.set_xlim(-0.6, len(ratios) - 0.4)
+        ax.axhline(0, color=METHODS["Random"][0], linewidth=1.5)
         ax.set_xticks(range(len(ratios)), [f"{ratio:.0%}" for ratio in ratios])
-        ax.set(title=name, xlabel="dropped", ylabel="accuracy − that of random pruning")
+        ax.set(title=name, xlabel="dropped", ylabel="points ahead of random pruning")
         ax.grid(axis="x", visible=False)
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(labels.values(), labels, loc="outside right center")
     caption = (
-        "Accuracy at the end of the budget minus that of random pruning with the same seed. "
-        "Bars: ± one standard deviation, where there are several seeds."
+        "Accuracy at the end of the budget minus that of random pruning with the same seed, in "
+        "points. Bars: 95 % intervals over seeds, where there are several."
     )
     alt = (
         "Points around a horizontal line at zero, which is random pruning: one column per ratio, "
@@ -112,9 +120,8 @@ def scoring_costs(table: pd.DataFrame, *, provenance: str) -> HTML:
             ``joules``.
         provenance: for the small print.
     """
-    eeprune, forgetting = table.passes["EEPrune"], table.passes["Forgetting"]
     table = table[::-1]
-    size = (1 + 4.7 * len(table.columns), 3.5)
+    size = (1 + 4.7 * len(table.columns), 0.8 + 0.34 * len(table))
     figure, axes = plt.subplots(1, len(table.columns), figsize=size, sharey=True)
     colors = [METHODS[method][0] for method in table.index]
     for ax, column in zip(axes, table.columns, strict=True):
@@ -125,85 +132,118 @@ def scoring_costs(table: pd.DataFrame, *, provenance: str) -> HTML:
         ax.set(xlabel=f"scoring: {label}", xlim=(0, 1.15 * table[column].max()))
         ax.grid(axis="y", visible=False)
     caption = (
-        f"Scoring by EEPrune looks at {eeprune:.0f} times the data set, its epochs and one pass to "
-        f"score; Forgetting at {forgetting:.0f} times. Means over data sets and seeds. The three "
-        "positions of EEPrune share one training."
+        "What each method's scoring costs: samples that networks are shown, and time. Means over "
+        "seeds. The three positions of EEPrune share one training."
     )
     alt = (
-        "Bar charts with one bar per method: samples seen while scoring, and seconds; Forgetting "
-        "has the longest bar, random none."
+        "Bar charts with one bar per method: samples seen while scoring, and seconds; random has "
+        "no bar."
     )
     return style.show(figure, caption=caption, alt=alt, provenance=provenance)
 
 
 def halves(table: pd.DataFrame, *, provenance: str) -> HTML:
-    """Accuracy after training on what was dropped and on as much of the rest.
+    """Accuracy after training on what was dropped and on as much of the rest, and the thesis's.
 
     Args:
-        table: one row per data set, indexed by name: ``dropped``, ``kept``, ``dropped_spread``,
-            ``kept_spread`` (NaN for one run).
+        table: as of `tables.halves_table`.
         provenance: for the small print.
     """
-    _, ax = plt.subplots(figsize=(1.8 + 1.9 * len(table), 3.3))
+    _, ax = plt.subplots(figsize=(2.4 + 1.15 * len(table), 3.5))
     at = np.arange(len(table))
     looks = {
         "dropped": (-0.2, {"color": RED, "label": "dropped by EEPrune", "hatch": "//"}),
-        "kept": (0.2, {"color": BLUE, "label": "as many of the rest"}),
+        "kept": (0.2, {"color": BLUE, "label": "of the rest"}),
     }
     for side, (shift, look) in looks.items():
-        error = table[f"{side}_spread"].fillna(0)
-        bars = ax.bar(at + shift, table[side], 0.38, alpha=0.85, yerr=error, capsize=3, **look)
-        ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
-    ax.set_xticks(at, table.index)
-    ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.6, len(table) - 0.4))
-    title = "trained on the samples"
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title=title, title_fontsize=9)
+        values, spreads = table[side].astype(float), table[f"{side}_spread"].astype(float)
+        bars = ax.bar(at + shift, values, 0.38, alpha=0.85, **look)
+        ax.errorbar(at + shift, values, yerr=spreads, fmt="none", ecolor="black", capsize=3)
+        ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    ours = int((~table.thesis).sum())
+    ax.axvspan(ours - 0.5, len(table) - 0.5, color=GREY, alpha=0.12, zorder=0)
+    ax.set_xticks(at, [name.replace(" (", "\n(") for name in table.index])
+    ax.set(ylabel="test accuracy", ylim=(0, 1.08), xlim=(-0.6, len(table) - 0.5))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title="trained on", title_fontsize=9)
     ax.grid(axis="x", visible=False)
     caption = (
-        "Test accuracy after training on what EEPrune drops, at most half, and on as many of the "
-        "kept samples. Error bars: ± one standard deviation, where there are several seeds."
+        "Test accuracy after training on the half that EEPrune drops and on as many of the rest. "
+        "Grey ground: the thesis's numbers. Error bars: ± one standard deviation over seeds."
     )
     alt = "Pairs of bars, one pair per data set: accuracy after training on dropped and on kept."
     return style.show(ax, caption=caption, alt=alt, provenance=provenance)
 
 
-def amount_of_data(rows: pd.DataFrame, *, ratio: float, provenance: str) -> HTML:
-    """Accuracy when the easy, the hard or random samples are kept, against the amount of data.
+def when_it_pays(rows: Sequence[Mapping], model: pd.DataFrame, *, provenance: str) -> HTML:
+    """EEPrune's lead over every other choice against the amount of data, beside the model's.
 
     Args:
-        rows: ``data``, ``seed``, ``size``, ``keep``, ``accuracy``.
-        ratio: the share that is dropped.
+        rows: of the sweep.
+        model: of `turning.perceptron`.
         provenance: for the small print.
     """
-    names = list(dict.fromkeys(rows.data))
-    size = (5 * len(names), 6)
-    figure, axes = plt.subplots(2, len(names), figsize=size, sharex="col", squeeze=False)
-    for (above, below), (name, part) in zip(axes.T, rows.groupby("data", sort=False), strict=True):
-        table = part.pivot_table(index=["seed", "size"], columns="keep", values="accuracy")
-        leads = table[["hard", "easy"]].sub(table["random"], axis=0)
-        for ax, values in ((above, table), (below, leads)):
-            for side in filter(values.__contains__, _SIDES):
-                label, color, marker = _SIDES[side]
-                groups = values[side].groupby("size")
-                mean, spread = groups.mean(), groups.std()
-                line = "--" if side == "all" else "-"
-                ax.plot(mean.index, mean, line, color=color, marker=marker, label=label)
-                band = mean - spread, mean + spread
-                ax.fill_between(mean.index, *band, color=color, alpha=0.15, linewidth=0)
-        below.axhline(0, color=GREY, linewidth=1.2, label="random ones")
-        above.set(title=name, ylabel="test accuracy")
-        below.set(xscale="log", xlabel="samples before pruning")
-        below.set(ylabel="accuracy − that of random ones")
-        sizes = sorted(part["size"].unique())
-        below.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        below.minorticks_off()
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title="kept", title_fontsize=9)
+    names = list(dict.fromkeys(row["data"] for row in rows))
+    figure, axes = plt.subplots(1, 1 + len(names), figsize=(4.3 * (1 + len(names)), 3.9))
+    _model(axes[0], model)
+    for ax, name in zip(axes[1:], names, strict=True):
+        for other in KEPT[1:]:
+            leads = leads_by_size(rows, name, other)
+            if not leads.empty:
+                _lead(ax, 100 * leads, other)
+        ax.axhline(0, color="black", linewidth=1)
+        sizes = sorted({row["size"] for row in rows if row["data"] == name})
+        ax.set(title=name, xscale="log", xlabel="training images before pruning")
+        ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
+        ax.set_yscale("symlog", linthresh=1)
+        ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:+g}"))
+        ax.set(ylabel="points that EEPrune is ahead")
+        ax.minorticks_off()
+        # a band over two seeds would squeeze the lines
+        lines = np.concatenate([line.get_ydata() for line in ax.lines if len(line.get_xdata()) > 2])
+        ax.set_ylim(2.5 * min(-1, lines.min()), 2.5 * max(1, lines.max()))
+    handles = {}
+    for ax in axes[1:]:
+        handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(
+        handles.values(), handles, loc="outside right center", title="ahead of", title_fontsize=9
+    )
     caption = (
-        f"Accuracy with {ratio:.0%} of the samples dropped, and below minus that of random ones. "
-        "A network of three hidden layers; at each size all see equally many samples."
+        "Left: Sorscher et al.'s model. Right: EEPrune's lead over other choices as the data grow, "
+        "with a simultaneous 95 % band. Dotted: where EEPrune overtakes random pruning; shaded: "
+        "its interval."
     )
     alt = (
-        "Above: accuracy against the size of the data set for easy, hard, random and all samples "
-        "kept; below: minus random."
+        "Left, two lines that rise and fall and cross; on the right, EEPrune's lead over random, "
+        "reversed and no pruning against the size of the data set."
     )
     return style.show(figure, caption=caption, alt=alt, provenance=provenance)
+
+
+def _model(ax: Axes, model: pd.DataFrame) -> None:
+    """The lead of easy and of hard samples over random ones, in the model."""
+    table = model.pivot_table(index=["seed", "size"], columns="keep", values="accuracy")
+    for keep, (label, color, marker) in _MODEL.items():
+        lead = 100 * (table[keep] - table["random"]).groupby("size").mean()
+        ax.plot(lead.index, lead, color=color, marker=marker, label=label)
+    ax.axhline(0, color="black", linewidth=1)
+    sizes = sorted(model["size"].unique())
+    ax.set(title="the model: a perceptron", xscale="log", xlabel="samples per weight")
+    ax.set(ylabel="points ahead of keeping any")
+    ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    ax.minorticks_off()
+    ax.legend(loc="lower right")
+
+
+def _lead(ax: Axes, leads: pd.DataFrame, other: str) -> None:
+    """One line with its band; over random pruning also the turning point."""
+    color, marker = METHODS[other]
+    table = lead_band(leads)
+    look = {"color": color, "marker": marker, "label": other}
+    ax.plot(table.index, table["mean"], linewidth=1.4, markersize=5, **look)
+    ax.fill_between(table.index, table.low, table.high, color=color, alpha=0.13, linewidth=0)
+    points = [turning_point(row) for _, row in leads.iterrows()]
+    if other == "Random" and all(points):
+        middle, low, high = turning_interval(points)
+        ax.axvline(middle, color=RED, linestyle=":", linewidth=1.5)
+        if not math.isnan(low):
+            ax.axvspan(low, high, color=RED, alpha=0.1, linewidth=0)

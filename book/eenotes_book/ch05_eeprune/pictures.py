@@ -1,6 +1,7 @@
 """Pictures of chapter 5: which samples EEPrune and the others drop."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,8 +10,6 @@ import seaborn as sns
 from IPython.display import HTML
 from matplotlib.axes import Axes
 
-from eenotes.methods.eeprune import Observation
-from eenotes.methods.sample_selection import Selection
 from eenotes_book import style
 from eenotes_book.ch05_eeprune.ring import Ring
 from eenotes_book.style import GREY, METHODS, RED
@@ -54,33 +53,36 @@ def ring_panels(ring: Ring) -> HTML:
 
 
 def early_against_final(
-    seen: Observation, chosen: Selection, *, epochs: int, provenance: str
+    exits: Mapping[str, Any], *, ratio: float, epochs: int, provenance: str
 ) -> HTML:
-    """Every training sample by the probability of its true class at the early and final exit.
+    """Training samples by the probability of their true class at the early and the final exit.
 
     Args:
-        seen: what the two exits say.
-        chosen: what is dropped, drawn in red, and kept.
+        exits: what the two exits say, as `experiment.seen_by_exits` gives it.
+        ratio: of the samples that are dropped, drawn in red.
         epochs: of the network's training.
         provenance: for the small print.
     """
-    early, final = seen.early_truth.numpy(), seen.final_truth.numpy()
+    early, final, confidence = (np.array(exits[key]) for key in ("early", "final", "confidence"))
+    score = np.where(exits["candidate"], 1 - confidence, np.inf)
+    order = score.argsort(kind="stable")[: round(ratio * len(score))]
+    dropped = np.zeros(len(score), dtype=bool)
+    dropped[order[np.isfinite(score[order])]] = True
     _, ax = plt.subplots(figsize=(5.4, 4.2))
     looks = {
-        "kept": (chosen.keep, {"s": 9, "color": GREY, "alpha": 0.5}),
-        "dropped": (chosen.drop, {"s": 11, "color": RED, "marker": "D", "alpha": 0.6}),
+        "kept": (~dropped, {"s": 9, "color": GREY, "alpha": 0.5}),
+        "dropped": (dropped, {"s": 11, "color": RED, "marker": "D", "alpha": 0.6}),
     }
     for name, (rows, look) in looks.items():
-        label = f"{name} ({len(rows):,})"
+        label = f"{name} ({rows.sum():,})"
         ax.scatter(early[rows], final[rows], linewidths=0, label=label, **look)
     ax.set(xlabel="probability of the true class at the early exit", xlim=(-0.02, 1.02))
     ax.set(ylabel="the same at the final exit", ylim=(-0.02, 1.02))
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    both = (seen.early_right & seen.final_right).double().mean().item()
     caption = (
-        f"After {epochs} epochs {both:.0%} of the training samples are right at both exits, the "
-        f"middle one and the last, so no more can be dropped. "
-        f"{chosen.wanted / len(early):.0%} are to be dropped; the orange ones are."
+        f"After {epochs} epochs {exits['both_right']:.0%} of the training samples are right at "
+        f"both exits, the middle one and the last, so no more can be dropped. Orange: dropped at a "
+        f"ratio of {ratio:.0%}."
     )
     alt = (
         "A scatter plot of the probability of the true class at the early against the final exit; "
@@ -102,34 +104,30 @@ def dropped_by_class(
         imbalances: (data set, ratio) → one number per method.
         provenance: for the small print.
     """
-    data = list(dict.fromkeys(name for name, _ in panels))
-    ratios = list(dict.fromkeys(ratio for _, ratio in panels))
     figure, axes = plt.subplots(
-        2 * len(ratios),
-        len(data),
-        figsize=(4.2 * len(data) + 1.2, 4.8 * len(ratios)),
-        height_ratios=[3.2, 1] * len(ratios),
+        2,
+        len(panels),
+        figsize=(4.8 * len(panels) + 1.2, 4.8),
+        height_ratios=[3.2, 1],
         squeeze=False,
-        sharex="col",
     )
     worst = max(series.max() for series in imbalances.values())
     numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 8}}
-    for (name, ratio), table in panels.items():
-        row, column = 2 * ratios.index(ratio), data.index(name)
-        heat, bars = axes[row, column], axes[row + 1, column]
+    for (heat, bars), ((name, ratio), table) in zip(axes.T, panels.items(), strict=True):
         sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, **numbers)
         heat.set(title=f"{name}, {ratio} dropped", xlabel="", ylabel="")
         heat.tick_params(length=0, labelbottom=False)
         heat.tick_params(axis="y", rotation=0)
         _imbalance_bars(bars, imbalances[name, ratio])
-        bars.set(ylim=(0, 1.25 * worst), ylabel="imbalance" if column == 0 else "")
+        bars.set(ylim=(0, 1.25 * worst), xlim=heat.get_xlim())
+    axes[1, 0].set_ylabel("imbalance")
     caption = (
         "Samples discarded per class (rows) and method (columns), each panel with colours of its "
         "own. Bars, the imbalance: the share of the kept samples that would have to change class "
         "for the class shares to be as before."
     )
     alt = (
-        "Heat maps of discarded samples, rows for classes and columns for eight methods, with a "
+        "Heat maps of discarded samples, rows for classes and columns for methods, with a "
         "bar chart of the imbalance below each."
     )
     return style.show(figure, caption=caption, alt=alt, provenance=provenance)

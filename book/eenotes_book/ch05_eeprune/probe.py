@@ -1,4 +1,4 @@
-"""The probe of chapter 5: the ring, all scores, the race, the extras and the sweep, on digits.
+"""The probe of chapter 5: the ring, all scores, the race, the halves and the sweep, on digits.
 
 The digits take the places, and the names, of Fashion-MNIST and CIFAR-10; the networks are the
 chapter's own, only narrower, and see some hundred samples.
@@ -6,6 +6,7 @@ chapter's own, only narrower, and see some hundred samples.
 
 from dataclasses import replace
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -13,56 +14,63 @@ from torch.utils.data import TensorDataset
 from eenotes.methods import eeprune
 from eenotes.methods.eeprune import Pruned
 from eenotes_book import statistics
-from eenotes_book.ch05_eeprune import bench as benches
-from eenotes_book.ch05_eeprune import experiment, sample_scores, tables
+from eenotes_book.ch05_eeprune import experiment, tables, turning
 from eenotes_book.ch05_eeprune import sweep as ch05_sweep
 from eenotes_book.ch05_eeprune.bench import Bench
 from eenotes_book.ch05_eeprune.complexity_gap import complexity_gap
-from eenotes_book.ch05_eeprune.harness import fit_and_measure
+from eenotes_book.ch05_eeprune.harness import train_on
 from eenotes_book.ch05_eeprune.ring import learn_ring
 from eenotes_book.ch05_eeprune.settings import RaceSettings, SweepSettings
-from eenotes_book.data.passes import Passes
 from eenotes_book.probes import Doubles
 
 SEED = 1  # not 0: a product with a seed of 0 hides what it is multiplied with
-RATIOS = (0.3, 0.6)  # EEPrune finds enough to drop for the first of them only
+RATIOS = ("0.2", "0.6")  # EEPrune finds enough to drop for the first of them only
 Numbers = dict[str, float | list[float] | Tensor]
 
 
 def probe() -> Numbers:
     """The numbers of all parts."""
-    parts = [ring(), augmented(), sweep(), large_classes()]
+    parts = [ring(), augmented(), sweep(), model(), large_classes()]
     # Last, for its speed: a bench frees the garbage collector of all that was loaded before.
-    b = bench("FashionMNIST", "conv")
-    runs = [experiment.comparison(b, RATIOS)]
-    more = [experiment.extras(b, ratio=RATIOS[0])]
-    parts += [scores(b), observation(b), race(runs), who(runs, b), beyond(runs, more), harness(b)]
+    b = bench("FashionMNIST", settings())
+    runs = [experiment.comparison(b)]
+    more = [experiment.extras(b, ratio=float(RATIOS[0]))]
+    parts += [scores(b), observation(b), race(runs), who(runs), beyond(runs, more), harness(b)]
     return {name: value for part in parts for name, value in part.items()}
 
 
-def settings(kind: str) -> RaceSettings:
+def settings(**changes) -> RaceSettings:
     """What the study expects of a data set, in miniature."""
-    return RaceSettings(
-        train=200,
-        val=20,
-        test=150,
-        kind=kind,
-        width=12,
-        batch_size=16,
-        learning_rate=0.12,
-        budget=2,
-        score_epochs=3,
-        el2n_networks=2,
-        forgetting_epochs=3,
-        svp_epochs=1,
-    )
+    methods = [*experiment.METHODS, experiment.QUOTA]
+    found = {
+        "train": 200,
+        "val": 20,
+        "test": 150,
+        "kind": "conv",
+        "width": 12,
+        "exit_grid": 1,
+        "batch_size": 16,
+        "learning_rate": 0.12,
+        "budget": 2,
+        "score_epochs": 5,
+        "el2n_epochs": 3,
+        "el2n_networks": 2,
+        "forgetting_epochs": 3,
+        "svp_epochs": 1,
+        "runners": dict.fromkeys(RATIOS, methods),
+        "sweep_ratio": 0.6,
+        "halves": True,
+    }
+    return RaceSettings(**found | changes)
 
 
-def bench(name: str, kind: str) -> Bench:
+def bench(name: str, s: RaceSettings) -> Bench:
     """A bench of digits in float64 under another data set's name."""
     with Doubles():
-        made = benches.bench("digits", settings(kind), seed=SEED)
-    return replace(made, data=replace(made.data, name=name))
+        digits = Bench("digits", s, SEED).data
+    made = Bench(name, s, SEED)
+    made.data = replace(digits, name=name)
+    return made
 
 
 # The parts.
@@ -87,18 +95,21 @@ def ring() -> Numbers:
 
 def scores(b: Bench) -> Numbers:
     """Every method's scores."""
-    found = {f"score_{name}": summary(each.values) for name, each in b.scores.items()}
+    names = [*experiment.METHODS, *(name for name in experiment.EXTRAS if name != experiment.QUOTA)]
+    found = {f"score_{name}": summary(b.scores(name).values) for name in names}
     return found | {"clusters": b.clusters.double().mean()}
 
 
 def observation(b: Bench) -> Numbers:
     """What two exits say of the training samples, as the chapter's scatter plot has it."""
-    net = b.recipe(b.s.score_epochs, exits=True).train(b.data.train, seed=b.seed)
-    seen = eeprune.observe(net, b.data.train)
-    report = eeprune.report(seen, experiment.choose(b, "EEPrune", RATIOS[0]))
-    means = [seen.confidence, seen.early_truth, seen.final_truth]
+    seen = experiment.seen_by_exits(b)
+    values = {name: torch.tensor(seen[name]).double() for name in ("early", "final", "confidence")}
+    report = eeprune.report(
+        eeprune.observe(b.scoring[0], b.data.train),
+        experiment.choose(b, "EEPrune", float(RATIOS[0])),
+    )
     return {
-        "observed": [values.mean() for values in means],
+        "observed": [*(value.mean() for value in values.values()), seen["both_right"]],
         "report": [report.early_right, report.both_right, report.dropped, report.threshold],
     }
 
@@ -106,16 +117,14 @@ def observation(b: Bench) -> Numbers:
 def race(runs: list[dict]) -> Numbers:
     """Accuracies of all methods, and the leads of which the claims are made."""
     found = {
-        "candidates": runs[0]["candidates"],
+        "candidates": [each["candidates"] for each in runs[0]["scoring"].values()],
         "passes": tables.scoring_table(runs).passes.tolist(),
     }
-    for ratio in runs[0]["runs"]:
-        finals = [
-            tables.final(runs[0], method, ratio)
-            for method in (experiment.NONE, *experiment.METHODS)
-        ]
+    for ratio in RATIOS:
+        methods = (experiment.NONE, *experiment.METHODS, experiment.QUOTA)
+        finals = [tables.finals(runs, method, ratio)[0] for method in methods]
         rivals = ("Random", experiment.NONE, "EEPrune-Before", "EEPrune-After")
-        curves = tables.curve_table(runs, float(ratio))
+        curves = tables.curve_table(runs, ratio)
         found |= {
             f"final_{ratio}": finals,
             f"lead_{ratio}": [tables.lead(runs, "EEPrune", rival, ratio)[0] for rival in rivals],
@@ -126,12 +135,12 @@ def race(runs: list[dict]) -> Numbers:
     return found
 
 
-def who(runs: list[dict], b: Bench) -> Numbers:
+def who(runs: list[dict]) -> Numbers:
     """The mean class of what each method drops, and the imbalance that it causes."""
-    panels, imbalances = tables.dropped_tables({"": runs}, {"": b.data.classes})
+    panels, imbalances = tables.dropped_tables({"": runs})
     found = {}
     for (_, ratio), panel in panels.items():
-        means = panel.mul(range(len(panel)), axis=0).sum() / panel.sum()
+        means = panel.mul(pd.Series(range(len(panel)), panel.index), axis=0).sum() / panel.sum()
         found[f"class_{ratio}"] = means.tolist()
         found[f"imbalance_{ratio}"] = imbalances["", ratio].tolist()
     return found
@@ -139,34 +148,29 @@ def who(runs: list[dict], b: Bench) -> Numbers:
 
 def beyond(runs: list[dict], more: list[dict]) -> Numbers:
     """Dropped against kept samples, the quota, the variants, and no labels."""
-    table = (
-        tables.extras_table({"": runs}, {"": more}).set_index("method").loc[list(experiment.EXTRAS)]
-    )
-    halves = tables.halves_table({"": more}).loc[""]
-    sides = [more[0]["halves"][side] for side in ("dropped", "kept")]
+    table = tables.extras_table(runs, more).set_index("method").loc[list(experiment.EXTRAS)]
+    halves = tables.halves_table({"": runs}).loc[""]
+    sides = [runs[0]["halves"][side] for side in ("dropped", "kept")]
     return {
         "halves": [halves.dropped, halves.kept],
         "halves_way": [
             n for side in sides for n in (side["kept"], statistics.mean(side["accuracy"]))
         ],
-        "extras": table[["mean", "kept", "imbalance"]].to_numpy(dtype=float),
+        "extras": table[["kept", "imbalance"]].to_numpy(dtype=float),
+        "extra_finals": [more[0]["runs"][name]["accuracy"][-1] for name in experiment.EXTRAS],
     }
 
 
 def harness(b: Bench) -> Numbers:
     """What a network says of the test images after the training that everybody gets."""
-    net = b.recipe(1).network(b.seed)
-    dataset = Passes(b.data.train, torch.arange(0, 200, 2), 300)
-    found = fit_and_measure(net, b, dataset, [120, 300], title="probe")
-    return {f"harness_{b.data.name}": [*found, *answers(net, b)]}
+    found = train_on(b, torch.arange(0, 200, 2))["accuracy"]
+    return {f"harness_{b.name}": [*found, *answers(b.scoring[0], b)]}
 
 
 def augmented() -> Numbers:
     """The same for CIFAR-10, whose images are shifted and mirrored; and its scores."""
-    b = bench("CIFAR10", "conv")
-    found = sample_scores.eeprune(
-        b.data.train, b.recipe(1, exits=True), seed=b.seed, variant="loss"
-    )
+    b = bench("CIFAR10", settings(score_epochs=1, exit_grid=2))
+    found = b.scores("EEPrune-Loss")
     return harness(b) | {"score_CIFAR10": [*summary(found.values), found.samples_seen]}
 
 
@@ -179,23 +183,18 @@ def large_classes() -> Numbers:
 
 
 def sweep() -> Numbers:
-    """Easy, hard, any and all samples of two small data sets."""
-    s = SweepSettings(
-        names=["digits"],
-        seeds=1,
-        sizes=[40, 120],
-        ratio=0.6,
-        test=150,
-        width=16,
-        batch_size=20,
-        learning_rate=0.08,
-        budget=3,
-        least=320,
-        score_epochs=1,
-    )
+    """EEPrune, its reverse, random and all samples of two small data sets and a larger one."""
+    s = SweepSettings(names=["digits"], seeds=1, sizes=[40, 120], least=320)
     with Doubles():
-        rows = ch05_sweep.sweep("digits", s, seed=SEED)
-    return {"sweep": [row["accuracy"] for row in rows]}
+        rows = ch05_sweep.sweep("digits", settings(kind="mlp", width=16), s, seed=SEED)
+    leads = turning.leads_by_size(rows, "digits", "Random")
+    return {"sweep": [row["accuracy"] for row in rows], "sweep_leads": leads.iloc[0].tolist()}
+
+
+def model() -> Numbers:
+    """Sorscher et al.'s perceptron."""
+    table = turning.perceptron([2, 8], ratio=0.6, weights=10, seeds=2)
+    return {"model": table.accuracy.tolist()}
 
 
 # Tensors in few numbers.

@@ -4,44 +4,36 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """A data set's size, and the training that every set of kept samples gets."""
+class RaceSettings:
+    """The race on one data set: its size, its training, and what each score may cost."""
 
     train: int  # images
     val: int  # images
     test: int  # images
-    kind: str  # of the network: "conv" or "mlp"
-    width: int  # channels of the first convolution, or units of each hidden layer
+    kind: str  # of the network: "conv", "mlp", or a name of torchvision's
+    width: int  # channels of the first convolution, or units of each hidden layer (or the proxy's)
+    exit_grid: int  # cells a side to which the early exits pool feature maps
     batch_size: int
     learning_rate: float
     budget: int  # passes over the whole training set; few kept samples are seen more often
-
-
-@dataclass(frozen=True, kw_only=True)
-class RaceSettings(TrainingSettings):
-    """The race on one data set: its training, and what each score may cost."""
-
-    score_epochs: int  # EEPrune's and EL2N's
+    score_epochs: int  # EEPrune's
+    el2n_epochs: int  # of each of its networks
     el2n_networks: int  # the paper averages over ten
     forgetting_epochs: int  # a whole training
     svp_epochs: int  # of a network of half the width
+    runners: dict[str, list[str]]  # share dropped → methods; no pruning always takes part
+    sweep_ratio: float  # dropped at every size of the sweep
+    halves: bool  # train on what EEPrune drops of half the data, and on as much of the rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """Easy, hard or any samples of data sets of growing size."""
+    """EEPrune, its reverse, random and all samples of data sets of growing size."""
 
     names: list[str]  # data sets
     seeds: int
-    sizes: list[int]  # training images before pruning
-    ratio: float  # dropped
-    test: int  # images
-    width: int  # units of each of three hidden layers
-    batch_size: int
-    learning_rate: float
-    budget: int  # passes over the unpruned set
-    least: int  # samples seen at the small sizes, where the budget is fewer
-    score_epochs: int  # at least; a quarter of the passes where those are more
+    sizes: list[int]  # training images before pruning, and all of the race's
+    least: int  # samples seen: small data sets are passed over more often
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +51,12 @@ class StudySettings:
 
     names: list[str]  # data sets of the race, each with a table of its own
     seeds: int
-    ratios: list[float]  # dropped
-    extra_ratio: float  # of the experiments beyond the thesis
     sweep: SweepSettings
     digits: RaceSettings | None = None
     FashionMNIST: RaceSettings | None = None
     CIFAR10: RaceSettings | None = None
+    CIFAR100: RaceSettings | None = None
+    KMNIST: RaceSettings | None = None
 
     def race(self, name: str) -> RaceSettings:
         """The settings of one data set."""
@@ -76,3 +68,4 @@ class Settings(StudySettings):
     """The chapter's own run."""
 
     ring: RingSettings
+    extra_ratio: float  # of the experiments beyond the thesis

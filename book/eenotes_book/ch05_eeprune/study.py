@@ -1,42 +1,74 @@
-"""The study of chapter 5: the whole comparison with many seeds."""
+"""The study of chapter 5: the whole race with many seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from eenotes_book import records, settings
+from eenotes_book import cache, records, settings
 from eenotes_book.ch05_eeprune import CHAPTER
-from eenotes_book.ch05_eeprune.bench import bench
+from eenotes_book.ch05_eeprune.bench import Bench
 from eenotes_book.ch05_eeprune.claims import claim_all
-from eenotes_book.ch05_eeprune.experiment import comparison, extras
+from eenotes_book.ch05_eeprune.experiment import NONE, Step, comparison, finished, run, scores_of
 from eenotes_book.ch05_eeprune.settings import StudySettings
 from eenotes_book.ch05_eeprune.sweep import sweep
 
-
-def run_all(s: StudySettings, seeds: Sequence[int]) -> dict:
-    """Comparison and extras per data set, one run per seed, and the sweep's rows.
-
-    What is finished is not repeated.
-    """
-    groups, more, rows = {}, {}, []
-    for name in s.names:
-        benches = [bench(name, s.race(name), seed=seed) for seed in seeds]
-        groups[name] = [comparison(b, s.ratios) for b in benches]
-        more[name] = [extras(b, ratio=s.extra_ratio) for b in benches]
-    for name in s.sweep.names:
-        rows += [row for seed in range(s.sweep.seeds) for row in sweep(name, s.sweep, seed=seed)]
-    return {"comparison": groups, "extras": more, "sweep": rows}
+_CORE = (NONE, "Random", "EEPrune")
 
 
 def study() -> Path:
     """Run with many seeds and write the record.
 
-    Every training is kept as it finishes, so a study that was cut off goes on where it was.
+    Every training is kept as it finishes, so a study that was cut off goes on where it was.  What
+    decides most comes first: the ratio at which all methods take part, seed by seed.
     """
     s = settings.load(CHAPTER, "study")
-    seeds = list(range(s.seeds))
-    numbers = run_all(s, seeds)
-    data = {name: runs[0]["counts"] for name, runs in numbers["comparison"].items()}
+    for work in _works(s):
+        work()
+    return record_finished()
+
+
+def record_finished() -> Path:
+    """Write the record of what is finished of the study, however much that is."""
+    s = settings.load(CHAPTER, "study")
+    numbers = run_all(s, finished)
+    groups = numbers["comparison"]
+    data = {name: runs[0]["counts"] for name, runs in groups.items()}
+    seeds = sorted({one["seed"] for runs in groups.values() for one in runs})
     record = records.Record(CHAPTER, at="study", data=data, seeds=seeds)
     record.numbers = numbers
     claim_all(record, numbers)
     return record.save()
+
+
+def run_all(s: StudySettings, step: Step = cache.step) -> dict:
+    """``comparison``: a run per seed and data set, of which something is there; ``sweep``: rows."""
+    groups = {}
+    for name in s.names:
+        runs = [comparison(Bench(name, s.race(name), seed), step) for seed in range(s.seeds)]
+        groups[name] = [one for one in runs if one["none"] or one["runs"]]
+    rows = [
+        row
+        for name in s.sweep.names
+        for seed in range(s.sweep.seeds)
+        for row in sweep(name, s.race(name), s.sweep, seed=seed, step=step)
+    ]
+    return {"comparison": {name: runs for name, runs in groups.items() if runs}, "sweep": rows}
+
+
+def _works(s: StudySettings) -> Iterator[Callable[[], object]]:
+    """The study in pieces, the most telling first: seeds before methods, methods before ratios."""
+    for name in s.names:
+        race = s.race(name)
+        for ratio, methods in race.runners.items():
+            rest = [method for method in methods if method not in _CORE]
+            for some in (_CORE, rest):
+                for seed in range(s.seeds):
+                    b = Bench(name, race, seed)
+                    for method in some:
+                        yield partial(run, b, method, 0 if method == NONE else float(ratio))
+                    yield partial(scores_of, b, some)
+        if name in s.sweep.names:
+            for seed in range(s.sweep.seeds):
+                yield partial(sweep, name, race, s.sweep, seed=seed)
+        for seed in range(s.seeds):
+            yield partial(comparison, Bench(name, race, seed))

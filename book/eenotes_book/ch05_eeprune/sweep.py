@@ -1,65 +1,49 @@
-"""The sweep of chapter 5: easy, hard or any samples kept, of data sets of growing size."""
+"""The sweep of chapter 5: when does EEPrune pay?  Data sets of growing size, the same race."""
 
-from dataclasses import asdict
-from functools import partial
-
-import torch
+import math
+from dataclasses import replace
 
 from eenotes_book import cache
-from eenotes_book.ch05_eeprune import REVISION, sample_scores
 from eenotes_book.ch05_eeprune.bench import Bench
-from eenotes_book.ch05_eeprune.harness import fit_and_measure
-from eenotes_book.ch05_eeprune.settings import SweepSettings, TrainingSettings
-from eenotes_book.data import vision
-from eenotes_book.data.passes import Passes
+from eenotes_book.ch05_eeprune.experiment import EASY, NONE, Step, run, scoring
+from eenotes_book.ch05_eeprune.settings import RaceSettings, SweepSettings
 
-_KEEP = ("easy", "hard", "random", "all")
+KEPT = ("EEPrune", EASY, "Random", NONE)
 
 
-def sweep(name: str, s: SweepSettings, *, seed: int = 0) -> list[dict]:
-    """Keep samples of data sets of growing size, ranked by EEPrune-Soft, which scores them all.
+def sweep(
+    name: str, race: RaceSettings, s: SweepSettings, *, seed: int, step: Step = cache.step
+) -> list[dict]:
+    """Keep samples of data sets of growing size, up to that of the race.
 
     Returns:
-        One row per size and choice: ``data``, ``seed``, ``size``, ``keep`` (easy, hard, random,
-            all), ``accuracy``.
+        One row per size and method, as far as they are there: ``data``, ``seed``, ``size``,
+            ``ratio``, ``keep`` (one of `KEPT`), ``accuracy``, ``candidates``.
     """
     rows = []
-    for size in s.sizes:
-        training = TrainingSettings(
-            train=size,
-            val=0,
-            test=s.test,
-            kind="mlp",
-            width=s.width,
-            batch_size=s.batch_size,
-            learning_rate=s.learning_rate,
-            # at small sizes as many steps as at large ones
-            budget=max(s.budget, -(-s.least // size)),
-        )
-        facts = asdict(training) | {"data": name, "seed": seed}
-        facts |= {"ratio": s.ratio, "score_epochs": s.score_epochs}
-        step = partial(_step, name, training, s, seed)
-        found = cache.step(f"sweep-{name}-{size}", step, revision=REVISION, **facts)
-        common = {"data": name, "seed": seed, "size": size}
-        rows += [common | {"keep": keep, "accuracy": found[keep]} for keep in _KEEP]
+    for size in (*s.sizes, race.train):
+        b = Bench(name, at_size(race, size, least=s.least), seed)
+        found = {
+            keep: run(b, keep, 0 if keep == NONE else race.sweep_ratio, step)
+            for keep in reversed(KEPT)
+        }
+        scored = scoring(b, "EEPrune", step)
+        common = {"data": name, "seed": seed, "size": size, "ratio": race.sweep_ratio}
+        rows += [
+            common
+            | {"keep": keep, "accuracy": each["accuracy"][-1], "candidates": scored["candidates"]}
+            for keep, each in found.items()
+            if each and scored
+        ]
     return rows
 
 
-def _step(name: str, training: TrainingSettings, s: SweepSettings, seed: int) -> dict[str, float]:
-    # other images for other seeds: at small sizes the draw matters more than the weights
-    data = vision.load(name, train=training.train, val=0, test=training.test, seed=seed)
-    b = Bench(data, training, seed)
-    # as many steps as at large sizes, or the scores would be those of an untrained network
-    recipe = b.recipe(max(s.score_epochs, training.budget // 4), exits=True)
-    values = sample_scores.eeprune(data.train, recipe, seed=seed, variant="soft").values
-    order = values.argsort()
-    kept = round((1 - s.ratio) * len(values))
-    shuffled = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
-    keep = {"easy": order[:kept], "hard": order[-kept:], "random": shuffled[:kept], "all": order}
-    length = training.budget * len(values)
-    found = {}
-    for side, rows in keep.items():
-        net, dataset = b.recipe(1).network(seed), Passes(data.train, rows, length)
-        title = f"{side}, {len(values)}"
-        (found[side],) = fit_and_measure(net, b, dataset, [length], title=title)
-    return found
+def at_size(race: RaceSettings, size: int, *, least: int) -> RaceSettings:
+    """The race's settings for fewer images.
+
+    Where ``race.budget`` passes are fewer samples than ``least``, there are more passes, and as
+    many times more of EEPrune's scoring: else the networks of small data sets are untrained.
+    """
+    more = max(1, least / (size * race.budget))
+    budget, epochs = (math.ceil(more * passes) for passes in (race.budget, race.score_epochs))
+    return replace(race, train=size, budget=budget, score_epochs=epochs)

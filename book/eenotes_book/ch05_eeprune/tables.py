@@ -1,69 +1,108 @@
-"""Tables of chapter 5: the numbers of its runs, ordered for figures and claims."""
+"""Tables of chapter 5: the numbers of its runs, ordered for figures and claims.
+
+A study that is not finished has methods that ran with fewer seeds than others.  Every number is a
+mean over the seeds that are there, and every difference is paired: the same seed on both sides.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from eenotes_book.ch05_eeprune.experiment import EXTRAS, METHODS, NONE
-from eenotes_book.statistics import mean, spread
+from eenotes_book.ch05_eeprune.experiment import EXTRAS, METHODS, NONE, QUOTA, SIDES
+from eenotes_book.statistics import interval, mean, spread
+
+ORDER = (NONE, *METHODS, *EXTRAS)
+THESIS_HALVES = {  # MobileNetV3-large, 50 %: trained on the dropped, on the kept
+    "CIFAR-10": (0.8563, 0.8830),
+    "CIFAR-100": (0.5056, 0.7086),
+    "Tiny ImageNet": (0.5543, 0.5688),
+    "KMNIST": (0.9363, 0.9606),
+    "ImageNet": (0.6812, 0.6839),
+}
+THESIS_PLACES = {  # CIFAR-100: before, middle, after; with their spreads
+    "10%": ("0.680 ± 0.004", "0.734 ± 0.005", "0.656 ± 0.005"),
+    "30%": ("0.677 ± 0.005", "0.723 ± 0.004", "0.670 ± 0.006"),
+    "60%": ("0.676 ± 0.006", "0.685 ± 0.008", "0.676 ± 0.005"),
+}
+_PLACES = {"before": "EEPrune-Before", "middle": "EEPrune", "after": "EEPrune-After"}
 
 
-def curve_table(runs: Sequence[dict], ratio: float) -> pd.DataFrame:
+def ratios(runs: Iterable[dict]) -> list[str]:
+    """The ratios of which a run has something, ascending."""
+    return sorted({ratio for run in runs for ratio in run["runs"]}, key=float)
+
+
+def part(run: dict, method: str, ratio: str) -> dict | None:
+    """What one run says of a method at a ratio; ``None`` if it is not there."""
+    return run["none"] if method == NONE else run["runs"].get(ratio, {}).get(method)
+
+
+def finals(runs: Iterable[dict], method: str, ratio: str) -> list[float]:
+    """A method's accuracies at the end of the budget, one per seed that has it."""
+    found = (part(run, method, ratio) for run in runs)
+    return [each["accuracy"][-1] for each in found if each]
+
+
+def lead(runs: Iterable[dict], method: str, other: str, ratio: str) -> list[float]:
+    """Accuracy of one method minus that of another, one per seed that has both."""
+    pairs = ((part(run, method, ratio), part(run, other, ratio)) for run in runs)
+    return [one["accuracy"][-1] - two["accuracy"][-1] for one, two in pairs if one and two]
+
+
+def curve_table(runs: Sequence[dict], ratio: str) -> pd.DataFrame:
     """Test accuracy on the way, mean over the runs.
 
     Returns:
         ``method``, ``training`` and ``total`` (samples seen, scoring included), ``accuracy``,
-        ``spread`` (NaN for one run).
+        ``spread`` (NaN for one run), ``seeds``.
     """
     rows = []
     for run in runs:
-        for method, part in ({NONE: run["none"]} | run["runs"][f"{ratio:g}"]).items():
-            cost = run["scoring"][method]["samples"] if method != NONE else 0
+        for method in ORDER:
+            found = part(run, method, ratio)
+            if found is None:
+                continue
+            cost = _samples(run, method)
             rows += [
                 {"method": method, "training": seen, "total": seen + cost, "accuracy": accuracy}
-                for seen, accuracy in zip(part["seen"], part["accuracy"], strict=True)
+                for seen, accuracy in zip(found["seen"], found["accuracy"], strict=True)
             ]
     groups = pd.DataFrame(rows).groupby(["method", "training", "total"], sort=False)["accuracy"]
-    return groups.agg(accuracy="mean", spread="std").reset_index()
+    return groups.agg(accuracy="mean", spread="std", seeds="size").reset_index()
 
 
 def final_table(runs: Sequence[dict]) -> pd.DataFrame:
     """Test accuracy at the end of the budget: a row per method, a column per ratio."""
     columns = {}
-    for ratio in runs[0]["runs"]:
-        finals = {
-            method: [final(run, method, ratio) for run in runs] for method in (NONE, *METHODS)
-        }
+    for ratio in ratios(runs):
+        found = {method: finals(runs, method, ratio) for method in ORDER}
         columns[f"{float(ratio):.0%} dropped"] = {
-            method: _plus_minus(values) for method, values in finals.items()
+            method: plus_minus(values) for method, values in found.items() if values
         }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns).reindex([m for m in ORDER if finals_anywhere(runs, m)]).fillna("–")
 
 
-def final(run: dict, method: str, ratio: str) -> float:
-    """A method's accuracy at the end of the budget."""
-    return (run["none"] if method == NONE else run["runs"][ratio][method])["accuracy"][-1]
-
-
-def lead(runs: Sequence[dict], method: str, other: str, ratio: str) -> list[float]:
-    """Accuracy of one method minus that of another, run by run."""
-    return [final(run, method, ratio) - final(run, other, ratio) for run in runs]
+def finals_anywhere(runs: Sequence[dict], method: str) -> bool:
+    """Whether a method has run at any ratio."""
+    return any(finals(runs, method, ratio) for ratio in ratios(runs))
 
 
 def lead_table(runs: Sequence[dict]) -> pd.DataFrame:
     """Accuracy at the end minus that of random pruning with the same seed.
 
     Returns:
-        ``method``, ``ratio``, ``lead`` (mean over the runs), ``spread`` (NaN for one run).
+        ``method``, ``ratio``, ``lead`` (mean), ``reach`` (half the 95 % interval; NaN for one run),
+        ``seeds``.
     """
     rows = []
-    for ratio in runs[0]["runs"]:
-        for method in (NONE, *METHODS):
+    for ratio in ratios(runs):
+        for method in ORDER:
             values = lead(runs, method, "Random", ratio)
-            row = {"method": method, "ratio": float(ratio)}
-            rows.append(row | {"lead": mean(values), "spread": spread(values)})
-    return pd.DataFrame(rows).astype({"spread": float})
+            if values and method != "Random":
+                row = {"method": method, "ratio": float(ratio), "lead": mean(values)}
+                rows.append(row | {"reach": reach(values), "seeds": len(values)})
+    return pd.DataFrame(rows)
 
 
 def scoring_table(runs: Sequence[dict]) -> pd.DataFrame:
@@ -75,108 +114,150 @@ def scoring_table(runs: Sequence[dict]) -> pd.DataFrame:
     """
     rows = {}
     for method in METHODS:
-        found = [run["scoring"][method] for run in runs]
-        joules = [part["joules"] for part in found]
+        scored = [run for run in runs if method in run["scoring"]]
+        if not scored:
+            continue
+        found = [run["scoring"][method] for run in scored]
+        joules = [each["joules"] for each in found]
         rows[method] = {
-            "passes": mean([passes(run, method) for run in runs]),
-            "seconds": mean([part["seconds"] for part in found]),
+            "passes": mean([passes(run, method) for run in scored]),
+            "seconds": mean([each["scoring_seconds"] for each in found]),
             "joules": math.nan if None in joules else mean(joules),
         }
     return pd.DataFrame(rows).T.dropna(axis="columns")
 
 
-def location_table(groups: dict[str, Sequence[dict]]) -> pd.DataFrame:
-    """Accuracy by the place of the early exit, at each ratio; the thesis's numbers come last."""
-    names = {"before": "EEPrune-Before", "middle": "EEPrune", "after": "EEPrune-After"}
+def passes(run: dict, method: str) -> float:
+    """Samples that a method's scoring has seen, in units of the data set."""
+    return _samples(run, method) / run["counts"]["train"]
+
+
+def location_table(groups: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """Accuracy by the place of the early exit; the thesis's numbers come last."""
     columns = {}
     for data, runs in groups.items():
-        for ratio in runs[0]["runs"]:
-            cells = {
-                place: _plus_minus([final(run, method, ratio) for run in runs])
-                for place, method in names.items()
-            }
-            columns[data, f"{float(ratio):.0%}"] = cells
-    thesis = {
-        "10%": (".680", ".734", ".656"),
-        "30%": (".677", ".723", ".670"),
-        "60%": (".676", ".685", ".676"),
-    }
+        for ratio in ratios(runs):
+            cells = {place: finals(runs, method, ratio) for place, method in _PLACES.items()}
+            if all(cells.values()):
+                columns[data, f"{float(ratio):.0%}"] = {
+                    place: plus_minus(values) for place, values in cells.items()
+                }
     columns |= {
-        ("thesis, CIFAR-100", ratio): dict(zip(names, values, strict=True))
-        for ratio, values in thesis.items()
+        ("thesis, CIFAR-100", ratio): dict(zip(_PLACES, values, strict=True))
+        for ratio, values in THESIS_PLACES.items()
     }
     return pd.DataFrame(columns)
 
 
-def extras_table(
-    groups: dict[str, Sequence[dict]], more: dict[str, Sequence[dict]]
-) -> pd.DataFrame:
+def quota_table(groups: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """What a quota per class does to EEPrune: accuracy, imbalance and samples kept, per data set.
+
+    Returns:
+        ``data``, ``ratio``, ``method``, ``accuracy`` (text), ``imbalance``, ``kept``, ``seeds``.
+    """
+    rows = []
+    for data, runs in groups.items():
+        for ratio in ratios(runs):
+            if not lead(runs, QUOTA, "EEPrune", ratio):
+                continue
+            for method in ("EEPrune", QUOTA, "Random"):
+                found = [each for run in runs if (each := part(run, method, ratio))]
+                rows.append(_row(found) | {"data": data, "ratio": ratio, "method": method})
+    columns = ["data", "ratio", "method", "accuracy", "imbalance", "kept", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def extras_table(runs: Sequence[dict], more: Sequence[dict]) -> pd.DataFrame:
     """The experiments beyond the thesis, beside EEPrune and random pruning at the same ratio.
 
     Returns:
-        ``data``, ``method``, ``accuracy`` (text), ``mean``, ``kept`` (samples), ``imbalance``.
+        ``method``, ``accuracy`` (text), ``imbalance``, ``kept``, ``seeds``.
     """
+    ratio = f"{more[0]['ratio']:g}"
     rows = []
-    for name, runs in groups.items():
-        ratio = f"{more[name][0]['ratio']:g}"
-        for method in ("EEPrune", *EXTRAS, "Random"):
-            source = more[name] if method in EXTRAS else runs
-            parts = [
-                (run["runs"] if method in EXTRAS else run["runs"][ratio])[method] for run in source
-            ]
-            skew = [
-                (run["imbalance"] if method in EXTRAS else run["imbalance"][ratio])[method]
-                for run in source
-            ]
-            accuracy = [part["accuracy"][-1] for part in parts]
-            row = {"data": name, "method": method, "accuracy": _plus_minus(accuracy)}
-            kept = round(mean([part["kept"] for part in parts]))
-            rows.append(row | {"mean": mean(accuracy), "kept": kept, "imbalance": mean(skew)})
+    for method in ("EEPrune", *EXTRAS, "Random"):
+        found = [each["runs"][method] for each in more] if method in EXTRAS else None
+        rows.append({"method": method} | _row(found or [part(run, method, ratio) for run in runs]))
     return pd.DataFrame(rows)
 
 
-def halves_table(more: dict[str, Sequence[dict]]) -> pd.DataFrame:
-    """Accuracy after training on dropped samples and on as many kept ones, a row per data set.
+def halves_table(groups: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """Accuracy after training on dropped samples and on as many kept ones; ours, then the thesis's.
 
     Returns:
-        ``dropped``, ``kept``, ``dropped_spread``, ``kept_spread`` (NaN for one run).
+        By data set: ``dropped``, ``kept``, ``dropped_spread``, ``kept_spread`` (NaN for one run, or
+        where the thesis does not say), ``thesis`` (bool).
     """
     rows = {}
-    for name, runs in more.items():
-        found = {side: half(runs, side) for side in ("dropped", "kept")}
-        rows[name] = {side: mean(values) for side, values in found.items()}
-        rows[name] |= {f"{side}_spread": spread(values) for side, values in found.items()}
-    return pd.DataFrame(rows, dtype=float).T
+    for name, runs in groups.items():
+        found = {side: half(runs, side) for side in SIDES}
+        if all(found.values()):
+            rows[name] = {side: mean(values) for side, values in found.items()}
+            rows[name] |= {f"{side}_spread": spread(values) for side, values in found.items()}
+            rows[name]["thesis"] = False
+    for name, (dropped, kept) in THESIS_HALVES.items():
+        rows[f"{name} (thesis)"] = {"dropped": dropped, "kept": kept, "thesis": True}
+    columns = ["dropped", "kept", "dropped_spread", "kept_spread", "thesis"]
+    return pd.DataFrame(rows).T.reindex(columns=columns).astype({"thesis": bool})
 
 
-def dropped_tables(
-    groups: dict[str, Sequence[dict]], classes: dict[str, Sequence[str]]
-) -> tuple[dict, dict]:
+def half(runs: Iterable[dict], side: str) -> list[float]:
+    """Accuracy after training on ``"dropped"`` or as many ``"kept"``, where both are there."""
+    return [run["halves"][side]["accuracy"][-1] for run in runs if len(run["halves"]) == 2]
+
+
+def dropped_tables(groups: Mapping[str, Sequence[dict]]) -> tuple[dict, dict]:
     """Discarded samples per class and method, and the imbalances: means over the runs.
 
-    Both come by (data set, ratio).
+    Both come by (data set, ratio), for the largest ratio at which all methods of the race ran.
     """
     panels, imbalances = {}, {}
     for name, runs in groups.items():
-        for ratio in runs[0]["runs"]:
+        full = [ratio for ratio in ratios(runs) if lead(runs, "EEPrune", "EEPrune-After", ratio)]
+        for ratio in full[-1:]:
+            found = {
+                method: [each for run in runs if (each := part(run, method, ratio))]
+                for method in METHODS
+            }
             key = name, f"{float(ratio):.0%}"
-            panels[key] = sum(
-                pd.DataFrame(run["dropped"][ratio], index=list(classes[name])) for run in runs
-            ) / len(runs)
-            imbalances[key] = pd.DataFrame([run["imbalance"][ratio] for run in runs]).mean()
+            panels[key] = pd.DataFrame(
+                {
+                    method: pd.DataFrame([each["dropped"] for each in parts]).mean()
+                    for method, parts in found.items()
+                    if parts
+                }
+            )
+            imbalances[key] = pd.Series(
+                {m: mean([p["imbalance"] for p in parts]) for m, parts in found.items() if parts}
+            )
     return panels, imbalances
 
 
-def half(runs: Sequence[dict], side: str) -> list[float]:
-    """Accuracy after training on ``"dropped"`` or as many ``"kept"`` samples, run by run."""
-    return [run["halves"][side]["accuracy"][-1] for run in runs]
+def reach(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    low, high = interval(values)
+    return (high - low) / 2
 
 
-def passes(run: dict, method: str) -> float:
-    """Samples that a method's scoring has seen, in units of the data set."""
-    return run["scoring"][method]["samples"] / run["counts"]["train"]
+def plus_minus(values: Sequence[float]) -> str:
+    """A mean with its spread over the runs and their number, ``"0.912 ± 0.010 (5)"``."""
+    if len(values) == 1:
+        return f"{mean(values):.3f} (1)"
+    return f"{mean(values):.3f} ± {spread(values):.3f} ({len(values)})"
 
 
-def _plus_minus(values: Sequence[float]) -> str:
-    """A mean with its spread over the runs, ``"0.912 ± 0.010"``."""
-    return f"{mean(values):.3f}" + (f" ± {spread(values):.3f}" if len(values) > 1 else "")
+def _samples(run: dict, method: str) -> int:
+    """Samples seen by scoring; a quota or a reversal uses EEPrune's scores."""
+    source = "EEPrune" if method.startswith("EEPrune,") else method
+    return run["scoring"].get(source, {"samples": 0})["samples"]
+
+
+def _row(found: Sequence[dict]) -> dict:
+    return {
+        "accuracy": plus_minus([each["accuracy"][-1] for each in found]),
+        "imbalance": mean([each["imbalance"] for each in found]),
+        "kept": round(mean([each["kept"] for each in found])),
+        "seeds": len(found),
+    }

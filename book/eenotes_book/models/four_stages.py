@@ -12,7 +12,13 @@ from eenotes.network import EarlyExitNetwork
 
 
 def four_stages(
-    kind: str, shape: Sequence[int], *, num_classes: int, width: int, exits: bool = True
+    kind: str,
+    shape: Sequence[int],
+    *,
+    num_classes: int,
+    width: int,
+    exits: bool = True,
+    grid: int = 1,
 ) -> EarlyExitNetwork:
     """An untrained network of four stages with a linear exit after each of the first three.
 
@@ -26,6 +32,7 @@ def four_stages(
         width: channels of the first convolution (then twice, twice, four times as many), or units
             of each hidden layer.
         exits: without them the network is a plain classifier of one stage.
+        grid: cells a side to which the early exits pool feature maps.
 
     Raises:
         ValueError: another kind.
@@ -37,7 +44,9 @@ def four_stages(
     if not exits:
         return EarlyExitNetwork([nn.Sequential(*stages)], [])
     example = torch.zeros(2, *shape)
-    return EarlyExitNetwork(stages, linear_exits(stages, example, num_classes=num_classes))
+    return EarlyExitNetwork(
+        stages, linear_exits(stages, example, num_classes=num_classes, grid=grid)
+    )
 
 
 def _convolutions(shape: Sequence[int], num_classes: int, width: int) -> list[nn.Module]:
