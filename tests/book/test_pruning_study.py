@@ -1,6 +1,7 @@
 """Chapter 3: its tables by hand, its budgets really equal, its claims turn with the numbers."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from eenotes import training
 from eenotes.exits import LinearExit
 from eenotes.identity import fingerprint
 from eenotes.methods import pruning
@@ -34,7 +36,8 @@ from eenotes_book.ch03_pruning import (
     tables,
 )
 from eenotes_book.ch03_pruning.settings import Settings, Sweep
-from eenotes_book.data import vision
+from eenotes_book.data import pretrained, vision
+from eenotes_book.models.resnet import CifarResNet
 
 SPARSITY = {
     "together": [[0.2, 0.0, 0.2, 0.1], [0.5, 0.1, 0.6, 0.2]],
@@ -399,6 +402,22 @@ def test_spared_exits_leave_equally_many_weights(bench):
     assert plain["exits"] == pytest.approx(0.64, abs=0.02)
     assert kept["exits"] == pytest.approx(0.2, abs=0.02) and kept["backbone"] > plain["backbone"]
     assert kept["all"] == pytest.approx(plain["all"], abs=5e-3)
+
+
+@pytest.mark.parametrize(("flat", "inputs"), [(False, [4, 8]), (True, [256, 128])])
+def test_a_published_network_gets_exits_and_is_trained_once(bench, monkeypatch, flat, inputs):
+    """Exits see the averages of 4 and 8 channels, or maps of 8 × 8 and 4 × 4 whole."""
+    backbone = CifarResNet(8, in_channels=1, num_classes=3, width=4, padded=True)
+    monkeypatch.setattr(pretrained, "load", lambda name: backbone)
+    monkeypatch.setattr(pretrained, "normalised", lambda data: data)
+    monkeypatch.setattr(vision, "load", lambda name, **sizes: bench.data)
+    recipe = SimpleNamespace(**vars(SETTINGS) | {"flat": flat})
+    start = deepcopy(backbone.state_dict())
+    made = published.bench(recipe, seed=0)
+    assert [exit_.linear.in_features for exit_ in made.net.exits] == inputs and made.by_halves
+    backbone.load_state_dict(start)
+    monkeypatch.setattr(training, "cross_entropy", None)  # nothing is trained any more
+    assert fingerprint(published.bench(recipe, seed=0).net) == fingerprint(made.net)
 
 
 def test_thresholds_are_chosen_on_one_half_and_judged_on_the_other(bench):
