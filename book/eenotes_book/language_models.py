@@ -12,14 +12,14 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.language import evaluation, exits, fine_tuning
 from eenotes_book import cache, scale
-from eenotes_book.data import text
+from eenotes_book.data import pretrained_language, text
 
 
 class Settings(Protocol):
     """What the settings of a chapter say about its text and its language model."""
 
     data: str  # one of eenotes_book.data.text.NAMES
-    hub: str  # a pretrained model of the Hugging Face hub; "": an OPT of our own
+    hub: str  # one of eenotes_book.data.pretrained_language.MODELS; "": an OPT of our own
     vocabulary: int  # tokens of the tokenizer that is trained
     length: int  # tokens per row
     train: int  # tokens
@@ -60,13 +60,11 @@ class LanguageModel:
 
 
 def load_text(s: Settings) -> text.Text:
-    """The text that the settings name, in the tokens of the hub's model if they name one."""
+    """The text that the settings name, in the tokens of the pretrained model if they name one."""
     tokens = {"length": s.length, "train": s.train, "val": s.val, "test": s.test}
     if not s.hub:
         return text.load(s.data, vocabulary=s.vocabulary, **tokens)
-    from transformers import AutoTokenizer
-
-    return text.load(s.data, tokenizer=AutoTokenizer.from_pretrained(s.hub), **tokens)
+    return text.load(s.data, tokenizer=pretrained_language.tokenizer(s.hub), **tokens)
 
 
 def untrained(
@@ -126,7 +124,8 @@ def trained(
     logging.set_verbosity_error()  # it would print generation settings whenever a model is copied
     data = load_text(s) if data is None else data
     if s.hub:
-        return LanguageModel(data, _pretrained(s.hub), s, seed)
+        model, _ = pretrained_language.load(s.hub, context=s.length)
+        return LanguageModel(data, model.to(scale.device()), s, seed)
     torch.manual_seed(seed)
     model = untrained(data, s, tied=tied, width=width)
     kind = "tied" if tied else "untied"
@@ -159,9 +158,3 @@ def trained(
 def next_token_loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
     """The loss of a language model on rows ``(B, T)``, as `eenotes.training.fit` wants it."""
     return fine_tuning.lm_loss(model(input_ids=batch[0], use_cache=False).logits, batch[0])
-
-
-def _pretrained(name: str) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(name).to(scale.device()).eval()

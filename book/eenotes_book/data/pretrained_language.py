@@ -51,28 +51,37 @@ def load(name: str, *, context: int) -> tuple[nn.Module, Any]:
             size, or a context that is longer than the model's.
         FileNotFoundError: the model is not there; it says where to put it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    if name not in MODELS:
-        raise ValueError(f"unknown language model {name!r}; choose one of {', '.join(MODELS)}")
-    expected = MODELS[name]
-    source, options = _source(name, expected)
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    if len(tokenizer) != expected.tokens:
-        raise ValueError(
-            f"the tokenizer in {source} has {len(tokenizer)} tokens, that of {name} "
-            f"{expected.tokens}: it belongs to another model"
-        )
+    found = tokenizer(name)
+    source, options = _source(name)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
     _check(model.config, name, source)
     longest = model.config.max_position_embeddings
     if context > longest:
         raise ValueError(f"{name} reads at most {longest} tokens a row, not {context}")
-    return model.eval(), tokenizer
+    return model.eval(), found
 
 
-def _source(name: str, expected: Published) -> tuple[str, dict[str, str]]:
+def tokenizer(name: str) -> Any:
+    """The tokenizer of a published model; it raises what `load` raises about it."""
+    from transformers import AutoTokenizer
+
+    if name not in MODELS:
+        raise ValueError(f"unknown language model {name!r}; choose one of {', '.join(MODELS)}")
+    source, options = _source(name)
+    found = AutoTokenizer.from_pretrained(source, **options)
+    if len(found) != MODELS[name].tokens:
+        raise ValueError(
+            f"the tokenizer in {source} has {len(found)} tokens, that of {name} "
+            f"{MODELS[name].tokens}: it belongs to another model"
+        )
+    return found
+
+
+def _source(name: str) -> tuple[str, dict[str, str]]:
     """What ``from_pretrained`` reads, and its options."""
+    expected = MODELS[name]
     root = Path(os.environ.get("EENOTES_DATA", "data")).expanduser() / "pretrained"
     if (root / name).is_dir():
         return str(root / name), {}
