@@ -235,7 +235,11 @@ def _answers(net: nn.Module, x: Tensor) -> list[Tensor]:
     """What a network answers to an example ``(B, ...)``, on the CPU."""
     with in_mode(net), kept_random_state():
         seed_everything(0)
-        return [answer.cpu() for answer in net(as_input(x, net))]
+        answers = list(net(as_input(x, net)))
+    other = [type(answer).__name__ for answer in answers if not isinstance(answer, Tensor)]
+    if other:
+        raise TypeError(f"a stage or an exit gave a {other[0]}: let it return the logits alone")
+    return [answer.cpu() for answer in answers]
 
 
 def _alike(found: list[Tensor], expected: list[Tensor]) -> bool:

@@ -84,7 +84,7 @@ def laid_out(draw, net, x):
     """The network and the batch in another layout of memory."""
     how = draw(st.sampled_from(["plain", "channels last", "strided", "expanded"]), label="layout")
     if how == "channels last" and x.ndim == 4:
-        return net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+        net, x = (part.to(memory_format=torch.channels_last) for part in (copy.deepcopy(net), x))
     if how == "strided":
         return net, torch.stack([x, x], -1)[..., 0]
     return net, x[:1].expand(x.shape) if how == "expanded" else x

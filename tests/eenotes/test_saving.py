@@ -220,3 +220,12 @@ def test_of_a_language_model_the_exit_is_saved(norm, made, text, tmp_path):
     nn.init.ones_(other.lm_head.weight)
     with pytest.raises(ValueError, match="other weights of its model"):
         eenotes.load(path, other)
+
+
+def test_a_network_that_gives_more_than_logits_is_not_saved(tmp_path):
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(TypeError, match="gave a tuple: let it return the logits alone"):
+        eenotes.save(EarlyExitNetwork([Pair()], []), tmp_path / "net", example=torch.randn(2, 3))
