@@ -8,8 +8,17 @@ from eenotes import training
 from eenotes_book import cache, records, settings
 from eenotes_book.ch03_pruning import CHAPTER, REVISION, published
 from eenotes_book.ch03_pruning.claims import claim_all
-from eenotes_book.ch03_pruning.experiment import UNPRUNED, described, joined, judged, pools
+from eenotes_book.ch03_pruning.experiment import (
+    SEPARATELY,
+    TOGETHER,
+    UNPRUNED,
+    described,
+    joined,
+    judged,
+    pools,
+)
 from eenotes_book.ch03_pruning.settings import Published
+from eenotes_book.ch03_pruning.tables import having
 
 MAIN = "resnet20"  # the network with the seeds for a verdict
 
@@ -32,11 +41,11 @@ def record() -> Path:
     """Make the record from the steps that have finished.
 
     Raises:
-        ValueError: if no network of the first seed has been pruned yet.
+        ValueError: if no ResNet-20 has been pruned both together and separately yet.
     """
     runs = {name: list(_runs(name, recipe)) for name, recipe in _networks().items()}
-    if not runs[MAIN]:
-        raise ValueError("no step of the study has finished: make study N=3")
+    if not having(runs[MAIN], TOGETHER, SEPARATELY):
+        raise ValueError("no ResNet-20 has been pruned together and separately: make study N=3")
     data = {run["data"]: run["counts"] for run in runs[MAIN]}
     made = records.Record(CHAPTER, at="study", data=data, seeds=[r["seed"] for r in runs[MAIN]])
     made.numbers = {"runs": runs.pop(MAIN)} | {name: found for name, found in runs.items() if found}
