@@ -141,9 +141,11 @@ def combined(class_means: Recorded, trained: Recorded) -> Recorded:
     return Recorded(torch.stack(logits), trained.labels, costs, rule, facts)
 
 
-def report_combined(class_means: Recorded, trained: Recorded) -> Reported:
-    """`report` of E²CM + SDN; the search also starts from each part's own thresholds."""
-    parts = zip(report(class_means).thresholds, report(trained).thresholds, strict=True)
+def report_combined(
+    class_means: Recorded, trained: Recorded, *, parts: tuple[Reported, Reported]
+) -> Reported:
+    """`report` of E²CM + SDN; the search also starts from the thresholds of its two ``parts``."""
+    parts = zip(*(part.thresholds for part in parts), strict=True)
     starts = tuple(beside(*pair) for pair in parts)
     return report(combined(class_means, trained), starts=starts)
 
@@ -195,7 +197,8 @@ def measure() -> dict[str, Any]:
         results = {NAMES[method]: report(run) for method, run in runs.items()}
         results[POSTERIOR] = report(runs["e2cm"], rule_of=posterior_rule)
         if "sdn" in runs:
-            results[BOTH] = report_combined(runs["e2cm"], runs["sdn"])
+            parts = (results["E²CM"], results["SDN"])
+            results[BOTH] = report_combined(runs["e2cm"], runs["sdn"], parts=parts)
         first = runs["e2cm"]
         right = (first.logits[-1].argmax(1) == first.labels).double().expand(len(BUDGETS), -1)
         results[BACKBONE] = Reported(right, torch.ones_like(right), ([], []))
@@ -203,7 +206,9 @@ def measure() -> dict[str, Any]:
             "backbone": first.facts["accuracy"][-1],
             "images": len(first.labels),
             "methods": {
-                name: result.table().to_dict("records") for name, result in results.items()
+                name: result.table().to_dict("records")
+                for name, result in results.items()
+                if name != BACKBONE
             },
             "leads": [
                 {"of": of, "over": over, "at": at, "tenths": lead(results[of], results[over], at)}

@@ -22,7 +22,8 @@ def comparison(
         methods: those to be drawn.
         provenance: for the small print.
     """
-    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4.2), sharey=True)
+    size = (max(5 * len(found), 6), 4.2)
+    figure, (axes,) = plt.subplots(1, len(found), figsize=size, sharey=True, squeeze=False)
     for ax, (network, result) in zip(axes, found.items(), strict=True):
         for method in methods:
             if method not in result["methods"]:
@@ -35,14 +36,15 @@ def comparison(
         ax.axhline(result["backbone"], color=GREY, linestyle="--", linewidth=1.2)
         ax.annotate(f"backbone {result['backbone']:.3f}", (0.02, result["backbone"] + 0.01))
         ax.set(xlim=(0, 0.8), ylim=(0.1, 1))
-    axes[-1].set_ylabel("")
+    for ax in axes[1:]:
+        ax.set_ylabel("")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return style.show(
         figure,
         caption="Published networks of CIFAR-10, thresholds chosen on one half of the test images "
         "and reported on the other, in turn. Bars: 95 % intervals over the test images.",
-        alt="Accuracy against relative cost for two networks, one line per method, all rising "
-        "towards a dashed line for the backbone, whitened class means far above plain ones.",
+        alt="Accuracy against relative cost, a panel for each network and a line for each method, "
+        "all rising towards a dashed line for the backbone; whitened class means are highest.",
         provenance=provenance,
     )
 

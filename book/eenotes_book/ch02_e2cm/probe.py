@@ -69,8 +69,9 @@ def _published() -> Numbers:
         "plain": at_costs.report(plain),
         "posterior": at_costs.report(plain, rule_of=at_costs.posterior_rule),
         "whitened": at_costs.report(whitened),
-        "both": at_costs.report_combined(plain, whitened),
     }
+    parts = (results["plain"], results["whitened"])
+    results["both"] = at_costs.report_combined(plain, whitened, parts=parts)
     found = {}
     for name, result in results.items():
         found[f"published: {name}"] = [*result.right.mean(1), result.cost.mean()]
