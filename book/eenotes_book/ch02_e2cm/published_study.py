@@ -97,7 +97,9 @@ def study(name: str, *, seeds: int = 5) -> None:
             for seed in range(seeds)
             if published_exits.is_kept(host, method, seed)
         ]
-    write_json(_PATH, recorded() | {name: runs})
+    write_json(
+        _PATH, recorded() | {name: {method: found for method, found in runs.items() if found}}
+    )
 
 
 if __name__ == "__main__":
