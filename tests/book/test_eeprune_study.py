@@ -247,6 +247,8 @@ def test_a_study_goes_on_where_it_was_and_records_what_is_finished(tmp_path, mon
     s = StudySettings(names=["digits"], seeds=1, sweep=few, digits=race)
     monkeypatch.setattr(study.settings, "load", lambda *where: s)
 
+    with pytest.raises(ValueError, match="no step of the race"):
+        study.record()
     b = Bench("digits", race, 0)
     experiment.run(b, "Random", 0.4)
     numbers = study.run_all(s, experiment.finished)

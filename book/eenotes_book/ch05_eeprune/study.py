@@ -24,20 +24,26 @@ def study() -> Path:
     s = settings.load(CHAPTER, "study")
     for work in _works(s):
         work()
-    return record_finished()
+    return record()
 
 
-def record_finished() -> Path:
-    """Write the record of what is finished of the study, however much that is."""
+def record() -> Path:
+    """Make the record from the steps that have finished, however many those are.
+
+    Raises:
+        ValueError: if none has.
+    """
     s = settings.load(CHAPTER, "study")
     numbers = run_all(s, finished)
     groups = numbers["comparison"]
+    if not groups:
+        raise ValueError("no step of the race has finished: make study N=5")
     data = {name: runs[0]["counts"] for name, runs in groups.items()}
     seeds = sorted({one["seed"] for runs in groups.values() for one in runs})
-    record = records.Record(CHAPTER, at="study", data=data, seeds=seeds)
-    record.numbers = numbers
-    claim_all(record, numbers)
-    return record.save()
+    made = records.Record(CHAPTER, at="study", data=data, seeds=seeds)
+    made.numbers = numbers
+    claim_all(made, numbers)
+    return made.save()
 
 
 def run_all(s: StudySettings, step: Step = cache.step) -> dict:
