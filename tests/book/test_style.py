@@ -40,7 +40,7 @@ CHAPTERS = {
           ch05_eeprune_experiment.QUOTA, ch05_eeprune_experiment.EASY],
     "6": ["random", "copy", "copy, after the final norm", "class mean", "class mean, scaled",
           "class mean, plug-in N₀", "whitened class mean", "class mean + random",
-          "class mean + copy"],
+          "class mean + copy", "tuned lens"],
 }  # fmt: skip
 
 
