@@ -66,6 +66,20 @@ def test_the_code_on_bring_your_own_model_runs(capsys, tmp_path, monkeypatch):
     assert space["found"].counts.sum() == 320, "the last block's class statistics"
 
 
+@pytest.mark.slow
+def test_the_code_on_ship_it_runs(capsys, tmp_path, monkeypatch):
+    """Every block, in order; from a trained network to a served one are thirty lines at most."""
+    for name in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name} is not installed: the extra ship brings it")
+    monkeypatch.chdir(tmp_path)
+    code = blocks("ship-it")
+    assert len(code) == 4 and len(code[1].strip().splitlines()) <= 30
+    space = run(code)
+    taken = space["answer"].exit_index
+    assert 0 < (taken == 2).sum() < len(taken), "samples leave early, and others go on"
+    assert re.search(r"\d\.\d\d of the computation", capsys.readouterr().out)
+
+
 def test_the_model_that_cannot_be_traced_really_cannot():
     block = next(b for b in blocks("bring-your-own-model") if "class Stubborn" in b)
     space = run([block.split("whole = ")[0]])
