@@ -75,7 +75,7 @@ def export(net: EarlyExitNetwork, folder: str | Path, example: Tensor, *, rule: 
 
     Args:
         folder: is made; the files of an earlier export there are replaced.
-        example: as in `programs`.
+        example: a batch ``(B, ...)``, as in `programs`.
 
     Raises:
         TypeError, ValueError: as `programs`; or a graph that gives other numbers than its stage.
