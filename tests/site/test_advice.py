@@ -14,7 +14,7 @@ from results import Chapter
 from eenotes import split
 from eenotes.language import initialisation
 from eenotes_book import records, settings
-from eenotes_book.ch02_e2cm import at_costs, claims
+from eenotes_book.ch02_e2cm import at_costs, claims, published_study
 from eenotes_book.ch04_cbt import experiment as ch04_cbt
 
 NAMES = chapters.chapters()
@@ -151,12 +151,15 @@ def test_advice_agrees_with_the_records(chapter, run, words, contradiction):
 
 def test_advice_on_class_means_agrees_with_the_recorded_logits():
     found = records.Record("02-e2cm", data={}, seeds=[0])
-    claims.claim_all(found, {"published": at_costs.kept()})
+    numbers = {"published": at_costs.kept(), "trained": published_study.recorded()}
+    claims.claim_all(found, numbers)
     verdicts = {
         row["statement"].split(": ")[1].split(";")[0]: row["verdict"] for row in found.claims
     }
     assert verdicts["E²CM, whitened is ahead of E²CM"] == "holds"
     assert verdicts["E²CM, posterior is ahead of E²CM"] == "holds"
+    assert verdicts["E²CM, whitened is not behind SDN"] == "holds"
+    assert verdicts["E²CM is ahead of SDN, one epoch"] == "fails"
     assert all(word == "fails" for what, word in verdicts.items() if "keeps" in what)
 
 
