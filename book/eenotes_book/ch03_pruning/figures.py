@@ -91,11 +91,12 @@ def pruned_trade(curves: dict[str, pd.DataFrame], *, provenance: str) -> HTML:
         curves: from `tables.curves`; the spread, NaN for a single run, is drawn as a band.
         provenance: of the numbers.
     """
-    ax = style.accuracy_against_cost(plt.subplots(figsize=(6.6, 4))[1], curves)
+    ax = style.cost_axes(plt.subplots(figsize=(6.6, 4))[1])
     for name, table in curves.items():
-        table, color = table.sort_values("relative_cost"), style.METHODS[name][0]
-        band = table.accuracy - table.spread, table.accuracy + table.spread
-        ax.fill_between(table.relative_cost, *band, color=color, alpha=0.2, linewidth=0)
+        table, (color, marker) = table.sort_values("relative_cost"), style.METHODS[name]
+        cost, accuracy, spread = table.relative_cost, table.accuracy, table.spread
+        ax.plot(cost, accuracy, color=color, marker=marker, markersize=5, label=name)
+        ax.fill_between(cost, accuracy - spread, accuracy + spread, color=color, alpha=0.2, lw=0)
     unit = "effective MACs; 1 = unpruned backbone without exits"
     ax.set(xlabel=f"relative cost ({unit})", xlim=(0, None))
     ax.legend(loc="lower right")
