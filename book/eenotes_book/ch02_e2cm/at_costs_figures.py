@@ -38,10 +38,13 @@ def comparison(
         ax.set(xlim=(0, 0.8), ylim=(0.1, 1))
     for ax in axes[1:]:
         ax.set_ylabel("")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    pairs = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in reversed(pairs)}
+    named = [method for method in methods if method in handles]
+    figure.legend([handles[m] for m in named], named, loc="outside lower center", ncols=4)
     return style.show(
         figure,
-        caption="Published networks of CIFAR-10, thresholds chosen on one half of the test images "
+        caption="Trained networks of CIFAR-10, thresholds chosen on one half of the test images "
         "and reported on the other, in turn. Bars: 95 % intervals over the test images.",
         alt="Accuracy against relative cost, a panel for each network and a line for each method, "
         "all rising towards a dashed line for the backbone; whitened class means are highest.",
