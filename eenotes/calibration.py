@@ -62,7 +62,8 @@ def expected_stopping(
     before it against what the exits behind it make of the sample.
 
     Args:
-        logits, labels, rule, costs: as in `eenotes.thresholds.Answers`, of a split to choose on.
+        logits: of a split to choose on, ``(J, N, K)``.
+        labels, rule, costs: as in `eenotes.thresholds.Answers`.
         price: of a wrong answer, in units of relative cost, above 0.
 
     Raises:

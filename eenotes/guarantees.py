@@ -59,7 +59,8 @@ def with_guarantee(
     exits, nor the candidates have been fitted to them.
 
     Args:
-        logits, labels, rule, costs: as in `eenotes.thresholds.Answers`, of the calibration split.
+        logits: of the calibration split, ``(J, N, K)``.
+        labels, rule, costs: as in `eenotes.thresholds.Answers`.
         risk: ``"disagreement"`` with the last exit, ``"error"`` against the labels, or ``"lost
             accuracy"``, the error less that of the last exit.
         level: the largest risk, in (0, 1).
@@ -98,7 +99,8 @@ def in_expectation(
     counts with the largest loss that it has had from the closed exit on.
 
     Args:
-        logits, labels, rule, costs, risk, level: as in `with_guarantee`.
+        logits: of the calibration split, ``(J, N, K)``.
+        labels, rule, costs, risk, level: as in `with_guarantee`.
 
     Raises:
         ValueError: as `with_guarantee`.
