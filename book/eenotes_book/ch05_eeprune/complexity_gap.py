@@ -68,7 +68,7 @@ def arc_cosine_kernel(x: Tensor) -> Tensor:
 
 
 def complexity_gaps(kernel: Tensor, signs: Tensor, *, ridge: float = 0.0) -> Tensor:
-    r"""$y^\top H^{-1} y$ minus the same without sample a, for every a (5.4):
+    r"""$y^\top H^{-1} y$ minus the same without sample a, for every a (5.4), by (5.5):
 
     $(H^{-1}y)_a^2 / (H^{-1})_{aa}$.
 

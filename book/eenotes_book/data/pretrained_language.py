@@ -64,7 +64,11 @@ def load(name: str, *, context: int) -> tuple[nn.Module, Any]:
 
 
 def tokenizer(name: str) -> Any:
-    """The tokenizer of a published model; it raises what `load` raises about it."""
+    """The tokenizer of a published model.
+
+    Raises:
+        ValueError: an unknown name, or a tokenizer of another size.
+    """
     from transformers import AutoTokenizer
 
     if name not in MODELS:
