@@ -72,7 +72,7 @@ class EarlyExitNetwork(nn.Module):
 
 
 def version_of(x: Tensor) -> int | None:
-    """How often ``x``, ``(...)``, was changed in place; ``None`` where PyTorch does not count it."""
+    """How often ``x`` ``(...)`` was changed in place; ``None`` where PyTorch does not count it."""
     return x._version if isinstance(x, Tensor) and not x.is_inference() else None
 
 

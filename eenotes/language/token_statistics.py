@@ -63,8 +63,8 @@ class Statistics:
 
         $c + \frac{n_v}{n_v + \kappa} (M_v - c)$ is what is expected of a token's true mean, given
         its estimate, if true means vary around $c$ by $\tau^2$ per dimension; $\kappa =
-        \sigma^2/\tau^2$, and $\tau^2$ is what $\lVert M_v - c\rVert^2/D$ has above $\sigma^2/n_v$, by
-        which an estimated mean is too long (6.19).
+        \sigma^2/\tau^2$, and $\tau^2$ is what $\lVert M_v - c\rVert^2/D$ has above $\sigma^2/n_v$,
+        by which an estimated mean is too long (6.19).
 
         Raises:
             ValueError: as `plug_in_n0`.
