@@ -75,7 +75,7 @@ class _FromPython(TorchFunctionMode):
 @contextmanager
 def device(*, doubles: bool = False) -> Iterator[torch.device]:
     """The device, which exists within the block; with ``doubles`` it has double precision."""
-    _register()
+    register()
     global _doubles
     _doubles = doubles
     with _Factories(), _FromPython():
@@ -86,7 +86,8 @@ _doubles = False
 
 
 @cache
-def _register() -> None:
+def register() -> None:
+    """Make the device known; before the first backward pass, when PyTorch counts the devices."""
     from torch.utils import backend_registration
 
     class Module(backend_registration._DummyBackendModule):
