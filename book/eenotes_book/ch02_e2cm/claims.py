@@ -60,7 +60,7 @@ def _claim_published(record: records.Record, network: str, found: Mapping) -> No
     gate = _gate(network, found["backbone"])
     for row in found["leads"]:
         of, over, at = row["of"], row["over"], row["at"]
-        kept, about = over == at_costs.BACKBONE, f"{at_costs.TITLES[network]}, fully trained"
+        kept, about = over == at_costs.BACKBONE, f"{at_costs.TITLES[network]}, trained"
         statement = (
             f"{about}: {of} keeps the backbone's accuracy (within a point) at {at} of its cost"
             if kept
@@ -96,7 +96,7 @@ def _claim_trained(
         names, longer = (at_costs.NAMES[of], at_costs.NAMES[over]), over == "sdn"
         claimed = "is not behind" if longer else "is ahead of"
         record.claim(
-            f"{at_costs.TITLES[network]}, fully trained: {names[0]} {claimed} {names[1]}; "
+            f"{at_costs.TITLES[network]}, trained: {names[0]} {claimed} {names[1]}; "
             "ours: mean lead over the budgets",
             thesis=_THESIS.get(names, _OURS),
             values=[_mean_lead(of_seed[of][seed], of_seed[over][seed]) for seed in seeds],
