@@ -285,9 +285,7 @@ def cheapest_with_accuracy(table: "pd.DataFrame", *, accuracy: float) -> "pd.Ser
 def _check_labels(labels: Tensor, count: int) -> None:
     """Raise a ValueError unless there is one label per sample: other shapes would broadcast."""
     if labels.shape != (count,):
-        raise ValueError(
-            f"need one label per sample, of shape ({count},), not {tuple(labels.shape)}"
-        )
+        raise ValueError(f"need labels of shape ({count},), not {tuple(labels.shape)}")
 
 
 def _check_costs(costs: Costs, *, num_exits: int) -> None:
