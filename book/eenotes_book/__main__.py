@@ -14,11 +14,10 @@ def main() -> None:
     """Run what the command line names, and print which file was written."""
     parser = argparse.ArgumentParser(prog="python -m eenotes_book", description=__doc__)
     parser.add_argument("what", choices=["study", "record", "probe"])
-    parser.add_argument(
-        "number", type=int, choices=range(1, len(FOLDERS) + 1), help="of the chapter"
-    )
+    numbers = {int(name[:2]): name for name in FOLDERS}
+    parser.add_argument("number", type=int, choices=numbers, help="of the chapter")
     asked = parser.parse_args()
-    chapter = next(name for name in FOLDERS if int(name[:2]) == asked.number)
+    chapter = numbers[asked.number]
     if asked.what == "probe":
         print(write_json(probes.path_of(chapter), probes.run(chapter)))
         return

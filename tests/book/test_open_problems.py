@@ -1,4 +1,4 @@
-"""The experiments of chapter 7 on tensors small enough to work out by hand."""
+"""The experiments of chapter 8 on tensors small enough to work out by hand."""
 
 import argparse
 import copy
@@ -18,8 +18,8 @@ from eenotes.costs import Costs
 from eenotes.exits import ClassMeanExit
 from eenotes.methods import pruning
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import ch07_open, language_models, records, settings
-from eenotes_book.ch07_open import (
+from eenotes_book import ch08_open, language_models, records, settings
+from eenotes_book.ch08_open import (
     claims,
     compact,
     compression,
@@ -37,7 +37,7 @@ from eenotes_book.models.four_stages import four_stages
 
 @pytest.mark.parametrize("at", ["tiny", "reduced", "full"])
 def test_settings_are_typed_at_every_scale(at):
-    assert settings.load(ch07_open.CHAPTER, at).streets.channels.depth > 0
+    assert settings.load(ch08_open.CHAPTER, at).streets.channels.depth > 0
 
 
 ONE = torch.ones(1)
@@ -484,7 +484,7 @@ def numbers():
 
 
 def test_claims_are_made_from_the_plain_numbers_of_a_record(numbers):
-    record = records.Record(ch07_open.CHAPTER, data={}, seeds=[0, 1], at="tiny")
+    record = records.Record(ch08_open.CHAPTER, data={}, seeds=[0, 1], at="tiny")
     claims.claim_all(record, numbers)
     found = {row["statement"].split(":")[0]: row for row in record.claims}
     ours = {name: row["ours"] for name, row in found.items()}
@@ -500,7 +500,7 @@ def test_claims_are_made_from_the_plain_numbers_of_a_record(numbers):
 
 
 def test_streets_are_not_testable_where_the_first_exit_is_as_good_as_the_last(numbers):
-    record = records.Record(ch07_open.CHAPTER, data={}, seeds=[0, 1], at="tiny")
+    record = records.Record(ch08_open.CHAPTER, data={}, seeds=[0, 1], at="tiny")
     claims.claim_all(record, numbers | {"sources": {"image 1": 0.68, "image 3": 0.7}})
     verdicts = [row["verdict"] for row in record.claims if row["where"] == "modalities"]
     assert verdicts == ["not testable here"] * 2

@@ -1,4 +1,4 @@
-"""Figures of chapter 7: two sensors, dropped data, and models that go on learning."""
+"""Figures of chapter 8: two sensors, dropped data, and models that go on learning."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -7,7 +7,7 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from eenotes_book.ch07_open.streets import CLASSES
+from eenotes_book.ch08_open.streets import CLASSES
 from eenotes_book.scene_pictures import label_map, scene_panels
 from eenotes_book.style import BLUE, GREEN, GREY, ORANGE, RED, show
 

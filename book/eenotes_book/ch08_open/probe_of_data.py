@@ -1,4 +1,4 @@
-"""The probe of chapter 7, questions 4 to 6: drawn streets, clusters, and two small texts.
+"""The probe of chapter 8, questions 4 to 6: drawn streets, clusters, and two small texts.
 
 One text is written here, because the manual differs between versions of Python.
 """
@@ -10,8 +10,8 @@ import torch
 
 from eenotes.methods import eeprune
 from eenotes_book import clustering
-from eenotes_book.ch07_open import dropping, reward, stale, streets, tables, two_sensors
-from eenotes_book.ch07_open.probe_numbers import Found, losses, mean, norm, place
+from eenotes_book.ch08_open import dropping, reward, stale, streets, tables, two_sensors
+from eenotes_book.ch08_open.probe_numbers import Found, losses, mean, norm, place
 from eenotes_book.data import text, vision
 from eenotes_book.language_models import LanguageModel
 

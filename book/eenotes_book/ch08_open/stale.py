@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from eenotes import gaussian, training
 from eenotes.language import evaluation, exits, fine_tuning, initialisation, token_statistics
-from eenotes_book.ch07_open.settings import Tuning
+from eenotes_book.ch08_open.settings import Tuning
 from eenotes_book.language_models import LanguageModel
 
 FRESH = "re-estimated"
@@ -52,7 +52,7 @@ def other_text(b: LanguageModel, *, train: int, test: int) -> tuple[Tensor, Tens
 
 
 class CarriedMeans:
-    r"""Class means that move along with a model (7.9).
+    r"""Class means that move along with a model (8.9).
 
     $M_v \leftarrow M_v + \frac{n}{n + h_v}(\bar r_v - M_v)$ for n vectors of a batch.
 
@@ -139,7 +139,7 @@ def n0_factor(b: LanguageModel) -> float:
 
 
 def moved(now: token_statistics.Statistics, before: token_statistics.Statistics) -> float:
-    r"""How far the class means have moved, in units of the spread within the classes (7.8).
+    r"""How far the class means have moved, in units of the spread within the classes (8.8).
 
     $\sqrt{\sum_v n_v \lVert M_v' - M_v\rVert^2 / \sum_v n_v} \big/ \sqrt{D \hat\sigma^2}$ over the
     tokens that both have seen; 0 is fresh.

@@ -1,4 +1,4 @@
-"""Figures of chapter 7: the questions, and the three experiments on images."""
+"""Figures of chapter 8: the questions, and the three experiments on images."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The settings of chapter 7, one class an experiment; their values stand in settings.toml."""
+"""The settings of chapter 8, one class an experiment; their values stand in settings.toml."""
 
 from dataclasses import dataclass
 

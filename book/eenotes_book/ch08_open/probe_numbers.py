@@ -1,11 +1,11 @@
-"""What the probe of chapter 7 makes of tensors and tables: few numbers for many."""
+"""What the probe of chapter 8 makes of tensors and tables: few numbers for many."""
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from eenotes.network import EarlyExitNetwork
-from eenotes_book.ch07_open import networks
+from eenotes_book.ch08_open import networks
 
 Found = dict[str, float | list[float] | Tensor]
 

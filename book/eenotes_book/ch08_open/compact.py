@@ -14,12 +14,12 @@ from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import ClassMeanConfidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
-from eenotes_book.ch07_open.networks import TrainedNetwork, device_of
+from eenotes_book.ch08_open.networks import TrainedNetwork, device_of
 from eenotes_book.data import vision
 
 
 def quantise(x: Tensor, *, bits: int, step: Tensor | None = None) -> Tensor:
-    r"""Round each row ``x[i]`` to b bits (7.4).
+    r"""Round each row ``x[i]`` to b bits (8.4).
 
     The levels are $0, \pm a, \pm 2a, \dots, \pm(2^{b-1}-1)\,a$; for one bit they are $\pm a$.
 
@@ -65,7 +65,7 @@ def best_step(x: Tensor, *, bits: int) -> Tensor:
 class CompactExit(ClassMeanExit):
     """A class-mean exit that looks at pooled features and keeps its means in few bits.
 
-    Pooling is linear (7.3): the mean of pooled features is the pooled mean, and no new pass over
+    Pooling is linear (8.3): the mean of pooled features is the pooled mean, and no new pass over
     the data is needed for it.  What is rounded is each mean's offset from the centre of all; the
     centre itself is kept in 8 bits.
 

@@ -11,8 +11,8 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.costs import Costs, count_macs
 from eenotes_book import cache
-from eenotes_book.ch07_open.networks import device_of
-from eenotes_book.ch07_open.settings import Streets
+from eenotes_book.ch08_open.networks import device_of
+from eenotes_book.ch08_open.settings import Streets
 from eenotes_book.data import drawn_scenes, scenes
 from eenotes_book.models import segmentation_training
 from eenotes_book.models.segmentation import SegmentationNetwork

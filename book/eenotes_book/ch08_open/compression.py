@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize, prune
 from eenotes import training
 from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
-from eenotes_book.ch07_open.compact import best_step, quantise
-from eenotes_book.ch07_open.networks import TrainedNetwork, freeze_garbage
-from eenotes_book.ch07_open.settings import Order
+from eenotes_book.ch08_open.compact import best_step, quantise
+from eenotes_book.ch08_open.networks import TrainedNetwork, freeze_garbage
+from eenotes_book.ch08_open.settings import Order
 from eenotes_book.data import vision
 
 OPERATIONS = {"P": "prune", "Q": "quantise", "D": "distil", "C": "train on"}
@@ -43,7 +43,7 @@ def distillation_loss(
 ) -> Tensor:
     r"""Self-distillation: every early exit learns the labels and the last exit's softmax alike.
 
-    It is (7.5), $\frac1J$ times $\mathrm{CE}(z_J, y) + \frac12 \sum_{j<J}
+    It is (8.5), $\frac1J$ times $\mathrm{CE}(z_J, y) + \frac12 \sum_{j<J}
     \bigl[\mathrm{CE}(z_j, y) + \tau^2\mathrm{KL}(p_J \Vert p_j)\bigr]$, with $p_j$ the softmax of
     $z_j/\tau$; no gradient flows into the teacher.
     """

@@ -14,8 +14,8 @@ from eenotes.language import evaluation, exits, initialisation, token_statistics
 from eenotes.methods import e2cm, eeprune
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, clustering, deep_clustering, language_models, scale
-from eenotes_book.ch07_open.networks import device_of, freeze_garbage
-from eenotes_book.ch07_open.settings import Clusters
+from eenotes_book.ch08_open.networks import device_of, freeze_garbage
+from eenotes_book.ch08_open.settings import Clusters
 from eenotes_book.data import vision
 from eenotes_book.data.passes import Passes
 from eenotes_book.language_models import LanguageModel, next_token_loss
@@ -79,7 +79,7 @@ def cluster_accuracy(net: EarlyExitNetwork, split: TensorDataset) -> float:
 
 @torch.no_grad()
 def agreement(net: EarlyExitNetwork, x: Tensor, *, exit_index: int) -> Tensor:
-    """How surely an early exit names the same cluster as the last exit (7.7), ``(N,)``.
+    """How surely an early exit names the same cluster as the last exit (8.7), ``(N,)``.
 
     It is the E²CM confidence, and 0 where the exits name different clusters.
     """

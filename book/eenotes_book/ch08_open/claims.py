@@ -1,4 +1,4 @@
-"""The hypotheses of chapter 7, judged, and what a run says in words.
+"""The hypotheses of chapter 8, judged, and what a run says in words.
 
 They are ours: the thesis has no numbers here.
 """
@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from eenotes_book import statistics
-from eenotes_book.ch07_open import tables
-from eenotes_book.ch07_open.stale import FRESH
+from eenotes_book.ch08_open import tables
+from eenotes_book.ch08_open.stale import FRESH
 from eenotes_book.records import Record
 from eenotes_book.statistics import Gate
 

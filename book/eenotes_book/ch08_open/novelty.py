@@ -16,15 +16,15 @@ from eenotes.class_statistics import ClassMoments
 from eenotes.costs import count_macs
 from eenotes.exits import ClassMeanExit, pool
 from eenotes.inference import collect, first_exit, simulate
-from eenotes_book.ch07_open.compact import rule_for_budget
-from eenotes_book.ch07_open.networks import (
+from eenotes_book.ch08_open.compact import rule_for_budget
+from eenotes_book.ch08_open.networks import (
     TrainedNetwork,
     device_of,
     features,
     last_logits,
     trained,
 )
-from eenotes_book.ch07_open.settings import Settings
+from eenotes_book.ch08_open.settings import Settings
 from eenotes_book.data import vision
 
 MEASURES = ("softmax", "E²CM confidence", "distance", "whitened distance")
@@ -33,7 +33,7 @@ _SHRINKAGE = 1e-3  # of the covariance within the classes
 
 
 def auroc(unknown: Tensor, known: Tensor) -> float:
-    """The probability that an unknown sample has a higher score than a known one (7.2).
+    """The probability that an unknown sample has a higher score than a known one (8.2).
 
     Ties count half.
 
@@ -101,7 +101,7 @@ class Novelty:
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> dict[str, Tensor]:
-        """One of `MEASURES` → ``(J-1, N)`` for images ``(N, C, H, W)``; (7.1) is the distance."""
+        """One of `MEASURES` → ``(J-1, N)`` for images ``(N, C, H, W)``; (8.1) is the distance."""
         found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
         net, means = self.network.net, self.network.class_means
         seen = features(net, x)

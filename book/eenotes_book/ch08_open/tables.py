@@ -1,11 +1,11 @@
-"""Tables of chapter 7's runs: what its figures show and its claims rest on."""
+"""Tables of chapter 8's runs: what its figures show and its claims rest on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from eenotes_book.ch07_open.compression import ORDERS
+from eenotes_book.ch08_open.compression import ORDERS
 
 
 def as_numbers(**found: pd.DataFrame | pd.Series | Sequence[dict]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The probe of chapter 7: its six experiments in miniature, one after the other.
+"""The probe of chapter 8: its six experiments in miniature, one after the other.
 
 Questions 1 to 3, on digits, are here; the others are in `probe_of_data`.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 from eenotes import training
 from eenotes.methods import pruning
 from eenotes_book import language_models
-from eenotes_book.ch07_open import (
+from eenotes_book.ch08_open import (
     compact,
     compression,
     networks,
@@ -21,7 +21,7 @@ from eenotes_book.ch07_open import (
     stale,
     tables,
 )
-from eenotes_book.ch07_open.probe_numbers import Found, flat, logits, losses, mean, norm, place
+from eenotes_book.ch08_open.probe_numbers import Found, flat, logits, losses, mean, norm, place
 from eenotes_book.data import vision
 from eenotes_book.probes import Doubles
 

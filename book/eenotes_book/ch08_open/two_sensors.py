@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from eenotes.costs import Costs
 from eenotes.methods import cbt_budgets
 from eenotes.thresholds import Answers
-from eenotes_book.ch07_open.streets import CLASSES, Senses
+from eenotes_book.ch08_open.streets import CLASSES, Senses
 
 Step = tuple[str, int]  # a modality and its exit, from 0
 PLANS: dict[str, list[Step]] = {
@@ -27,7 +27,7 @@ def cascade(
     """A cascade over several modalities as one list of exits.
 
     After a step everything that is known is used: the log-probabilities of the latest exit of each
-    modality so far are added, as if the modalities erred independently (7.6).
+    modality so far are added, as if the modalities erred independently (8.6).
 
     Args:
         known: modality → log-probabilities of its exits ``(J, N, K)``.

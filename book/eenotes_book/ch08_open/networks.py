@@ -12,7 +12,7 @@ from eenotes.exits import linear_exits
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache
-from eenotes_book.ch07_open.settings import Settings
+from eenotes_book.ch08_open.settings import Settings
 from eenotes_book.data import vision
 from eenotes_book.models.four_stages import four_stages
 

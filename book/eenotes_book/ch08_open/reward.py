@@ -11,9 +11,9 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.language import exits, initialisation, token_statistics
 from eenotes.network import in_mode
-from eenotes_book.ch07_open.networks import device_of
-from eenotes_book.ch07_open.settings import Reward
-from eenotes_book.ch07_open.stale import FRESH, moved
+from eenotes_book.ch08_open.networks import device_of
+from eenotes_book.ch08_open.settings import Reward
+from eenotes_book.ch08_open.stale import FRESH, moved
 from eenotes_book.language_models import LanguageModel, next_token_loss
 
 
