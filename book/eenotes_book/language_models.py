@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes.language import evaluation, exits, fine_tuning
-from eenotes_book import cache, scale
+from eenotes.language import evaluation, exits
+from eenotes_book import cache, fine_tuning, scale
 from eenotes_book.data import pretrained_language, text
 
 
@@ -142,7 +142,7 @@ def trained(
             config=model.config.to_diff_dict(),
         )
         training.fit(
-            exits.FullPrecision(model),
+            fine_tuning.FullPrecision(model),
             TensorDataset(data.train),
             loss=next_token_loss,
             epochs=epochs,

@@ -4,7 +4,7 @@ It works on any such model of `transformers`.  Equation numbers are those of cha
 """
 
 import copy
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -186,19 +186,3 @@ def load(model: ExitModel, head: Linear) -> ExitModel:
     linear.weight.copy_(head[0])
     linear.bias.copy_(head[1])
     return model
-
-
-class FullPrecision(nn.Module):
-    """A module without autocast on the CPU.
-
-    Converting a small model's numbers to bfloat16 takes longer there than multiplying them.
-    """
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *inputs, **named):
-        on_cpu = next(self.inner.parameters()).device.type == "cpu"
-        with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
-            return self.inner(*inputs, **named)

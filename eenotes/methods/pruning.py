@@ -1,6 +1,6 @@
 """Magnitude pruning: which weights of an early exit network go, and what is zero afterwards.
 
-Masks are those of ``torch.nn.utils.prune``; when weights go, says `pruning_schedule`.
+Masks are those of ``torch.nn.utils.prune``.
 """
 
 import copy

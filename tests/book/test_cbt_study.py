@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from eenotes.methods import cbt_budgets
 from eenotes.rules import Confidence
-from eenotes_book import records, scene_pictures, settings, style
+from eenotes_book import cbt_budgets, records, scene_pictures, settings, style
 from eenotes_book.ch04_cbt import (
     claims,
     clock,

@@ -6,8 +6,9 @@ from torch.testing import assert_close
 
 pytest.importorskip("transformers")
 
-from eenotes.language import evaluation, exits, fine_tuning, initialisation, token_statistics
+from eenotes.language import evaluation, exits, initialisation, token_statistics
 from eenotes.language.batches import IGNORED, read, rows
+from eenotes_book import fine_tuning
 
 V, PAD = 40, 38
 LENGTHS = (12, 5, 9, 2)

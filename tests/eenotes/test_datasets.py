@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from eenotes import EarlyExitNetwork, LinearExit, collect, training
-from eenotes.methods import cbt, e2cm, eeprune, pruning_schedule, scoring
+from eenotes.methods import cbt, e2cm, eeprune, scoring
+from eenotes_book import pruning_schedule
 
 COUNT = 24
 GENERATOR = torch.Generator().manual_seed(0)

@@ -12,14 +12,8 @@ pytest.importorskip("transformers")
 
 from eenotes.exits import ClassMeanExit
 from eenotes.gaussian import linear_discriminant
-from eenotes.language import (
-    batches,
-    evaluation,
-    exits,
-    fine_tuning,
-    initialisation,
-    token_statistics,
-)
+from eenotes.language import batches, evaluation, exits, initialisation, token_statistics
+from eenotes_book import fine_tuning
 
 V, DEPTH = 40, 4
 

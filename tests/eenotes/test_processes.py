@@ -13,8 +13,9 @@ from torch.utils.data import TensorDataset
 
 from eenotes import ClassMeans, Confidence, EarlyExitNetwork, LinearExit, collect, training
 from eenotes.costs import Costs
-from eenotes.methods import cbt, e2cm, pruning_schedule
+from eenotes.methods import cbt, e2cm
 from eenotes.thresholds import evaluate, thresholds_for_budgets
+from eenotes_book import pruning_schedule
 
 COUNT = 40
 

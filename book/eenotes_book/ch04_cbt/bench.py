@@ -9,9 +9,9 @@ from torch import Tensor
 
 from eenotes import training
 from eenotes.costs import Costs, count_macs
-from eenotes.methods import cbt, cbt_budgets
+from eenotes.methods import cbt
 from eenotes.thresholds import Answers
-from eenotes_book import cache, scale
+from eenotes_book import cache, cbt_budgets, scale
 from eenotes_book.ch04_cbt.settings import Convolutional, Settings, Transformer
 from eenotes_book.data import scenes
 from eenotes_book.models import segmentation_training

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from eenotes.costs import count_macs
 from eenotes.inference import collect
-from eenotes.methods import cbt, cbt_budgets
-from eenotes_book import networks, scale
+from eenotes.methods import cbt
+from eenotes_book import cbt_budgets, networks, scale
 from eenotes_book.data import vision
 
 

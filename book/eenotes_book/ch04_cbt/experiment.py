@@ -11,9 +11,8 @@ import pandas as pd
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex, MulticlassRecall
 
-from eenotes.methods import cbt_budgets
 from eenotes.rules import Confidence, Rule
-from eenotes_book import scale
+from eenotes_book import cbt_budgets, scale
 from eenotes_book.ch04_cbt.bench import Bench
 from eenotes_book.data import scenes
 

@@ -3,9 +3,9 @@
 import torch
 
 from eenotes.costs import Costs
-from eenotes.methods import cbt, cbt_budgets
+from eenotes.methods import cbt
 from eenotes.rules import Confidence, PerClass
-from eenotes_book import probes
+from eenotes_book import cbt_budgets, probes
 from eenotes_book.models import segmentation
 from eenotes_book.probes import digest
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from eenotes.language import evaluation, exits, fine_tuning
-from eenotes_book import language_models
+from eenotes.language import evaluation, exits
+from eenotes_book import fine_tuning, language_models
 from eenotes_book.ch06_language import before_training, writing
 from eenotes_book.ch06_language.before_training import MeasuredExit
 from eenotes_book.ch06_language.settings import Settings

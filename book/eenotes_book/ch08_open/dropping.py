@@ -13,7 +13,7 @@ from eenotes._checks import require_ratio
 from eenotes.language import evaluation, exits, initialisation, token_statistics
 from eenotes.methods import e2cm, eeprune
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import cache, clustering, deep_clustering, language_models, scale
+from eenotes_book import cache, clustering, deep_clustering, fine_tuning, language_models, scale
 from eenotes_book.ch08_open.networks import device_of, freeze_garbage
 from eenotes_book.ch08_open.settings import Clusters
 from eenotes_book.data import vision
@@ -168,7 +168,7 @@ def _reader(b: LanguageModel, rows: Tensor, *, seed: int, reads: int) -> nn.Modu
     model = language_models.untrained(b.text, b.settings)
     facts = {"text": b.text.digest, "rows": _digest(rows), "length": reads, "recipe": b.settings}
     training.fit(
-        exits.FullPrecision(model),
+        fine_tuning.FullPrecision(model),
         Passes(TensorDataset(b.text.train), rows, reads),
         loss=next_token_loss,
         epochs=1,

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.language import exits, initialisation, token_statistics
 from eenotes.network import in_mode
+from eenotes_book import fine_tuning
 from eenotes_book.ch08_open.networks import device_of
 from eenotes_book.ch08_open.settings import Reward
 from eenotes_book.ch08_open.stale import FRESH, moved
@@ -86,7 +87,7 @@ def _heads(
 
 def _train(model: nn.Module, rows: Tensor, s: Reward, *, seed: int, title: str) -> None:
     training.fit(
-        exits.FullPrecision(model),
+        fine_tuning.FullPrecision(model),
         TensorDataset(rows),
         loss=next_token_loss,
         epochs=s.epochs,

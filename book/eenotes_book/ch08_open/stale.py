@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import gaussian, training
-from eenotes.language import evaluation, exits, fine_tuning, initialisation, token_statistics
+from eenotes.language import evaluation, exits, initialisation, token_statistics
+from eenotes_book import fine_tuning
 from eenotes_book.ch08_open.settings import Tuning
 from eenotes_book.language_models import LanguageModel
 
@@ -184,7 +185,7 @@ def tuning_run(b: LanguageModel, s: Tuning, *, factor: float, seed: int) -> pd.D
 
     looks = [round(share * s.epochs * len(train)) for share in s.looks]
     training.fit(
-        exits.FullPrecision(model),
+        fine_tuning.FullPrecision(model),
         TensorDataset(train),
         loss=loss,
         epochs=s.epochs,

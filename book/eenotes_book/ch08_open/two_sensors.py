@@ -8,8 +8,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from eenotes.costs import Costs
-from eenotes.methods import cbt_budgets
 from eenotes.thresholds import Answers
+from eenotes_book import cbt_budgets
 from eenotes_book.ch08_open.streets import CLASSES, Senses
 
 Step = tuple[str, int]  # a modality and its exit, from 0

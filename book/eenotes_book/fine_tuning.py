@@ -1,6 +1,7 @@
 """Training an early exit of a language model: the exit alone, or everything."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import TensorDataset
 from eenotes import training
 from eenotes.language.batches import IGNORED, Batch, read, rows
 from eenotes.language.evaluation import collect_own, evaluate, score
-from eenotes.language.exits import ExitModel, FullPrecision
+from eenotes.language.exits import ExitModel
 
 
 def lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -129,3 +130,19 @@ def _head_loss(linear: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def _both_losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     ids, labels = batch
     return sum(0.5 * lm_loss(logits, labels) for logits in model(ids))
+
+
+class FullPrecision(nn.Module):
+    """A module without autocast on the CPU.
+
+    Converting a small model's numbers to bfloat16 takes longer there than multiplying them.
+    """
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs, **named):
+        on_cpu = next(self.inner.parameters()).device.type == "cpu"
+        with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
+            return self.inner(*inputs, **named)
