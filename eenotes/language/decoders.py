@@ -81,15 +81,22 @@ class TwoParts:
     Tokens that ran below wait until `above` takes them along, in one batch.
     """
 
+    layer_passes = 0  #: runs of one decoder so far
+    token_layers = 0  #: the same, times the tokens
+
     def __init__(self, model: nn.Module, at: int):
-        self._model, self._at = model, at
+        self._model, self._at, self._depth = model, at, len(decoders(model))
         self._store, self._waiting = _cache_class()(model.config, at), []
+        self._store.activate_past_recording()  # a window keeps what `forget` may bring back
 
     def below(self, ids: Tensor) -> Tensor:
         """Hidden states of the next tokens ``(1, T)`` at the exit, ``(1, T, D)``."""
+        if self._store.deep:
+            self._store.crop(0)  # windows let go what lies outside of them
         self._store.deep = False
         output = run_below(self._model, ids, at=self._at, past_key_values=self._store)
         self._waiting.append((ids, output))
+        self._count(self._at, ids.shape[1])
         return hidden_of(output)
 
     def above(self) -> Tensor:
@@ -98,9 +105,18 @@ class TwoParts:
         hidden = torch.cat([hidden_of(output) for output in outputs], 1)
         output = (hidden, *outputs[-1][1:]) if isinstance(outputs[-1], tuple) else hidden
         self._store.deep, self._waiting = True, []
+        self._count(self._depth - self._at, hidden.shape[1])
         with _skipped(decoders(self._model)[: self._at], output):
             inputs = {"input_ids": torch.cat(ids, 1), "past_key_values": self._store}
             return self._model(**inputs, use_cache=True).logits
+
+    def forget(self, count: int) -> None:
+        """Take back the last tokens, after `above`: the text goes on before them."""
+        self._store.crop(-count)
+
+    def _count(self, layers: int, tokens: int) -> None:
+        self.layer_passes += layers
+        self.token_layers += layers * tokens
 
 
 def check_two_parts(model: nn.Module, at: int) -> None:
@@ -122,7 +138,9 @@ def check_two_parts(model: nn.Module, at: int) -> None:
         for i, tokens in enumerate(ids.split([2, 1, 1, 1, 1], 1)):
             parts.below(tokens)
             logits += [] if i in (1, 2) else [parts.above()]
-        return torch.cat(logits, 1)
+        parts.forget(1)
+        parts.below(ids[:, -1:])
+        return torch.cat([*logits[:-1], parts.above()], 1)
 
     with in_mode(model), torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits

@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 from eenotes._checks import require_at_least, require_eval
 from eenotes.language.batches import IGNORED, read
 from eenotes.language.decoders import TwoParts, decoders
-from eenotes.language.drafting import draft_model
-from eenotes.language.exits import ExitModel
+from eenotes.language.exits import ExitHead, ExitModel
 
 Prompt = Tensor | Mapping[str, Tensor]  # (T,), or a tokenizer's input_ids and attention_mask
 
@@ -42,7 +40,7 @@ class Generated:
         return sum(self.early) / self.drafted if self.drafted else float("nan")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def greedy(model: ExitModel, ids: Prompt, *, max_new_tokens: int) -> Generated:
     """Plain greedy decoding by ``transformers``' own `generate`; the exit is not used.
 
@@ -53,14 +51,13 @@ def greedy(model: ExitModel, ids: Prompt, *, max_new_tokens: int) -> Generated:
             positions than it has, a model in training mode, or settings of another way of decoding.
     """
     ids = _checked(model, ids, max_new_tokens)
-    with _counted(model.model) as runs:
-        out, seconds = _generate(model, ids, max_new_tokens)
-    early, depth = [False] * max_new_tokens, len(decoders(model.model))
-    passes, work = depth * len(runs), depth * sum(runs)
-    return Generated(out, ids.shape[1], early, [], passes, work, 0, seconds)
+    out, seconds = _generate(model, ids, max_new_tokens)
+    depth, read = len(decoders(model.model)), ids.shape[1] + max_new_tokens - 1
+    work = depth * max_new_tokens, depth * read
+    return Generated(out, ids.shape[1], [False] * max_new_tokens, [], *work, 0, seconds)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def early_exit(
     model: ExitModel, ids: Prompt, *, max_new_tokens: int, threshold: float
 ) -> Generated:
@@ -89,57 +86,85 @@ def early_exit(
         return text
 
     out, seconds = _generate(model, ids, max_new_tokens, custom_generate=loop)
-    at, rest = model.at, len(decoders(model.model)) - model.at
-    below = ids.shape[1] + len(early) - 1  # tokens that ran there
-    above = below - early[::-1].index(False)  # the last early ones still wait
-    passes, work = at * len(early) + rest * early.count(False), at * below + rest * above
-    return Generated(out, ids.shape[1], early, confidence, passes, work, 0, seconds)
+    work = parts.layer_passes, parts.token_layers
+    return Generated(out, ids.shape[1], early, confidence, *work, 0, seconds)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def self_speculative(
     model: ExitModel,
     ids: Prompt,
     *,
     max_new_tokens: int,
     draft: int = 4,
-    helper: nn.Module | None = None,
+    threshold: float = 0.0,
+    vocabulary: Tensor | None = None,
 ) -> Generated:
     """Greedy decoding where the exit drafts and the whole model verifies; the prompt is ``(T,)``.
 
-    The text is `greedy`'s; the loop is ``transformers``' assisted generation with ``draft`` tokens
-    per draft and a ``helper``, by default `eenotes.language.drafting.draft_model`.  In half
-    precision the rounding of several tokens at once can decide close calls otherwise.
+    The decoders below the exit run once per token: verification goes on from their hidden states
+    and their keys and values (Elhoushi et al., 2024, *LayerSkip*).  A token that is not accepted is
+    taken out of both caches.  The text is `greedy`'s; in half precision the rounding of several
+    tokens at once can decide close calls otherwise.
+
+    Args:
+        model, ids, max_new_tokens: as in `greedy`.
+        draft: the most tokens of one draft.
+        threshold: a draft ends where the exit's largest probability is below it.
+        vocabulary: numbers ``(M,)`` of the tokens that are drafted; by default all.
+
+    Raises:
+        ValueError: as `greedy`, and for a draft of no token.
     """
+    require_at_least(1, draft=draft)
     ids = _checked(model, ids, max_new_tokens)
-    helper = draft_model(model) if helper is None else helper
-    # transformers would adapt the length
-    fixed = {"num_assistant_tokens_schedule": "constant", "assistant_confidence_threshold": 0.0}
-    helper.generation_config.update(num_assistant_tokens=draft, **fixed)
-    with _counted(model.model) as verified, _counted(helper) as drafted:
-        out, seconds = _generate(model, ids, max_new_tokens, assistant_model=helper)
-    new, depth = len(out) - ids.shape[1], len(decoders(model.model))
-    # Each verification hands in the drafted tokens and the one before them (the first: the prompt),
-    # and yields one token of its own.
-    count = sum(verified) - ids.shape[1] - (len(verified) - 1)
-    accepted = min(new - len(verified), count)
-    early = [True] * accepted + [False] * (new - accepted)  # how many, not which
-    passes = depth * len(verified) + model.at * len(drafted)
-    work = depth * sum(verified) + model.at * sum(drafted)
-    return Generated(out, ids.shape[1], early, [], passes, work, count, seconds)
+    parts, exit_scores = TwoParts(model.model, model.at), _scores(model.exit_head, vocabulary)
+    accepted, drafted = [], 0
+
+    def loop(_, text: Tensor, logits_processor, **__) -> Tensor:
+        nonlocal drafted
+        last, end = text, text.shape[1] + max_new_tokens
+        while (start := text.shape[1]) < end:
+            for _ in range(min(draft, end - start - 1)):
+                scores = exit_scores(parts.below(last)[:, -1])
+                best = logits_processor(text, scores).softmax(-1).max(-1)
+                if threshold and best.values.item() < threshold:
+                    break
+                last = best.indices[None]
+                text = torch.cat([text, last], 1)
+            else:
+                parts.below(last)
+            count = text.shape[1] - start
+            scores = parts.above()[0, -count - 1 :].float()
+            rows = (logits_processor(text[:, : start + i], z[None]) for i, z in enumerate(scores))
+            best = torch.cat(list(rows)).argmax(1)
+            right = int((best[:-1] == text[0, start:]).long().cumprod(0).sum())
+            parts.forget(count - right)
+            last = best[None, right : right + 1]
+            text = torch.cat([text[:, : start + right], last], 1)
+            accepted.extend([True] * right + [False])
+            drafted += count
+        return text
+
+    out, seconds = _generate(model, ids, max_new_tokens, custom_generate=loop)
+    work = parts.layer_passes, parts.token_layers
+    return Generated(out, ids.shape[1], accepted, [], *work, drafted, seconds)
 
 
-@contextmanager
-def _counted(model: nn.Module) -> Iterator[list[int]]:
-    """The number of tokens of each call of the model."""
-    runs: list[int] = []
+def _scores(exit_head: ExitHead, vocabulary: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The exit's logits ``(1, V)`` of features ``(1, D)``; minus infinity outside a vocabulary."""
+    linear = exit_head.linear
+    if vocabulary is None:
+        return lambda hidden: exit_head(hidden).float()
+    vocabulary = vocabulary.to(linear.weight.device)
+    weight, bias = linear.weight[vocabulary], linear.bias[vocabulary]
 
-    def note(_, args, kwargs) -> None:
-        hidden = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-        runs.append(hidden.shape[1])
+    def scores(hidden: Tensor) -> Tensor:
+        found = torch.full((1, linear.out_features), -torch.inf, device=hidden.device)
+        logits = nn.functional.linear(exit_head.features(hidden), weight, bias)
+        return found.index_copy_(1, vocabulary, logits.float())
 
-    with decoders(model)[0].register_forward_pre_hook(note, with_kwargs=True):
-        yield runs
+    return scores
 
 
 def _generate(model: ExitModel, ids: Tensor, count: int, **options) -> tuple[Tensor, float]:

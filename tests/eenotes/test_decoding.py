@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from eenotes.language import decoding, drafting, exits, initialisation
+from eenotes.language import decoding, exits, initialisation
 
 AT, NEW, DEPTH, V = 2, 16, 4, 40
 
@@ -67,24 +67,6 @@ def test_layers_of_plain_greedy(exited, prompt):
         assert (found.layer_passes, found.token_layers) == (NEW * DEPTH, (12 + NEW - 1) * DEPTH)
 
 
-def test_the_draft_model_is_the_exit_and_shares_every_weight(name, exited, text):
-    model = exited(name)
-    draft = drafting.draft_model(model)
-    torch.testing.assert_close(draft(input_ids=text()).logits, model.exit_logits(text()))
-    assert {p.data_ptr() for p in draft.parameters()} <= {p.data_ptr() for p in model.parameters()}
-    assert (
-        len(exits.anatomy(draft).decoders) == AT
-        and len(exits.anatomy(model.model).decoders) == DEPTH
-    )
-
-
-def test_the_draft_model_with_a_norm(exited, text):
-    model = exited("llama", norm=True)
-    torch.testing.assert_close(
-        drafting.draft_model(model)(input_ids=text()).logits, model.exit_logits(text())
-    )
-
-
 def test_a_perfect_draft_is_accepted_whole(made, prompt):
     """Upper decoders that hand on what they get: the exit then says what the model says."""
     model = made("opt tied")
@@ -95,8 +77,36 @@ def test_a_perfect_draft_is_accepted_whole(made, prompt):
     model = initialisation.initialise(exits.attach(model, at=AT, norm=True), "copy").eval()
     found = decoding.self_speculative(model, prompt, max_new_tokens=15, draft=4)
     # three drafts of 4, each with one token on top
-    assert (found.drafted, sum(found.early), found.acceptance) == (12, 12, 1.0)
-    assert found.layer_passes == 3 * DEPTH + 12 * AT
+    assert (found.drafted, found.acceptance) == (12, 1.0)
+    assert found.early == ([True] * 4 + [False]) * 3
+    # below the exit every token runs once, above it each draft is one pass
+    assert found.layer_passes == 15 * AT + 3 * (DEPTH - AT)
+    assert found.token_layers == (12 + 14) * DEPTH
+
+
+def test_a_draft_ends_where_the_exit_is_unsure(exited, prompt):
+    model = exited("llama")
+    plain = decoding.greedy(model, prompt, max_new_tokens=NEW)
+    never = decoding.self_speculative(model, prompt, max_new_tokens=NEW, threshold=1.1)
+    assert (never.drafted, never.layer_passes) == (0, plain.layer_passes)
+    always = decoding.self_speculative(model, prompt, max_new_tokens=NEW)
+    sure = decoding.early_exit(model, prompt, max_new_tokens=NEW, threshold=1).confidence
+    some = decoding.self_speculative(
+        model, prompt, max_new_tokens=NEW, threshold=sorted(sure)[NEW // 2]
+    )
+    assert 0 < some.drafted < always.drafted
+    assert torch.equal(some.ids, plain.ids) and torch.equal(never.ids, plain.ids)
+
+
+def test_only_tokens_of_the_vocabulary_are_drafted(exited, prompt):
+    model = exited("opt tied")
+    plain = decoding.greedy(model, prompt, max_new_tokens=NEW)
+    absent = torch.tensor([i for i in range(V) if i not in plain.new])
+    found = decoding.self_speculative(model, prompt, max_new_tokens=NEW, vocabulary=absent)
+    assert found.drafted and found.acceptance == 0 and torch.equal(found.ids, plain.ids)
+    all_of_them = torch.randperm(V, generator=torch.Generator().manual_seed(0))
+    found = decoding.self_speculative(model, prompt, max_new_tokens=NEW, vocabulary=all_of_them)
+    assert found.early == decoding.self_speculative(model, prompt, max_new_tokens=NEW).early
 
 
 def test_transformers_own_early_exit_drafts_as_ours(made, prompt):
@@ -216,3 +226,15 @@ def test_bad_input(exited, prompt):
         decoding.self_speculative(model, prompt, max_new_tokens=60)
     with pytest.raises(ValueError, match="training mode"):
         decoding.greedy(exited("opt tied").train(), prompt, max_new_tokens=1)
+    with pytest.raises(ValueError, match="draft must be at least 1"):
+        decoding.self_speculative(model, prompt, max_new_tokens=3, draft=0)
+
+
+def test_a_written_text_can_be_learnt_from(exited, prompt):
+    model = exited("llama")
+    for text in (
+        decoding.greedy(model, prompt, max_new_tokens=2),
+        decoding.early_exit(model, prompt, max_new_tokens=2, threshold=0.5),
+        decoding.self_speculative(model, prompt, max_new_tokens=2),
+    ):
+        model(text.ids[None])[0].sum().backward()

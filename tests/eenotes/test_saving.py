@@ -199,7 +199,7 @@ def test_what_cannot_be_saved_or_loaded_is_said(tmp_path):
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_of_a_language_model_the_exit_is_saved(norm, made, text, tmp_path):
-    from eenotes.language import decoding, drafting, exits
+    from eenotes.language import exits
 
     model, path = made("llama"), tmp_path / "exit"
     exited = exits.attach(model, at=2, norm=norm).eval()
@@ -207,15 +207,6 @@ def test_of_a_language_model_the_exit_is_saved(norm, made, text, tmp_path):
     again = eenotes.load(path, made("llama"))
     same_bits(exited, again)
     assert torch.equal(exited.exit_logits(text()), again.exit_logits(text()))
-    draft = drafting.draft_model(again)
-    assert torch.equal(draft(input_ids=text()).logits, again.exit_logits(text()))
-    for wrong in (
-        lambda: draft.save_pretrained(tmp_path / "draft"),
-        lambda: eenotes.save(draft, path),
-    ):
-        with pytest.raises(TypeError, match="draft model"):
-            wrong()
-    assert decoding.self_speculative(again, text()[0], max_new_tokens=3).drafted
     other = copy.deepcopy(model)
     nn.init.ones_(other.lm_head.weight)
     with pytest.raises(ValueError, match="other weights of its model"):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from eenotes.language import evaluation, exits
 from eenotes_book import fine_tuning, language_models
-from eenotes_book.ch06_language import before_training, writing
+from eenotes_book.ch06_language import before_training
 from eenotes_book.ch06_language.before_training import MeasuredExit
 from eenotes_book.ch06_language.settings import Settings
 from eenotes_book.language_models import LanguageModel
@@ -67,8 +67,7 @@ def comparison(s: Settings, *, seed: int = 0) -> dict:
     }
     zero = before_training.epoch_zero(measured)
     causes = before_training.suspected_causes(s, lm.text, seed=seed)
-    run = as_run(lm, measured, training=curves, zero=zero, causes=causes)
-    return run | {"decoding": plain(writing.drafted(lm, measured, drafting_heads(measured)))}
+    return as_run(lm, measured, training=curves, zero=zero, causes=causes)
 
 
 def drafting_heads(measured: MeasuredExit) -> dict[str, exits.Linear]:
@@ -85,7 +84,7 @@ def as_run(
     zero: dict[str, float],
     causes: Sequence[dict],
 ) -> dict:
-    """What a chapter has measured, as plain numbers: `comparison`'s, but for ``"decoding"``."""
+    """What a chapter has measured, as plain numbers."""
     curve = before_training.n0_curve(measured).to_dict("records")
     factor = measured.n0[0] / measured.found.plug_in_n0()
     others = {"random": measured.random, "copy": measured.copied}

@@ -32,7 +32,6 @@ def of_study(benches: dict[str, LanguageModel], s: Settings) -> Numbers:
     why = run["why"]
     models = [[row["epochs"] * row["width"], row["final"]] for row in why[::2]]
     zero = dict(run["epoch 0"])
-    drafts = {name: _draft(row) for name, row in run["decoding"].items()}
     return {
         "study_final": list(run["final"].values()),
         "study_zero_whitened": zero.pop("whitened class mean"),
@@ -45,11 +44,4 @@ def of_study(benches: dict[str, LanguageModel], s: Settings) -> Numbers:
         "study_why_chosen": [row["chosen"] for row in why],
         # raw features only: normalised ones have a singular covariance, and float32 decides there
         "study_why_whitened": [row["whitened"] for row in why[::2]],
-        "study_drafts_whitened": drafts.pop("whitened class mean"),
-        "study_drafts": sum(drafts.values(), []),
     }
-
-
-def _draft(row: dict[str, float]) -> list[float]:
-    """What a row says of one way to draft; plain greedy decoding accepts nothing."""
-    return [row["acceptance"] or 0.0, row["layer_passes"], float(row["identical"])]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eenotes.inference import Outcome, simulate
-from eenotes.language import decoding, drafting, evaluation, exits
+from eenotes.language import decoding, evaluation, exits
 from eenotes.language.exits import Linear
 from eenotes.rules import Confidence
 from eenotes_book import scale
@@ -31,11 +31,9 @@ def drafted(lm: LanguageModel, measured: MeasuredExit, heads: dict[str, Linear])
     plain = [decoding.greedy(measured.exit, prompt, max_new_tokens=new) for prompt in prompts]
     runs = {"greedy": plain}
     for name, head in heads.items():
-        helper = drafting.draft_model(exits.load(measured.exit, head))
+        model = exits.load(measured.exit, head)
         runs[name] = [
-            decoding.self_speculative(
-                measured.exit, prompt, max_new_tokens=new, draft=_DRAFT, helper=helper
-            )
+            decoding.self_speculative(model, prompt, max_new_tokens=new, draft=_DRAFT)
             for prompt in prompts
         ]
     rows = {}
