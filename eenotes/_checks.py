@@ -134,18 +134,31 @@ def as_input(x: Tensor, net: nn.Module) -> Tensor:
 
 
 @contextmanager
-def explained(x: object, net: nn.Module) -> Iterator[None]:
-    """Say why a network fails on integers without an embedding, or on images ``(B, H, W, C)``."""
+def entering(x: object, net: nn.Module) -> Iterator:
+    """A user's batch as `as_input` gives it, and a sentence if the network fails on its kind."""
+    if not isinstance(x, Tensor):
+        yield x
+        return
     try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or not isinstance(x, Tensor):
+        yield as_input(x, net)
+    except (RuntimeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or (why := _unlike(x, net, error)) is None:
             raise
-        embeds = any(isinstance(module, nn.Embedding) for module in net.modules())
-        if not x.is_floating_point() and not embeds:
-            what = f"inputs of {x.dtype}: make floats of them, as images.float() / 255"
-            raise TypeError(f"the network fails on {what} ({error})") from error
-        if x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
-            what = f"{tuple(x.shape)}: put the channels first, as images.permute(0, 3, 1, 2)"
-            raise ValueError(f"the network fails on inputs {what} ({error})") from error
-        raise
+        kind, what = why
+        raise kind(f"the network fails on inputs {what} ({error})") from error
+
+
+def _unlike(x: Tensor, net: nn.Module, error: Exception) -> tuple[type[Exception], str] | None:
+    """What about a batch ``(B, ...)`` a network cannot have been made for, if that is known."""
+    tables = [module.num_embeddings for module in net.modules() if isinstance(module, nn.Embedding)]
+    if tables and isinstance(error, IndexError):
+        known = f"its embedding knows 0..{min(tables) - 1}"
+        return ValueError, f"from {x.min()} to {x.max()}: {known}"
+    if tables and "'indices'" in str(error):
+        return TypeError, f"of {x.dtype}: its embedding takes whole numbers, as ids.long()"
+    if not x.is_floating_point() and not tables:
+        return TypeError, f"of {x.dtype}: make floats of them, as images.float() / 255"
+    if x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        advice = "put the channels first, as images.permute(0, 3, 1, 2)"
+        return ValueError, f"{tuple(x.shape)}: {advice}"
+    return None

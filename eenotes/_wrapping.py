@@ -1,11 +1,13 @@
 """What `training.fit` changes around a model while it trains, and puts back afterwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from eenotes.network import in_mode
@@ -33,12 +35,40 @@ def prepared(
     for p in frozen:
         p.requires_grad_(False)
     try:
-        yield accelerator.prepare(model, optimizer, loader)
+        with seen_masks(model):
+            yield accelerator.prepare(model, optimizer, loader)
     finally:
         for p in frozen:
             p.requires_grad_(True)
         _put_back(model, before)
         accelerator.free_memory()
+
+
+def masks(module: nn.Module) -> list[prune.BasePruningMethod]:
+    """The masks of pruning on the parameters of one module."""
+    hooks = module._forward_pre_hooks.values()
+    return [hook for hook in hooks if isinstance(hook, prune.BasePruningMethod)]
+
+
+def renew(modules: Iterable[nn.Module], *_: object) -> None:
+    """Compute weights anew from their masks, which PyTorch does where it calls their layer."""
+    for module in modules:
+        for mask in masks(module):
+            mask(module, None)
+
+
+@contextmanager
+def seen_masks(model: nn.Module) -> Iterator[None]:
+    """Renew weights also where a ``forward`` reads ``layer.weight`` and does not call the layer."""
+    masked = [module for module in model.modules() if masks(module)]
+    with ExitStack() as hooks:
+        for part in model.modules() if masked else ():
+            inside = [module for module in part.modules() if module in masked]
+            if inside and inside != [part]:
+                hooks.enter_context(part.register_forward_pre_hook(partial(renew, inside)))
+        yield
+    with torch.no_grad():
+        renew(masked)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eenotes._checks import entering
 from eenotes.network import EarlyExitNetwork, for_doubles, in_mode
 from eenotes.operations import count
 from eenotes.rules import Rule, open_exits
@@ -88,7 +89,7 @@ def count_macs(net: EarlyExitNetwork, x: Tensor) -> Costs:
     if len(x) == 0:
         raise ValueError("the batch is empty: there is nothing to count")
     stages, exits = [], []
-    with in_mode(net):
+    with in_mode(net), entering(x, net) as x:
         for j, stage in enumerate(net.stages):
             macs, x = count(stage, x)
             stages.append(macs)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from eenotes._checks import entering
 from eenotes._layout import channel_axis, check_batch_first
 from eenotes.network import in_mode
 
@@ -68,7 +69,8 @@ def linear_exits(
         ValueError: the batch is not first, or nothing says which of three axes are channels.
     """
     stages = list(stages)
-    check_batch_first(stages[:-1], x)
+    with entering(x, nn.ModuleList(stages)) as x:
+        check_batch_first(stages[:-1], x)
     exits = nn.ModuleList()
     features, first = x, x[:1]
     # in evaluation mode: the sample must not move any running statistics

@@ -5,12 +5,13 @@ from cached logits, which `collect` makes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eenotes._checks import explained, pairs_on, require_answers, require_eval
+from eenotes._checks import entering, pairs_on, require_answers, require_eval
 from eenotes._processes import gathered
 from eenotes.network import EarlyExitNetwork, full_precision
 from eenotes.rules import Rule, open_exits
@@ -93,7 +94,7 @@ def collect(net: EarlyExitNetwork, batches: Iterable) -> tuple[Tensor, Tensor]:
             raise ValueError(f"need one label per sample, (B,), got inputs {shapes}")
         if not len(x):
             continue  # what a reshape makes of no samples is undefined
-        with explained(x, net):
+        with entering(x, net) as x:
             exits = net(x)
         for j, exit_logits in enumerate(exits):
             _check_logits(j, exit_logits)
@@ -170,7 +171,8 @@ def run_stage(
         ValueError: a stage that changes the size of the batch, or logits of another shape.
     """
     expected = len(features)
-    features, logits = net.step(j, features) if is_open else (net.stages[j](features), None)
+    with entering(features, net) if j == 0 else nullcontext(features) as features:
+        features, logits = net.step(j, features) if is_open else (net.stages[j](features), None)
     if is_open:
         _check_logits(j, logits)
     if len(features) != expected or (is_open and len(logits) != expected):

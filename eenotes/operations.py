@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
@@ -21,12 +23,17 @@ Shape = tuple[int, ...]
 Rule = Callable[..., int]
 
 _aten = torch.ops.aten
-# Operations of PyTorch itself that do real work which neither its counter nor a rule here sees.
-_UNCOUNTED = ("_fft_", "fft_", "linalg_", "_linalg_", "_sparse_", "cholesky", "_scaled_mm", "lu_")
-_PRODUCT = re.compile(
-    r"(^|_|b|add)mm($|_)|conv(olution|_|\d|$)|(?<!bi)linear($|_(?!combination))|matmul"
+# Operations of PyTorch itself that do real work; an error unless its counter or a rule knows them.
+_WORK = re.compile(
+    r"^_?(fft|linalg|lu|triton)_|^_sparse_|(^|_|b|add|hsp)mm($|_)|conv(olution|_|\d|$)|matmul"
+    r"|attention|(?<!bi)linear($|_(?!combination))|cholesky|(?<!re)solve|ormqr|geqrf|rnn|_lstm_mps"
+    r"|quantized_(gru|lstm)"
 )
 _FREE = ("linalg_vector_norm",)  # a square and a sum per number, as in a normalisation
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+# Functions that PyTorch computes number by number, in which its counter sees nothing.
+_TABLES = ("outer", "ger", "kron", "einsum")
+_ROWS = ("linalg_vecdot", "cosine_similarity", "pairwise_distance")
 
 
 def _first(matrix: Shape, *_, **__) -> int:
@@ -47,13 +54,23 @@ def _added(_, first: Shape, second: Shape, *__, **___) -> int:
     return _product(first, second)
 
 
+def _by_number(name: str, given: list[Shape], out: Shape) -> int:
+    """All products of two tables, or of two batches of vectors."""
+    if name in _ROWS:
+        return math.prod(torch.broadcast_shapes(*given))
+    # an einsum that multiplies tables of one shape is a scaling, as x * y is
+    paired = len(given) > 1 and math.prod(out) > max(map(math.prod, given))
+    return math.prod(out) if paired or name != "einsum" else 0
+
+
 _RULES: dict[Any, Rule] = {
     # one layer of an LSTM in one direction: both matrices at every step of x (T, B, I)
     _aten.mkldnn_rnn_layer: lambda x, w_input, w_hidden, *_, **__: (
         x[0] * x[1] * (math.prod(w_input) + math.prod(w_hidden))
     ),
     **dict.fromkeys([_aten.mv, _aten.dot, _aten.vdot], _first),
-    **dict.fromkeys([_aten._cdist_forward, _aten._euclidean_dist], _pairs),
+    **dict.fromkeys([_aten._cdist_forward, _aten._euclidean_dist, _aten._pdist_forward], _pairs),
+    **dict.fromkeys([_aten.addr, _aten.addr_], lambda table, *_, **__: math.prod(table)),
     **dict.fromkeys([_aten.addmv, _aten.addmv_], lambda _, matrix, *__, **___: math.prod(matrix)),
     **dict.fromkeys([_aten.addbmm, _aten.addbmm_, _aten.addmm_, _aten.baddbmm_], _added),
     _aten._int_mm: _product,
@@ -84,9 +101,27 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, Any]:
     """
     rules = {operation: _doubled(rule) for operation, rule in _RULES.items()}
     counter = FlopCounterMode(display=False, custom_mapping=rules)
-    with _visible_attention(), ModuleTracker() as tracker, _Unseen(tracker), counter:
+    tracker, others = ModuleTracker(), _ByNumber(counter)
+    with _visible_attention(), tracker, _Unseen(tracker), counter, others:
         out = module(x)
-    return counter.get_total_flops() // (2 * len(x)), out
+    return (counter.get_total_flops() // 2 + others.macs) // len(x), out
+
+
+class _ByNumber(TorchFunctionMode):
+    """Counts functions that are no operation of their own, where the counter saw nothing."""
+
+    def __init__(self, counter: FlopCounterMode):
+        super().__init__()
+        self.counter, self.macs = counter, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        before = self.counter.get_total_flops()
+        out = function(*args, **(kwargs or {}))
+        name = getattr(function, "__name__", "")
+        if name in _TABLES + _ROWS and self.counter.get_total_flops() == before:
+            given = [x.shape for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            self.macs += _by_number(name, given, out.shape)
+        return out
 
 
 class _Unseen(TorchDispatchMode):
@@ -97,20 +132,22 @@ class _Unseen(TorchDispatchMode):
         self.tracker = tracker
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        if not _known(operation):
+        sparse = any(isinstance(x, Tensor) and x.layout in _SPARSE for x in args)
+        if not _known(operation, sparse=sparse):
             inside = max(self.tracker.parents - {"Global"}, key=len, default="the module")
             what = f"{inside} runs {operation}, whose multiplications cannot be counted"
             raise ValueError(f"{what}: give them to eenotes.operations.register_macs")
         return operation(*args, **(kwargs or {}))
 
 
-def _known(operation: Any) -> bool:
-    if operation.overloadpacket in _RULES or operation.overloadpacket in flop_registry:
-        return True
-    name = operation.name().split("::")[-1]
+def _known(operation: Any, *, sparse: bool) -> bool:
+    """Whether its work is nothing that counts, or counted; nothing counts what is sparse."""
+    packet = operation.overloadpacket
+    name = packet.__name__
+    free = name.startswith(_FREE) or not _WORK.search(name)
+    counted = packet in _RULES or packet in flop_registry
     own = operation.namespace in ("aten", "prim", "prims", "profiler")
-    work = name.startswith(_UNCOUNTED) or _PRODUCT.search(name)
-    return own and (name.startswith(_FREE) or not work)
+    return (own and free) or (counted and not sparse)
 
 
 def _doubled(rule: Rule) -> Rule:

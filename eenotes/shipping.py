@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import prune
 
 from eenotes import serving
+from eenotes._checks import as_input
 from eenotes.costs import count_macs
 from eenotes.files import write_atomically
 from eenotes.inference import check_ready, run_stage
@@ -92,7 +93,7 @@ def export(net: EarlyExitNetwork, folder: str | Path, example: Tensor, *, rule: 
             _compare(partial_file, program, given)
         files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     facts: dict[str, Any] = {"format": serving.FORMAT, "rule": repr(rule), "files": files}
-    facts |= {"shape": example.shape[1:], "dtype": str(example.numpy(force=True).dtype)}
+    facts |= {"shape": example.shape[1:], "dtype": str(exported[0][1]["features"].numpy().dtype)}
     facts |= {"relative_cost": (macs.cumulative / macs.backbone).tolist()}
     with write_atomically(folder / serving.FACTS) as partial_file:
         partial_file.write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -111,7 +112,7 @@ def _exported(
         raise ValueError(f"the network has weights of {other.pop()}: export net.float()")
     net = copy.deepcopy(net).cpu()
     _without_masks(net)
-    example = example.cpu() if isinstance(example, Tensor) else example
+    example = as_input(example.cpu(), net) if isinstance(example, Tensor) else example
     check_ready(net, example)
     if not len(example):
         raise ValueError("the example is an empty batch: give at least one sample")

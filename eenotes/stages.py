@@ -9,6 +9,7 @@ from torchvision.models.feature_extraction import DualGraphModule
 
 from eenotes.network import detach_computed, in_modes_of, modes_of, put_back
 
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # layers that may have masks
 _STATE = ("_parameters", "_buffers", "_modules", "training", "ends_at")
 
 
@@ -22,6 +23,11 @@ class Stage(DualGraphModule):
 
     def __init__(self, root: nn.Module, train_graph: fx.Graph, eval_graph: fx.Graph):
         super().__init__(root, train_graph, eval_graph, class_name="Stage")
+        for node in (*train_graph.nodes, *eval_graph.nodes):
+            path = str(node.target).rpartition(".")[0]
+            # fx copies what forward reads of a layer; a mask of pruning is put on the layer itself
+            if node.op == "get_attr" and isinstance(root.get_submodule(path), WEIGHTED):
+                self.set_submodule(path, root.get_submodule(path))
 
     def _deepcopy_init(self):
         return Stage.__init__

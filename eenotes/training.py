@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from eenotes._checks import as_input, by_name, explained, pair, require_between, require_whole
+from eenotes._checks import as_input, by_name, entering, pair, require_between, require_whole
 from eenotes._wrapping import check_single_samples, own_randomness, prepared, unwrapped
 from eenotes.checkpoints import resume, save_run
 from eenotes.identity import data_digest, described, fingerprint
@@ -240,7 +240,7 @@ def progress_bar(iterable: Iterable, title: str, *, done: int = 0, total: int | 
 
 def _step(model, optimizer, loss: Loss, batch) -> Tensor:
     x = batch[0] if isinstance(batch, tuple | list) else None
-    with accelerator().autocast(), explained(x, model):
+    with accelerator().autocast(), entering(x, model):
         value = loss(model, batch)
     accelerator().backward(value)
     optimizer.step()

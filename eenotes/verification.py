@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from eenotes._checks import as_input
+from eenotes._checks import as_input, entering
 from eenotes._layout import check_batch_first
 from eenotes.network import in_mode, version_of
 from eenotes.tracing import BY_HAND, kept_random_state, seed_everything
@@ -48,7 +48,8 @@ def check_stages(backbone: nn.Module, stages: nn.ModuleList, x: Tensor) -> None:
     """
     if not isinstance(x, Tensor) or x.ndim < 1 or len(x) == 0:
         raise ValueError(f"the example must be a batch (B, ...) of at least one sample, got {x!r}")
-    check_batch_first(stages, x)
+    with entering(x, backbone) as x:
+        check_batch_first(stages, x)
     if len(x) == 1:
         x = torch.cat([x, x])  # batch normalisation cannot train on one sample
     batches = (x, torch.cat([x, x[:1]]))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eenotes._checks import (
     as_input,
-    explained,
+    entering,
     pairs_on,
     require_eval,
     require_one_of,
@@ -55,7 +55,7 @@ def fit(
     count = 0
     for x, y in pairs_on(early, batches):
         if not count and len(x):
-            with explained(x, early):
+            with entering(x, early):
                 check_batch_first(early, x)
         count += len(y)
         for stage, mean in zip(early, means, strict=True):
@@ -69,6 +69,10 @@ def fit(
     else:
         exits = [ClassMeanExit(mean.compute()) for mean in means]
         distances = _mean_distances(early, exits, batches, count=count)
+    for j, distance in enumerate(distances):
+        if not distance.all():
+            what = f"the features of stage {j} are the same for every sample, to float32's digits"
+            raise ValueError(f"{what}: an exit there cannot tell classes apart, so cut elsewhere")
     pairs = zip(means, distances, strict=True)
     return _network(stages, [ClassMeanExit(mean.compute(), distance) for mean, distance in pairs])
 
@@ -98,7 +102,7 @@ def fit_whitened(
     for x, y in pairs_on(stages, batches):
         if exits is None:
             sample = x[:1]
-            with explained(x, stages):
+            with entering(x, stages):
                 exits = linear_exits(stages, sample, num_classes=num_classes, grid=grid)
         for stage, head, moment in zip(stages, exits, moments, strict=False):
             x = stage(x)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from eenotes._checks import require_one_of, require_rate
+from eenotes._wrapping import masks, renew
 from eenotes.network import EarlyExitNetwork
+from eenotes.stages import WEIGHTED
 
 Part = Literal["all", "backbone", "exits"]
 Scope = Literal["global", "layer"]
 PARTS, SCOPES = get_args(Part), get_args(Scope)
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # layers that are pruned
 
 
 def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]:
@@ -47,7 +48,8 @@ def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]
 def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = "global") -> None:
     """Set the smallest of the **remaining** weights to zero for good (3.1); in place.
 
-    The modules have a ``weight``, such as the values of `layers`.  ``rate`` is the fraction of
+    The modules have a ``weight``, such as the values of `layers`.  Training by `eenotes.training`
+    keeps the masks, also where a ``forward`` reads ``layer.weight`` itself.  ``rate`` is the fraction of
     their remaining weights to remove: of all together (``"global"``), or of each (``"layer"``).
 
     Raises:
@@ -87,7 +89,7 @@ def permanent(net: EarlyExitNetwork) -> EarlyExitNetwork:
     refresh(net.modules())
     twin = copy.deepcopy(net)
     for module in twin.modules():
-        for hook in _masks(module):
+        for hook in masks(module):
             prune.remove(module, hook._tensor_name)
     return twin
 
@@ -95,16 +97,9 @@ def permanent(net: EarlyExitNetwork) -> EarlyExitNetwork:
 @torch.no_grad()
 def refresh(modules: Iterable[nn.Module]) -> None:
     """Recompute pruned weights, which an optimizer step leaves as they were, from their masks."""
-    for module in modules:
-        for hook in _masks(module):
-            hook(module, None)
+    renew(modules)
 
 
 def _weighted(root: nn.Module) -> list[nn.Module]:
     inside = {m.out_proj for m in root.modules() if isinstance(m, nn.MultiheadAttention)}
     return [m for m in root.modules() if isinstance(m, WEIGHTED) and m not in inside]
-
-
-def _masks(module: nn.Module) -> list[prune.BasePruningMethod]:
-    hooks = module._forward_pre_hooks.values()
-    return [hook for hook in hooks if isinstance(hook, prune.BasePruningMethod)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from eenotes._checks import explained, pair, pairs_on, require_classes, require_eval, require_whole
+from eenotes._checks import entering, pair, pairs_on, require_classes, require_eval, require_whole
 from eenotes.network import EarlyExitNetwork
 
 Function = Callable[[list[Tensor], Tensor], Tensor]  # of the logits of all exits and the labels
@@ -67,7 +67,7 @@ def measure(
     require_eval(net.modules(), what="network", before="measure")
     found = []
     for x, y in pairs_on(net, in_order(dataset, batch_size=batch_size)):
-        with explained(x, net):
+        with entering(x, net) as x:
             logits = [z.cpu().double() for z in net(x)]
         require_classes(y.cpu(), logits[0].shape[1])
         found.append(function(logits, y.cpu().long()))

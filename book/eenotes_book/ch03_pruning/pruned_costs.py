@@ -72,7 +72,8 @@ def effective_costs(net: EarlyExitNetwork, x: Tensor) -> Costs:
     """MACs of one sample that are not multiplications by a zero weight (3.4).
 
     A weight is used once per position of its layer's output.  A zero saves all of them, if the
-    hardware skips it, which none here does.  Without zeros the result is that of `count_macs`.
+    hardware skips it, which none here does.  What ``forward`` reads of a layer that it does not
+    call counts in full.  Without zeros the result is that of `count_macs`.
 
     Args:
         net: a network, pruned or not.
