@@ -85,6 +85,16 @@ def flat(c):
             Do(lambda x, f: torch.einsum("bi,oi->bo", x, f.weight), nn.Linear(c, 5)),
             5 * c * (c > 1),
         ),
+        "pairs": lambda: (Do(lambda x: torch.einsum("bi,bj->bij", x, x)), c * c * (c > 1), "map"),
+        "kronecker": lambda: (Do(lambda x, f: torch.kron(x, f.weight), nn.Linear(3, 1)), 3 * c),
+        "angles": lambda: (
+            Do(lambda x, f: F.cosine_similarity(x[:, None], f.weight, -1), nn.Linear(c, 5)),
+            5 * c,
+        ),
+        "raised": lambda: (
+            Do(lambda x, f: torch.addr(f(x), x[:, 0], f.bias), nn.Linear(c, c)),
+            c * c + c,
+        ),
         "bilinear": lambda: (Do(lambda x, f: f(x, x), nn.Bilinear(c, c, 4)), 4 * c * c),
         "sum": lambda: (Do(lambda x, f: f(x).addmm_(x, f.weight), nn.Linear(c, c)), 2 * c * c),
         "distances": lambda: (Do(lambda x, f: -torch.cdist(x, f.weight), nn.Linear(c, 5)), 5 * c),

@@ -48,9 +48,9 @@ def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]
 def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = "global") -> None:
     """Set the smallest of the **remaining** weights to zero for good (3.1); in place.
 
-    The modules have a ``weight``, such as the values of `layers`.  Training by `eenotes.training`
-    keeps the masks, also where a ``forward`` reads ``layer.weight`` itself.  ``rate`` is the fraction of
+    The modules have a ``weight``, such as the values of `layers`.  ``rate`` is the fraction of
     their remaining weights to remove: of all together (``"global"``), or of each (``"layer"``).
+    `eenotes.training.fit` keeps the zeros, also where ``forward`` reads ``layer.weight`` itself.
 
     Raises:
         ValueError: a bad rate or scope, no modules, weights that are not finite, or nothing left.

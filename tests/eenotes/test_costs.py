@@ -196,10 +196,35 @@ class Function(nn.Module):
         (lambda x: torch.zeros(1, 2, 5).baddbmm_(x[None], torch.ones(1, 6, 5)), 30),
         (lambda x: torch._int_mm(*torch.ones(2, 32, 32, dtype=torch.int8)), 32**3 // 2),
         (lambda x: nn.functional.interpolate(x[:, None], scale_factor=2, mode="linear"), 0),
+        (lambda x: torch.outer(x[:, 0], torch.ones(7)), 7),
+        (lambda x: x[:, 0].outer(torch.ones(7)), 7),
+        (lambda x: torch.kron(x, torch.ones(1, 3)), 18),
+        (lambda x: torch.addr(torch.ones(2, 5), x[:, 0], torch.ones(5)), 5),
+        (lambda x: torch.ones(2, 5).addr_(x[:, 0], torch.ones(5)), 5),
+        (lambda x: torch.einsum("bi,bj->bij", x, x[:, :4]), 24),
+        (lambda x: torch.einsum("bi,bj->bij", [x, x[:, :4]]), 24),
+        (lambda x: torch.einsum("bi,oi->bo", x, torch.ones(5, 6)), 30),
+        (lambda x: torch.einsum("bi,bi->bi", x, x), 0),
+        (lambda x: torch.einsum("bi->ib", x).T, 0),
+        (lambda x: torch.linalg.vecdot(x, x)[:, None], 6),
+        (lambda x: nn.functional.cosine_similarity(x[:, None], torch.ones(5, 6), dim=-1), 30),
+        (lambda x: nn.PairwiseDistance()(x, x)[:, None], 6),
+        (lambda x: nn.functional.pdist(x.repeat(2, 1)).unflatten(0, (2, -1)), 6 * 6 // 2),
     ],
     ids=[
         *("dot", "matrix times vector", "distances", "many distances", "norm"),
         *("addbmm", "addmm_", "baddbmm_", "whole numbers", "interpolation"),
+        *(
+            "outer",
+            "outer of a tensor",
+            "kron",
+            "addr",
+            "addr_",
+            "einsum outer",
+            "einsum of a list",
+        ),
+        *("einsum product", "einsum scaling", "einsum turned", "vecdot", "cosine", "distance"),
+        "distances within",
     ],
 )
 def test_products_that_are_no_matrix_product(function, by_hand):
@@ -211,6 +236,9 @@ def test_products_that_are_no_matrix_product(function, by_hand):
     [
         (lambda x: torch.fft.rfft(x).abs(), "fft_r2c"),
         (lambda x: torch.conv_tbc(x[None], torch.ones(1, 6, 4), torch.zeros(4)), "conv_tbc"),
+        (lambda x: torch.triangular_solve(x.T, torch.eye(6))[0].T, "triangular_solve"),
+        (lambda x: torch.smm(x.to_sparse(), torch.ones(6, 4)).to_dense(), "sspaddmm"),
+        (lambda x: x.to_sparse_csr() @ torch.ones(6, 4), "mm"),
     ],
 )
 def test_an_operation_without_a_rule_is_named(function, name):

@@ -7,9 +7,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from eenotes import EarlyExitNetwork, LinearExit, collect, training
+from eenotes import (
+    Confidence,
+    EarlyExitNetwork,
+    LinearExit,
+    collect,
+    count_macs,
+    linear_exits,
+    predict,
+    predict_stream,
+    split,
+    training,
+)
 from eenotes.methods import cbt, e2cm, eeprune, scoring
 from eenotes_book import pruning_schedule
 
@@ -169,3 +180,84 @@ def test_a_refused_data_set_leaves_the_network_as_it_was():
             fresh, Items(BAD["too large"][0]), loss=training.joint_loss, epochs=1, batch_size=8
         )
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+# --- every entrance
+
+
+def stages_of(net, x):
+    return split(nn.Sequential(*net.stages), at=["0"], example=x)[0](x.float())
+
+
+def trained_on(net, x):
+    data = TensorDataset(x, torch.arange(len(x)) % 2)
+    training.fit(net, data, loss=training.joint_loss, epochs=1, batch_size=3)
+    return net.stages[1].weight.detach()
+
+
+def pairs(x):
+    return [(x, torch.arange(len(x)) % 2)]
+
+
+ENTRANCES = {
+    "predict": lambda net, x: predict(net, x, Confidence(0.6)).confidence,
+    "stream": lambda net, x: predict_stream(net, [x], Confidence(0.6), batch_size=2).confidence,
+    "stream, one batch": lambda net, x: (
+        predict_stream(net, [x], Confidence(0.6), batch_size=99).confidence
+    ),
+    "collect": lambda net, x: collect(net, pairs(x))[0],
+    "split": stages_of,
+    "exits": lambda net, x: torch.tensor(
+        linear_exits(net.stages, x, num_classes=2)[0].linear.in_features
+    ),
+    "count": lambda net, x: torch.tensor(count_macs(net, x).stages),
+    "means": lambda net, x: e2cm.fit(net.stages, pairs(x), num_classes=2).exits[0].means,
+    "whitened": lambda net, x: (
+        e2cm.fit_whitened(net.stages, pairs(x), num_classes=2).exits[0].linear.bias.detach()
+    ),
+    "fit": trained_on,
+}
+
+
+def two_layers(first=None):
+    torch.manual_seed(0)
+    first = nn.Linear(4, 5) if first is None else first
+    return EarlyExitNetwork([first, nn.Linear(5, 2)], [nn.Linear(5, 2)]).eval()
+
+
+@pytest.mark.parametrize("use", ENTRANCES.values(), ids=ENTRANCES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_floats_of_another_precision_are_read_in_the_network_s(use, dtype):
+    x = torch.linspace(-1, 1, 24).cos().reshape(6, 4).to(dtype)
+    assert torch.equal(use(two_layers(), x), use(two_layers(), x.float()))
+
+
+@pytest.mark.parametrize("use", ENTRANCES.values(), ids=ENTRANCES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_no_entrance_takes_numbers_that_are_no_floats(use, dtype):
+    with pytest.raises(TypeError, match=r"fails on inputs of torch.*: make floats of them"):
+        use(two_layers(), torch.ones(6, 4).to(dtype))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 5)
+
+    def forward(self, x):
+        return self.table(x).mean(1)
+
+
+@pytest.mark.parametrize("use", ENTRANCES.values(), ids=ENTRANCES)
+@pytest.mark.parametrize(
+    ("x", "error", "words"),
+    [
+        (torch.ones(6, 4), TypeError, "its embedding takes whole numbers"),
+        (torch.ones(6, 4, dtype=torch.int16), TypeError, r"of torch.int16: .* as ids\.long"),
+        (torch.full((6, 4), 9), ValueError, r"from 9 to 9: its embedding knows 0\.\.8"),
+        (-torch.ones(6, 4).long(), ValueError, r"from -1 to -1"),
+    ],
+)
+def test_an_embedding_takes_its_own_numbers(use, x, error, words):
+    with pytest.raises(error, match=words):
+        use(two_layers(Tokens()), x)

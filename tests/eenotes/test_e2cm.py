@@ -197,14 +197,20 @@ def test_training_mode_is_refused_wherever_it_hides(unchanged):
         ([(X, Y + 1)], r"0\.\.1, got 1\.\.2"),
         ([(X * float("nan"), Y)], "NaN"),
         ([(X[:0], Y[:0])], "at least one"),
-        # features that say nothing: every distance is zero
-        ([(torch.ones(4, 1), Y)], "positive numbers"),
     ],
 )
 def test_bad_batches(batches, words, unchanged):
     stages = two_stages()
     with unchanged(stages), pytest.raises(ValueError, match=words):
         fit(stages, batches)
+
+
+@pytest.mark.parametrize("normaliser", ["mean", "rms"])
+def test_features_that_are_all_the_same_are_refused_by_stage(normaliser):
+    dead = nn.Sequential(nn.Linear(2, 3), nn.Threshold(1e9, 0))
+    batches, stages = [(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))], [nn.Identity(), dead]
+    with pytest.raises(ValueError, match="features of stage 1 are the same for every sample"):
+        fit(nn.ModuleList([*stages, nn.Linear(3, 2)]).eval(), batches, normaliser=normaliser)
 
 
 def test_an_iterator_is_not_enough_for_two_passes():

@@ -3,6 +3,7 @@
 ``EENOTES_FUZZ=10000`` tries so many examples, other ones each time; the grammar is in `grammar`.
 """
 
+import contextlib
 import copy
 import io
 import linecache
@@ -13,9 +14,11 @@ import traceback
 from unittest import mock
 
 import grammar
+import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from pair import Pair, estimates
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -38,6 +41,7 @@ from eenotes import (
     simulate,
     split,
 )
+from eenotes.class_statistics import ClassMoments
 from eenotes.methods import e2cm
 from eenotes.network import in_mode
 from eenotes.rules import ScoreRule
@@ -49,8 +53,8 @@ fuzz = settings(
 DTYPES = [torch.float32, torch.float32, torch.float64, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 0.06}
 # features without a layer of their own, or whose channels are those of the layer before
-UNTOLD = {"outer", "length", "view", "two tokens"}
-FINE = ("channels_last", "do not vary", "mean_distance must be", "torch.fx cannot trace")
+UNTOLD = {"outer", "pairs", "length", "view", "two tokens"}
+FINE = ("channels_last", "do not vary", "same for every sample", "torch.fx cannot trace")
 
 
 class Refused(Exception):
@@ -191,19 +195,45 @@ def check_copies(draw, net, x, backbone):
     assert equal(*results)
 
 
+def gathers(function):
+    return mock.patch("eenotes.class_statistics.gathered", function)
+
+
+def merged(kind, features, labels, classes, first, result):
+    """A result of statistics of two parts, put together as two processes do."""
+    parts, seen = [kind(classes), kind(classes)], []
+    for part, rows in zip(parts, (slice(first), slice(first, None)), strict=True):
+        if len(labels[rows]):
+            part.update(features[rows], labels[rows])
+        with gathers(lambda own: seen.append(own) or [own]), contextlib.suppress(ValueError):
+            part.compute()  # a class may be in the other part alone
+    with gathers(lambda _: seen):
+        return getattr(parts[0], result)()
+
+
 def check_merged(features, labels, classes, first):
-    """Class means of two parts, put together as two processes do, are those of the whole."""
-    whole, *parts = [ClassMeans(classes) for _ in range(3)]
-    rows = [slice(None), slice(first), slice(first, None)]
-    for means, part in zip((whole, *parts), rows, strict=True):
-        if len(labels[part]):
-            means.update(features[part], labels[part])
-    both = [(means.shape, means.sums, means.counts, means.squares) for means in parts]
-    with mock.patch("eenotes.class_statistics.gathered", lambda _: both):
-        merged = parts[0].compute(), parts[1].root_mean_square_distance()
-    tolerance = 1e-4 * features.float().abs().max().item()
-    assert torch.allclose(merged[0], whole.compute(), 1e-4, tolerance)
-    assert torch.allclose(merged[1], whole.root_mean_square_distance(), 1e-3, 30 * tolerance)
+    """Statistics of two parts are, put together, what their definition says of the whole."""
+    given = features.flatten(1), labels, classes, first
+    x = given[0].double()
+    means = torch.stack([x[labels == k].mean(0) for k in range(classes)])
+    scale, within = x.abs().max().item(), x - means[labels]
+    found = merged(ClassMeans, *given, "compute").double()
+    assert torch.allclose(found, means, 0, 1e-5 * scale)
+    found = merged(ClassMeans, *given, "root_mean_square_distance").double()
+    by_hand = (x[:, None] - means).square().sum(2).mean(0).sqrt()
+    assert torch.allclose(found, by_hand, 1e-3, 3e-3 * scale)
+    found = merged(ClassMoments, *given, "compute")
+    assert torch.allclose(found.means, means, 0, 1e-12 * scale)
+    assert torch.allclose(found.covariance, within.T @ within / len(x), 0, 1e-12 * scale**2)
+
+
+def check_processes(pair, stages, x, labels, classes, first):
+    """Two processes estimate from two parts what one does from all."""
+    expected = ask(estimates, stages, x, labels, classes)
+    for found in ask(pair.ask, stages, x, labels, classes, first):
+        for name, value in expected.items():
+            scale = 1 + value.abs().max().item()
+            assert torch.allclose(found[name], value, 0, 1e-3 * scale), name
 
 
 def check_costs(case, net, x):
@@ -243,12 +273,14 @@ def cut(case, draw):
 
 
 @torch.no_grad()
-def answers(case, draw, stages, backbone):
+def answers(case, draw, stages, backbone, pair):
     labels = torch.arange(len(case.x)) % case.classes
     net = with_exits(draw, stages, case.x, labels, case.classes)
     check_copies(draw, net, case.x, backbone)
     first = draw(st.integers(0, len(labels)), label="first part")
     check_merged(net.features(case.x)[0], labels, case.classes, first)
+    if pair and next(net.parameters()).dtype != torch.bfloat16:
+        check_processes(pair, stages, case.x, labels, case.classes, first)
     net, x = laid_out(draw, net.eval(), case.x[: draw(st.integers(1, len(case.x)), label="rows")])
     labels, kept = labels[: len(x)], x.clone()
     check_costs(case, net, x)
@@ -276,7 +308,7 @@ def answers(case, draw, stages, backbone):
         assert equal(x, kept[keep])
 
 
-def examine(case, draw):
+def examine(case, draw, pair):
     dtype = draw(st.sampled_from(DTYPES), label="dtype")
     x = case.x.to(dtype) if case.x.is_floating_point() else case.x
     case = case._replace(backbone=case.backbone.to(dtype), x=x)
@@ -288,16 +320,23 @@ def examine(case, draw):
     for p in fresh.parameters():
         nn.init.zeros_(p)
     stages = cut(case, draw)
-    for _ in range(3):
-        answers(case, draw, stages, fresh)
+    for of_two in (pair, None, None):
+        answers(case, draw, stages, fresh, of_two)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    started = Pair()
+    yield started
+    started.close()
 
 
 @fuzz
-@given(st.data())
-def test_every_way_gives_the_same_answer(data):
+@given(data=st.data())
+def test_every_way_gives_the_same_answer(pair, data):
     case = data.draw(grammar.cases())
     try:
-        examine(case, data.draw)
+        examine(case, data.draw, pair)
     except Refused as refusal:
         event(f"refused: {str(refusal)[:40]}")
         if not grammar.TRAPS & set(case.names) and not any(w in str(refusal) for w in FINE):

@@ -311,6 +311,59 @@ def test_zeros_stay_zero_through_fine_tuning():
     assert all(torch.equal(a, b) for a, b in zip(net(x), permanent(net)(x), strict=True))
 
 
+class Reads(nn.Module):
+    """A layer that ``forward`` may call, and whose weight it reads."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.inner, self.last, self.calls = nn.Linear(4, 4), nn.Linear(4, 3), calls
+
+    def forward(self, x):
+        x = self.inner(x).tanh() if self.calls else x
+        x = nn.functional.linear(x, self.inner.weight).relu()
+        return self.last(x)
+
+
+def by_hand(calls):
+    backbone = Reads(calls)
+    head = nn.Linear(4, 3)
+    return EarlyExitNetwork([nn.Tanh(), backbone], [head])
+
+
+def split_before(calls):
+    stages = split(Reads(calls), at=["relu"], example=torch.ones(2, 4))
+    return EarlyExitNetwork(stages, [nn.Linear(4, 3)])
+
+
+def split_after(calls):
+    backbone = Reads(calls)
+    prune_smallest([backbone.inner, backbone.last], rate=0.5)
+    stages = split(backbone, at=["relu"], example=torch.ones(2, 4))
+    return EarlyExitNetwork(stages, [nn.Linear(4, 3)])
+
+
+@pytest.mark.parametrize("calls", [True, False])
+@pytest.mark.parametrize("build", [by_hand, split_before, split_after])
+def test_a_mask_holds_where_forward_reads_the_weight_itself(build, calls):
+    """The layer is found, keeps its zeros through training, and learns with the others."""
+    torch.manual_seed(0)
+    net = build(calls).eval()
+    (inner,) = [layer for name, layer in layers(net).items() if name.endswith("inner")]
+    if build is not split_after:
+        prune_smallest(layers(net).values(), rate=0.5)
+    zeros, before = inner.weight == 0, inner.weight.clone()
+    data = TensorDataset(torch.randn(12, 4), torch.arange(12) % 3)
+    training.fit(net, data, loss=training.joint_loss, epochs=2, batch_size=4)
+    assert zeros.any()
+    assert torch.equal(inner.weight == 0, zeros)
+    assert torch.equal(inner.weight, inner.weight_orig * inner.weight_mask), "as last trained"
+    assert (inner.weight != before)[~zeros].all()
+    assert not any(module._forward_pre_hooks for module in [net, *net.stages])
+    x = torch.randn(5, 4)
+    for one, other in zip(permanent(net)(x), net(x), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_fine_tune_draws_the_same_samples_for_every_plan():
     seen = {}
     numbers = torch.arange(24.0)[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
