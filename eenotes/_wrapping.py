@@ -31,13 +31,15 @@ def prepared(
     """What accelerate makes of model, optimizer and loader; no gradients outside ``part``."""
     inside = set(map(id, part.parameters()))
     frozen = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
-    before = _attributes(model)
+    before, masked = _attributes(model), [part for part in model.modules() if masks(part)]
     for p in frozen:
         p.requires_grad_(False)
+    # a forward may read layer.weight, whose mask only a call of the layer would see
+    hook = model.register_forward_pre_hook(partial(renew, masked))
     try:
-        with seen_masks(model):
-            yield accelerator.prepare(model, optimizer, loader)
+        yield accelerator.prepare(model, optimizer, loader)
     finally:
+        hook.remove()
         for p in frozen:
             p.requires_grad_(True)
         _put_back(model, before)
@@ -51,24 +53,17 @@ def masks(module: nn.Module) -> list[prune.BasePruningMethod]:
 
 
 def renew(modules: Iterable[nn.Module], *_: object) -> None:
-    """Compute weights anew from their masks, which PyTorch does where it calls their layer."""
+    """Compute weights anew from their masks, as PyTorch does where it calls their layer."""
     for module in modules:
         for mask in masks(module):
             mask(module, None)
 
 
-@contextmanager
-def seen_masks(model: nn.Module) -> Iterator[None]:
-    """Renew weights also where a ``forward`` reads ``layer.weight`` and does not call the layer."""
-    masked = [module for module in model.modules() if masks(module)]
-    with ExitStack() as hooks:
-        for part in model.modules() if masked else ():
-            inside = [module for module in part.modules() if module in masked]
-            if inside and inside != [part]:
-                hooks.enter_context(part.register_forward_pre_hook(partial(renew, inside)))
-        yield
-    with torch.no_grad():
-        renew(masked)
+def remove_masks(net: nn.Module) -> None:
+    """Make masks permanent, in place: the weights keep their zeros."""
+    for module in net.modules():
+        for mask in masks(module):
+            prune.remove(module, mask._tensor_name)
 
 
 @contextmanager
@@ -126,3 +121,5 @@ def _put_back(model: nn.Module, attributes: dict[str, object]) -> None:
     for name in _ATTRIBUTES:
         vars(model).pop(name, None)
     vars(model).update(attributes)
+    with torch.no_grad():
+        renew(model.modules())  # an optimizer step has moved what is under the masks

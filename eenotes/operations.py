@@ -50,10 +50,6 @@ def _product(first: Shape, second: Shape, *_, **__) -> int:
     return math.prod(first) * second[-1]
 
 
-def _added(_, first: Shape, second: Shape, *__, **___) -> int:
-    return _product(first, second)
-
-
 def _by_number(name: str, given: list[Shape], out: Shape) -> int:
     """All products of two tables, or of two batches of vectors."""
     if name in _ROWS:
@@ -70,9 +66,12 @@ _RULES: dict[Any, Rule] = {
     ),
     **dict.fromkeys([_aten.mv, _aten.dot, _aten.vdot], _first),
     **dict.fromkeys([_aten._cdist_forward, _aten._euclidean_dist, _aten._pdist_forward], _pairs),
-    **dict.fromkeys([_aten.addr, _aten.addr_], lambda table, *_, **__: math.prod(table)),
+    **dict.fromkeys([_aten.addr, _aten.addr_], lambda *_, out_shape: math.prod(out_shape)),
     **dict.fromkeys([_aten.addmv, _aten.addmv_], lambda _, matrix, *__, **___: math.prod(matrix)),
-    **dict.fromkeys([_aten.addbmm, _aten.addbmm_, _aten.addmm_, _aten.baddbmm_], _added),
+    **dict.fromkeys(
+        [_aten.addbmm, _aten.addbmm_, _aten.addmm_, _aten.baddbmm_],
+        lambda _, *two, **__: _product(*two),
+    ),
     _aten._int_mm: _product,
     # a bilinear layer, weight (O, I, K), on (B, 1, I, 1) or the like
     _aten._trilinear: lambda first, weight, *_, **__: first[0] * math.prod(weight),
@@ -99,7 +98,10 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, Any]:
     Raises:
         ValueError: an operation that no rule counts; it names the module and the operation.
     """
-    rules = {operation: _doubled(rule) for operation, rule in _RULES.items()}
+    # PyTorch's counter counts a multiplication and an addition apart
+    rules = {
+        of: lambda *args, _rule=rule, **kw: 2 * _rule(*args, **kw) for of, rule in _RULES.items()
+    }
     counter = FlopCounterMode(display=False, custom_mapping=rules)
     tracker, others = ModuleTracker(), _ByNumber(counter)
     with _visible_attention(), tracker, _Unseen(tracker), counter, others:
@@ -148,11 +150,6 @@ def _known(operation: Any, *, sparse: bool) -> bool:
     counted = packet in _RULES or packet in flop_registry
     own = operation.namespace in ("aten", "prim", "prims", "profiler")
     return (own and free) or (counted and not sparse)
-
-
-def _doubled(rule: Rule) -> Rule:
-    """PyTorch's counter counts a multiplication and an addition apart."""
-    return lambda *args, **kwargs: 2 * rule(*args, **kwargs)
 
 
 @contextmanager

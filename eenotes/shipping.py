@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.nn.utils import prune
 
 from eenotes import serving
 from eenotes._checks import as_input
+from eenotes._wrapping import remove_masks
 from eenotes.costs import count_macs
 from eenotes.files import write_atomically
 from eenotes.inference import check_ready, run_stage
@@ -111,7 +111,7 @@ def _exported(
     if other:
         raise ValueError(f"the network has weights of {other.pop()}: export net.float()")
     net = copy.deepcopy(net).cpu()
-    _without_masks(net)
+    remove_masks(net)
     example = as_input(example.cpu(), net) if isinstance(example, Tensor) else example
     check_ready(net, example)
     if not len(example):
@@ -139,14 +139,6 @@ def _program(step: _Step, given: dict[str, Tensor]) -> ExportedProgram:
             f"{what} cannot be exported for every size of the batch: it decides by the values of a "
             f"tensor, or fixes the batch ({str(error).strip().splitlines()[0]})"
         ) from error
-
-
-def _without_masks(net: nn.Module) -> None:
-    """Make masks of pruning permanent: the weights keep their zeros."""
-    for part in net.modules():
-        for name in [n[:-5] for n, _ in part.named_buffers(recurse=False) if n.endswith("_mask")]:
-            if hasattr(part, f"{name}_orig"):
-                prune.remove(part, name)
 
 
 def _names(program: ExportedProgram) -> list[str]:

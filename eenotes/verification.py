@@ -1,7 +1,8 @@
 """Comparing stages with the backbone that they were cut from."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 
 import torch
@@ -86,30 +87,34 @@ def _compare(
 
 def _check_kept(stages: nn.ModuleList, x: Tensor) -> None:
     """Refuse a stage that overwrites its input, which the exit before may still need."""
-    kept = [(buffer, buffer.clone()) for buffer in stages.buffers()]
-    for j, stage in enumerate(stages):
-        version, given = version_of(x), x
-        x = stage(x)
-        if version_of(given) != version:
-            raise ValueError(
-                f"no cut is possible before stage {j}, which overwrites its input in place: the "
-                f"exit there would see, or keep, other values; cut elsewhere, or {BY_HAND}"
-            )
-    for buffer, before in kept:
-        buffer.copy_(before)
+    with _kept_buffers(stages):
+        for j, stage in enumerate(stages):
+            version, given = version_of(x), x
+            x = stage(x)
+            if version_of(given) != version:
+                raise ValueError(
+                    f"no cut is possible before stage {j}, which overwrites its input in place: the"
+                    f" exit there would see, or keep, other values; cut elsewhere, or {BY_HAND}"
+                )
+
+
+@contextmanager
+def _kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
 
 
 def _answer(modules: Sequence[nn.Module], x: Tensor, seed: int) -> list[Tensor]:
     """The output tensors of modules in a row; buffers are put back."""
-    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     seed_everything(seed)
     x = x.clone()  # forward may overwrite it
-    try:
+    with _kept_buffers(modules):
         for module in modules:
             x = module(x)
-    finally:
-        for buffer, before in kept:
-            buffer.copy_(before)
     return [leaf.float() for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
 
 

@@ -30,8 +30,6 @@ Stages = Sequence[nn.Module]
 Batches = Iterable[tuple[Tensor, Tensor]]
 Normaliser = Literal["mean", "rms"]
 
-_NO_BATCH = "the loader gave no batch: there is nothing to average"
-
 
 @torch.no_grad()
 def fit(
@@ -61,14 +59,11 @@ def fit(
         for stage, mean in zip(early, means, strict=True):
             x = stage(x)
             mean.update(x, y)
-    count = sum(gathered(count))
-    if not count:
-        raise ValueError(_NO_BATCH)
     if normaliser == "rms":
         distances = [mean.root_mean_square_distance() for mean in means]
     else:
         exits = [ClassMeanExit(mean.compute()) for mean in means]
-        distances = _mean_distances(early, exits, batches, count=count)
+        distances = _mean_distances(early, exits, batches, count=sum(gathered(count)))
     for j, distance in enumerate(distances):
         if not distance.all():
             what = f"the features of stage {j} are the same for every sample, to float32's digits"
@@ -109,7 +104,7 @@ def fit_whitened(
             moment.update(head.pooled(x), y)
     samples = [x for x in gathered(sample if sample is None else sample.cpu()) if x is not None]
     if not samples:
-        raise ValueError(_NO_BATCH)
+        raise ValueError("the loader gave no batch: there is nothing to average")
     if exits is None:  # in a process without samples
         sample = as_input(samples[0], stages)
         exits = linear_exits(stages, sample, num_classes=num_classes, grid=grid)

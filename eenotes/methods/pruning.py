@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from eenotes._checks import require_one_of, require_rate
-from eenotes._wrapping import masks, renew
+from eenotes._wrapping import remove_masks, renew
 from eenotes.network import EarlyExitNetwork
 from eenotes.stages import WEIGHTED
 
@@ -88,9 +88,7 @@ def permanent(net: EarlyExitNetwork) -> EarlyExitNetwork:
     """An independent copy with the same outputs, whose pruned weights are plain zeros: no masks."""
     refresh(net.modules())
     twin = copy.deepcopy(net)
-    for module in twin.modules():
-        for hook in masks(module):
-            prune.remove(module, hook._tensor_name)
+    remove_masks(twin)
     return twin
 
 
