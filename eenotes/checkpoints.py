@@ -2,14 +2,14 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn, optim
 
 from eenotes.files import write_atomically
-from eenotes.identity import described, difference
+from eenotes.identity import difference
 
 
 class CheckpointWarning(UserWarning):
@@ -101,21 +101,3 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         what = f"{path} is damaged or was not written by eenotes"
         raise ValueError(f"{what} ({error}); delete it to build it anew") from error
-
-
-def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
-    """The tensors in a ``.safetensors`` file, if they were saved with the same facts, on the CPU.
-
-    Otherwise they are those of ``compute()``, ``(...)`` by name, and saved there.  The facts are
-    all that they follow from: settings, data sets, networks (see `identity.described`).
-
-    Warns:
-        CheckpointWarning: the file is damaged or holds other facts; it is written anew.
-    """
-    facts = described(facts)
-    loaded = load_of_run(path, facts, otherwise="it is computed anew")
-    if loaded is not None:
-        return loaded[0]
-    tensors = {name: value.detach().cpu() for name, value in compute().items()}
-    save_tensors(path, tensors, **facts)
-    return tensors

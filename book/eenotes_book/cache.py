@@ -18,6 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from torch import Tensor
+
+from eenotes import checkpoints, identity
 from eenotes.files import write_atomically
 
 REVISION = 1  # of training, models and data together: raise it when networks shall be trained anew
@@ -42,6 +45,24 @@ def network(name: str, *, seed: int, **facts) -> Path:
         TypeError: for facts that are not numbers, words, lists, dictionaries or namespaces of them.
     """
     return folder() / f"{name}-seed{seed}-{_key([REVISION, seed, facts])}.safetensors"
+
+
+def remember(path: Path, compute: Callable[[], dict[str, Tensor]], **facts) -> dict[str, Tensor]:
+    """The tensors in a ``.safetensors`` file, if they were saved with the same facts, on the CPU.
+
+    Otherwise they are those of ``compute()``, ``(...)`` by name, and saved there.  The facts are
+    all that they follow from: settings, data sets, networks (see `eenotes.identity.described`).
+
+    Warns:
+        CheckpointWarning: the file is damaged or holds other facts; it is written anew.
+    """
+    facts = identity.described(facts)
+    loaded = checkpoints.load_of_run(path, facts, otherwise="it is computed anew")
+    if loaded is not None:
+        return loaded[0]
+    tensors = {name: value.detach().cpu() for name, value in compute().items()}
+    checkpoints.save_tensors(path, tensors, **facts)
+    return tensors
 
 
 def step(name: str, compute: Callable[[], dict], *, revision: int, **facts) -> dict:

@@ -7,12 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from eenotes import checkpoints
 from eenotes.cutting import split
 from eenotes.exits import ClassMeanExit
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import deep_clustering
+from eenotes_book import cache, deep_clustering
 from eenotes_book.data import vision
 
 
@@ -42,7 +41,7 @@ def cluster_or_load(
         weights = found.encoder.state_dict()
         return {"centroids": found.centroids, "assignments": found.assignments, **weights}
 
-    weights = checkpoints.remember(path, compute)
+    weights = cache.remember(path, compute)
     centroids, assigned = (weights.pop(key).to(x.device) for key in ("centroids", "assignments"))
     encoder, _ = deep_clustering.autoencoder(x.shape[1], recipe.widths)
     encoder.load_state_dict(weights)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes.language.batches import IGNORED, Batch, read, rows
+from eenotes.language.batches import IGNORED, Batch, read
 from eenotes.language.evaluation import collect_own, evaluate, score
 from eenotes.language.exits import ExitModel
 
@@ -93,6 +93,12 @@ def train(
     )
     model.eval()
     return history
+
+
+def rows(ids: Tensor, labels: Tensor, size: int) -> list[dict[str, Tensor]]:
+    """What `read` gave, ``(N, T)`` each, as batches of at most ``size`` rows."""
+    parts = zip(ids.split(size), labels.split(size), strict=True)
+    return [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": y} for i, y in parts]
 
 
 def _in_rows(features: Tensor, next_labels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,12 +41,6 @@ def read(batch: Batch, model: nn.Module, *, vocabulary: int) -> tuple[Tensor, Te
     return ids.gather(1, order), labels.gather(1, order)
 
 
-def rows(ids: Tensor, labels: Tensor, size: int) -> list[dict[str, Tensor]]:
-    """What `read` gave, ``(N, T)`` each, as batches of at most ``size`` rows."""
-    parts = zip(ids.split(size), labels.split(size), strict=True)
-    return [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": y} for i, y in parts]
-
-
 def align(values: Tensor, labels: Tensor, *, target: str = "next") -> tuple[Tensor, Tensor]:
     """Positions ``(N, D)`` of ``(B, T, D)`` and their classes ``(N,)``, `IGNORED` ones left out.
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from eenotes.checkpoints import CheckpointWarning
 from eenotes_book import cache
 
 
@@ -67,3 +68,25 @@ def test_written_whole_or_not_at_all(folder):
     with pytest.raises(ValueError):
         cache.write_json(path, {"x": float("nan")})
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.filterwarnings("error::eenotes.checkpoints.CheckpointWarning")
+def test_tensors_are_computed_once(folder):
+    calls, path = [], folder / "deep" / "a.safetensors"
+
+    def remembered(of):
+        def compute():
+            calls.append(1)
+            return {"a": torch.tensor([1.0], requires_grad=True) * len(calls)}
+
+        found = cache.remember(path, compute, seeds=(0, 1), of=of)["a"]
+        assert not found.requires_grad
+        return found.item()
+
+    assert [remembered(torch.zeros(4)) for _ in range(2)] == [1, 1]
+    with pytest.warns(CheckpointWarning, match="computed anew: .*of: .* instead of"):
+        assert remembered(torch.ones(4)) == 2
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(CheckpointWarning, match="damaged"):
+        assert remembered(torch.ones(4)) == 3
+    assert remembered(torch.ones(4)) == 3

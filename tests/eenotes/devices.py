@@ -145,11 +145,10 @@ def test_class_means(both, how):
 def test_thresholds_and_class_thresholds(both):
     def run(device):
         logits, y = collect(network(device), [data(device)])
-        drawn = thresholds.draw_thresholds(logits, Confidence(1.0), count=10)
         table = torch.rand(4, 2, 3).to(device)
         sweeps = [
             thresholds.sweep(logits, y, Confidence(1.0), COSTS, thresholds=t)
-            for t in (drawn, table)
+            for t in (table[..., 0], table)
         ]
         found = cbt.statistics([(logits, y)], num_classes=3)
         rule = found.rule(alpha=0.5, beta=0.9)
@@ -163,7 +162,7 @@ def test_thresholds_and_class_thresholds(both):
         priced = cbt_budgets.priced(v, price=0.1, loss=loss)
         iou = cbt.mean_iou(logits[0].argmax(1), y, 3)
         stretched = cbt.stretch(torch.tensor([0.1, 0.4], device=device), alpha=0.2, beta=0.8)
-        return [drawn, sweeps, rule.thresholds, [*map(vars, choices)], priced, iou, stretched]
+        return [sweeps, rule.thresholds, [*map(vars, choices)], priced, iou, stretched]
 
     both(run)
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 pytest.importorskip("transformers")
 
 from eenotes.language import evaluation, exits, initialisation, token_statistics
-from eenotes.language.batches import IGNORED, read, rows
+from eenotes.language.batches import IGNORED, read
 from eenotes_book import fine_tuning
 
 V, PAD = 40, 38
@@ -120,7 +120,7 @@ def test_rows_are_read_as_they_are(made):
     model.config.pad_token_id = PAD
     ids = torch.tensor([[PAD, 1, 2], [3, 4, PAD]])
     labels = ids.masked_fill(ids == PAD, IGNORED)
-    (batch,) = rows(ids, labels, 2)
+    (batch,) = fine_tuning.rows(ids, labels, 2)
     for found, expected in zip(read(batch, model, vocabulary=V), (ids, labels), strict=True):
         assert torch.equal(found, expected)
 

@@ -165,17 +165,6 @@ def test_weight_and_bias_by_hand(exited, text):
     assert_close(scaled[1], bias * 2 / 0.6)
 
 
-def test_scaling_does_not_change_a_decision(exited, text):
-    found = token_statistics.statistics(exited, [text()])
-    features, _ = evaluation.collect(exited, [text(seed=1)])
-    for unseen in (None, initialisation.copied_head(exited.model)[0]):
-        decided = []
-        for scale in (False, True):
-            weight, bias = initialisation.class_mean_head(found, scale=scale, unseen=unseen)
-            decided.append((features @ weight.T + bias).argmax(1))
-        assert torch.equal(*decided)
-
-
 def test_without_prior_it_is_the_exit_of_chapter_2(exited, text):
     """E²CM and class-aware initialisation are one detector, up to the weight of the prior."""
     found = token_statistics.statistics(exited, [text(rows=40)])
@@ -214,57 +203,6 @@ def test_the_covariance_keeps_its_digits_far_from_zero(exited, text, monkeypatch
     monkeypatch.setattr(exited, "features", lambda batch: features(batch).double() + far)
     found = token_statistics.statistics(exited, ids, covariance=True).covariance
     assert_close(found, expected, rtol=1e-5, atol=1e-7)
-
-
-def test_memory_is_one_array_of_tokens_by_width_however_long_the_text(exited, text, monkeypatch):
-    kept, sizes = [], []
-    plain = token_statistics.ClassMeans
-    monkeypatch.setattr(
-        token_statistics, "ClassMeans", lambda classes: kept.append(plain(classes)) or kept[-1]
-    )
-    for count in (1, 9):
-        token_statistics.statistics(exited, (text(seed=i) for i in range(count)))
-        state = [part for part in vars(kept[-1]).values() if isinstance(part, torch.Tensor)]
-        sizes.append(sum(value.numel() * value.element_size() for value in state))
-    assert sizes[0] == sizes[1] <= 1.2 * V * 16 * 4
-
-
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 1000))
-def test_the_split_into_batches_does_not_matter(exited, text, sizes, seed):
-    ids = text(rows=sum(sizes), length=5, seed=seed)
-    whole = token_statistics.statistics(exited, [ids])
-    parts = token_statistics.statistics(exited, iter(ids.split(sizes)))
-    assert torch.equal(whole.counts, parts.counts)
-    assert_close(whole.class_means, parts.class_means, rtol=1e-4, atol=1e-4)
-    assert whole.scatter == pytest.approx(parts.scatter, rel=1e-3, abs=1e-3)
-
-
-def numbers(exited, batches):
-    plain = token_statistics.statistics(exited, batches)
-    whitened = token_statistics.statistics(exited, batches, covariance=True)
-    head = initialisation.class_mean_head(plain)
-    return [*head, plain.counts, whitened.counts, whitened.class_means, whitened.covariance]
-
-
-def _work(rank, folder, exited, ids):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
-    # three rows here, two there
-    torch.save(numbers(exited, ids[rank::2].split(1)), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_agree_with_one(exited, text, tmp_path):
-    ids = text(rows=5)
-    torch.multiprocessing.start_processes(
-        _work, (str(tmp_path), exited, ids), nprocs=2, start_method="fork"
-    )
-    expected = numbers(exited, [ids])
-    for rank in range(2):
-        for mine, theirs in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
-            assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
 # --- choices on validation text
@@ -312,57 +250,63 @@ def test_shrunken_means_by_hand():
     assert_close(far.class_means[:2], expected[:2] + 5)
 
 
-def test_bad_texts(exited, text, made):
-    statistics = token_statistics.statistics
-    with pytest.raises(ValueError, match="corpus is empty"):
-        statistics(exited, [])
-    for covariance in (False, True):
-        with pytest.raises(ValueError, match="every label is ignored"):
-            ignored = torch.full((6, 12), batches.IGNORED)
-            statistics(exited, [(text(), ignored)], covariance=covariance)
-    with pytest.raises(ValueError, match="the head 40 tokens: another tokenizer"):
-        statistics(exited, [torch.tensor([[3, V]])])
+OPTIONS = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01}
+NO_TEXT = {"freeze": True, **OPTIONS}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda e, ids: token_statistics.statistics(e, []), "corpus is empty"),
+        (lambda e, ids: evaluation.collect(e, []), "no batch"),
+        (lambda e, ids: evaluation.evaluate(e, []), "no batch"),
+        (lambda e, ids: fine_tuning.train(e, ids[:0], held_out=ids, **NO_TEXT), "need text"),
+        (lambda e, ids: token_statistics.statistics(e, [ids + V - 1]), "another tokenizer"),
+        (lambda e, ids: token_statistics.statistics(e, [ids], target="previous"), "or 'input'"),
+        (
+            lambda e, ids: token_statistics.statistics(e, [torch.arange(3)[None]]).plug_in_n0(),
+            "no token occurs twice",
+        ),
+    ],
+)
+def test_bad_texts(exited, text, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(exited, text())
+
+
+SMALL = (torch.zeros(3, 3), torch.zeros(3))
+NAN = (torch.full((V, 16), math.nan), torch.zeros(V))
+head, start = initialisation.class_mean_head, initialisation.initialise
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        *[(lambda e, s, n=n: head(s, n0=n), "n0 must be") for n in (0.0, -1.0, math.nan)],
+        *[
+            (lambda e, s, a=a: start(e, "class mean + copy", found=s, alpha=a), r"lie in \[0, 1\]")
+            for a in (-0.1, 1.1)
+        ],
+        (lambda e, s: start(e, "class mean"), "needs found=statistics"),
+        (lambda e, s: start(e, "zeros"), "must be 'random', 'copy'"),
+        (lambda e, s: head(s, unseen=torch.zeros(3, 3)), "like the class means"),
+        (lambda e, s: head(s, whiten=True), "covariance=True"),
+        (lambda e, s: exits.load(e, NAN), "NaN or infinite"),
+        (lambda e, s: exits.load(e, SMALL), "the exit's weight is"),
+        (lambda e, s: initialisation.mix(NAN, SMALL, alpha=0.5), "differ in shape"),
+    ],
+)
+def test_bad_numbers(exited, text, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(exited, token_statistics.statistics(exited, [text()]))
+
+
+def test_statistics_are_taken_in_evaluation_mode(made, text):
     with pytest.raises(ValueError, match="training mode"):
-        statistics(exits.attach(made("opt tied"), at=2).train(), [text()])
-    with pytest.raises(ValueError, match="'next' or 'input'"):
-        statistics(exited, [text()], target="previous")
-    with pytest.raises(ValueError, match="no token occurs twice"):
-        statistics(exited, [torch.tensor([[1, 2, 3]])]).plug_in_n0()
-    with pytest.raises(ValueError, match="need text"):
-        fine_tuning.train(exited, text()[:0], freeze=True, held_out=text(), **OPTIONS)
-    for function in (evaluation.collect, evaluation.evaluate):
-        with pytest.raises(ValueError, match="no batch"):
-            function(exited, [])
-
-
-def test_bad_numbers(exited, text):
-    found = token_statistics.statistics(exited, [text()])
-    for n0 in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="n0 must be a positive number"):
-            initialisation.class_mean_head(found, n0=n0)
-    for alpha in (-0.1, 1.1):
-        with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]"):
-            initialisation.initialise(exited, "class mean + copy", found=found, alpha=alpha)
-    with pytest.raises(ValueError, match="needs found=statistics"):
-        initialisation.initialise(exited, "class mean")
-    with pytest.raises(ValueError, match="must be 'random', 'copy'"):
-        initialisation.initialise(exited, "zeros")
-    with pytest.raises(ValueError, match="like the class means"):
-        initialisation.class_mean_head(found, unseen=torch.zeros(3, 3))
-    with pytest.raises(ValueError, match="covariance=True"):
-        initialisation.class_mean_head(found, whiten=True)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        exits.load(exited, (torch.full((V, 16), math.nan), torch.zeros(V)))
-    small = (torch.zeros(3, 3), torch.zeros(3))
-    with pytest.raises(ValueError, match="the exit's weight is"):
-        exits.load(exited, small)
-    with pytest.raises(ValueError, match="differ in shape"):
-        initialisation.mix((torch.zeros(2, 3), torch.zeros(2)), small, alpha=0.5)
+        token_statistics.statistics(exits.attach(made("opt tied"), at=2).train(), [text()])
 
 
 # --- training
-
-OPTIONS = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01}
 
 
 def test_evaluation_by_hand(exited, text):

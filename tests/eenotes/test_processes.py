@@ -127,40 +127,13 @@ def losses(batch_size):
     )
 
 
-def _train(rank, folder, count):
-    meet(folder, rank, count)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    AcceleratorState._reset_state(reset_partial_state=True)
-    training.accelerator.cache_clear()
-    assert training.accelerator().num_processes == count
-    torch.save(losses(8 // count), f"{folder}/{rank}.pt")
-
-
 START = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("these_tests", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-getattr(module, sys.argv[2])(int(sys.argv[3]), sys.argv[4], 2)
+module._work(int(sys.argv[2]), sys.argv[3], 2)
 """
-
-
-def fresh(work, folder):
-    """What each of two fresh processes has saved: a forked one must not multiply."""
-    started = [
-        subprocess.Popen([sys.executable, "-c", START, __file__, work, str(rank), str(folder)])
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
-@pytest.mark.slow
-def test_losses_of_two_processes_are_those_of_one(tmp_path):
-    """Two batches of four are one of eight."""
-    for found in fresh("_train", tmp_path):
-        assert found == pytest.approx(losses(8), rel=1e-2)
 
 
 def text_estimates(parts):
@@ -178,23 +151,37 @@ def text_estimates(parts):
         batches = text[rows].split(2) if len(text[rows]) else []
         features, labels = evaluation.collect(exited, batches)
         means = token_statistics.statistics(exited, batches).class_means
-        numbers = torch.tensor([*evaluation.evaluate(exited, batches).values()])
-        found.append([features, labels, means, numbers])
+        moments = token_statistics.statistics(exited, batches, covariance=True)
+        numbers = torch.tensor([*evaluation.evaluate(exited, batches).values(), moments.scatter])
+        found.append([features, labels, means, moments.counts, moments.covariance, numbers])
     return found
 
 
 TEXTS = [[slice(0, 2), slice(2, 9)], [slice(0, 0), slice(0, 9)], [slice(0, 9), slice(0, 0)]]
 
 
-def _read_text(rank, folder, count):
+def _work(rank, folder, count):
     meet(folder, rank, count)
-    torch.save(text_estimates([parts[rank] for parts in TEXTS]), f"{folder}/{rank}.pt")
+    texts = text_estimates([parts[rank] for parts in TEXTS])
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    training.accelerator.cache_clear()
+    assert training.accelerator().num_processes == count
+    torch.save({"texts": texts, "losses": losses(8 // count)}, f"{folder}/{rank}.pt")
 
 
 @pytest.mark.slow
-def test_a_text_in_two_processes_is_one_text(tmp_path):
+def test_two_fresh_processes_read_and_train_as_one(tmp_path):
+    """A forked one must not multiply.  Two batches of four are one of eight."""
+    started = [
+        subprocess.Popen([sys.executable, "-c", START, __file__, str(rank), str(tmp_path)])
+        for rank in range(2)
+    ]
     (expected,) = text_estimates([slice(0, 9)])
-    for found in fresh("_read_text", tmp_path):
-        for case in found:
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    for found in (torch.load(tmp_path / f"{rank}.pt") for rank in range(2)):
+        for case in found["texts"]:
             for one, other in zip(case, expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert found["losses"] == pytest.approx(losses(8), rel=1e-2)

@@ -156,12 +156,6 @@ def test_a_decision_about_the_batch_is_found_by_the_comparison():
         split(TwoLayers(counting), at=["relu"])
 
 
-def test_running_statistics_and_modes_are_left_alone(unchanged):
-    backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-    with unchanged(backbone):
-        split(backbone, at=["1"])
-
-
 # --- what can be cut
 
 

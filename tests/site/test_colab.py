@@ -230,19 +230,23 @@ def printed(cell: dict) -> str:
     return "".join(output.get("text", "") for output in cell["outputs"])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_first_cells_of_a_chapter(colab, name):
-    """Installs, chooses the scale and says so, imports, has its settings; and nothing but eenotes
-    is new on the machine.
+def test_first_cells_of_every_chapter(colab):
+    """They install, choose the scale and say so, import and have their settings; and nothing but
+    eenotes is new on the machine.  The first cell is the same everywhere, and runs once.
     """
     colab.forget()
     before = {path.name for path in colab.packages.iterdir()}
-    first, *_, last = colab.notebook([*code_cells(name, r"= settings\.load\("), LOOK]).cells
+    cells = [code_cells(NAMES[0])[0]]
+    for name in NAMES:
+        cells += [*code_cells(name, r"= settings\.load\(")[1:], LOOK]
+    first, *ran = colab.notebook(cells).cells
     assert "Scale tiny, because this machine has no GPU." in printed(first)
-    seen = json.loads(printed(last))
-    assert Path(seen["package"]) == colab.packages / "eenotes_book" / "__init__.py"
-    assert seen["variables"] == ["tiny", "1"] and seen["settings"]
-    assert seen["versions"] == [module.__version__ for module in (torch, torchvision, numpy)]
+    looks = [json.loads(printed(cell)) for cell in ran if cell["source"] == LOOK]
+    assert len(looks) == len(NAMES) and all(seen["settings"] for seen in looks)
+    for seen in looks:
+        assert Path(seen["package"]) == colab.packages / "eenotes_book" / "__init__.py"
+        assert seen["variables"] == ["tiny", "1"]
+        assert seen["versions"] == [module.__version__ for module in (torch, torchvision, numpy)]
     added = {path.name for path in colab.packages.iterdir()} - before
     assert {re.sub(r"-.*", "", name) for name in added} == {"eenotes", "eenotes_book"}, added
 
@@ -298,24 +302,16 @@ def watched(path, run, model, optimizer, history):
 training.save_run = watched
 for source in json.loads(sys.argv[1]):
     exec(TransformerManager().transform_cell(source))
-print("scores", json.dumps(test_logits.mean((1, 2)).tolist()))
 """
 
 
 def test_a_chapter_that_was_cut_off_goes_on_with_what_it_had(colab, tmp_path):
     """That the same network comes out, cut off or not, is for tests/eenotes/test_training.py."""
     colab.install()
-    cells = json.dumps(code_cells(TRAINS, TRAINING))
-
-    def attempt(**variables: str) -> tuple[int, list[int], str]:
+    cells, attempts = json.dumps(code_cells(TRAINS, TRAINING)), []
+    for variables in ({"DIE_AFTER": "2"}, {}):
         done = colab.script(CUT_OFF, cells, EENOTES_CACHE=str(tmp_path), **variables)
-        scores = "".join(re.findall(r"scores (.*)", done.stdout))
-        assert scores or done.returncode < 0, done.stderr
-        return done.returncode, list(map(int, re.findall(r"epoch (\d+)", done.stdout))), scores
-
-    died, epochs, _ = attempt(DIE_AFTER="2")
-    assert died == -9 and epochs == [1, 2]
-    _, epochs, resumed = attempt()
+        attempts.append((done.returncode, list(map(int, re.findall(r"epoch (\d+)", done.stdout)))))
+    died, (finished, epochs) = attempts
+    assert died == (-9, [1, 2]) and finished == 0, done.stderr
     assert epochs and epochs == list(range(3, epochs[-1] + 1)), "it begins anew"
-    _, epochs, again = attempt()
-    assert not epochs and again == resumed, "a finished training is only loaded"

@@ -14,12 +14,13 @@ from eenotes.inference import collect
 from eenotes.methods import e2cm
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Entropy, ScoreRule
-from eenotes.thresholds import draw_thresholds, evaluate, sweep, thresholds_for_budgets
+from eenotes.thresholds import evaluate, sweep, thresholds_for_budgets
 from eenotes_book import networks
 from eenotes_book.ch02_e2cm import trained_exits
 from eenotes_book.ch02_e2cm.settings import Backbone
 from eenotes_book.data import vision
 from eenotes_book.models.resnet import CifarResNet
+from eenotes_book.random_thresholds import draw_thresholds
 
 WHITENED = "E²CM, whitened"
 

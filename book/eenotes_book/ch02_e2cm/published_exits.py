@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, TensorDataset
 
 from eenotes import collect, split, training
-from eenotes.checkpoints import remember
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache
 from eenotes_book.ch02_e2cm import imagenet_stem, trained_exits
@@ -131,7 +130,7 @@ class Host:
             return {"features": torch.cat(features), "logits": torch.cat(logits)}
 
         path = cache.folder() / f"{self.name}-{name}.safetensors"
-        return remember(path, compute, network=self.name, samples=len(images))
+        return cache.remember(path, compute, network=self.name, samples=len(images))
 
 
 def logits_of(host: Host, method: str, seed: int) -> Tensor:
@@ -149,7 +148,7 @@ def logits_of(host: Host, method: str, seed: int) -> Tensor:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     train = _of_frozen if method.startswith("sdn") else _of_joint
     path, facts = _kept(host, method, seed)
-    return remember(path, lambda: {"logits": train(host, method, seed)}, **facts)["logits"]
+    return cache.remember(path, lambda: {"logits": train(host, method, seed)}, **facts)["logits"]
 
 
 def is_kept(host: Host, method: str, seed: int) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from eenotes import checkpoints, training
+from eenotes import training
 from eenotes.methods import eeprune
 from eenotes.methods.sample_selection import Scores
 from eenotes.network import EarlyExitNetwork
@@ -150,7 +150,7 @@ class Bench:
             numbers = [scores.samples_seen, cost.seconds, cost.joules]
             return {"values": scores.values, "cost": torch.tensor(numbers, dtype=torch.float64)}
 
-        kept = checkpoints.remember(_file(f"{self.name}-{method}", facts), tensors, **facts)
+        kept = cache.remember(_file(f"{self.name}-{method}", facts), tensors, **facts)
         samples_seen, seconds, joules = kept["cost"].tolist()
         labels = self.clusters if on_clusters else self.labels
         return Scored(Scores(method, kept["values"], labels, int(samples_seen), seconds), joules)
