@@ -80,11 +80,13 @@ class Costs:
 def count_macs(net: EarlyExitNetwork, x: Tensor) -> Costs:
     """Count each stage and each exit test on a sample batch ``x`` ``(B, ...)``, for one sample.
 
-    Matrix products, convolutions, recurrent layers and distances are counted, and nothing else.
+    Matrix and outer products, convolutions, recurrent layers and distances are counted, and nothing
+    else: no scaling, as ``x * y`` is.
 
     Raises:
         ValueError: an empty batch, or an operation whose multiplications cannot be counted (see
             `eenotes.operations.register_macs`).
+        TypeError: inputs of a type that the network does not take.
     """
     if len(x) == 0:
         raise ValueError("the batch is empty: there is nothing to count")

@@ -32,10 +32,12 @@ def predict(net: EarlyExitNetwork, x: Tensor, rule: Rule) -> Outcome:
 
     Samples that exit are taken out of the batch; the next stage computes the rest.  The network is
     in evaluation mode: batch statistics would make a prediction depend on the samples that stay.
+    Floats are read in its precision, as wherever a batch enters.
 
     Raises:
         ValueError: a network in training mode, an empty batch, mixed devices, a rule that does not
             fit, a stage that does not keep the batch first, or logits not ``(B, K)``, or NaN.
+        TypeError: inputs of a type that the network does not take.
     """
     check_ready(net, x)
     features = x

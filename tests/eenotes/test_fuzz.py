@@ -51,7 +51,6 @@ fuzz = settings(
     max_examples=COUNT or 60, derandomize=not COUNT, suppress_health_check=list(HealthCheck)
 )
 DTYPES = [torch.float32, torch.float32, torch.float64, torch.bfloat16]
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.bfloat16: 0.06}
 # features without a layer of their own, or whose channels are those of the layer before
 UNTOLD = {"outer", "pairs", "length", "view", "two tokens"}
 FINE = ("channels_last", "do not vary", "same for every sample", "torch.fx cannot trace")
@@ -102,7 +101,7 @@ class Own(nn.Module):
         self.linear = nn.Linear(features[0].numel(), classes)
 
     def forward(self, features):
-        return self.linear(features.flatten(1).float())
+        return self.linear(features.flatten(1).to(self.linear.weight.dtype))
 
 
 def with_exits(draw, stages, x, labels, classes):
@@ -272,6 +271,20 @@ def cut(case, draw):
     return stages
 
 
+def allowed(net, x, labels, logits):
+    """How far the logits of other batch sizes may be away.
+
+    Kernels round in another order.  Half precision may lose again what it has lost to double, and
+    what a last digit of the features is.
+    """
+    if next(net.parameters()).dtype != torch.bfloat16:
+        return 1e-4 * (1 + logits.abs().max().item())
+    exact, _ = collect(copy.deepcopy(net).double(), [(x, labels)])
+    largest = max(part.float().flatten(1).norm(dim=1).max() for part in net.features(x))
+    digit = torch.finfo(torch.bfloat16).eps * (1 + max(largest, logits.abs().max()))
+    return (digit + 4 * (logits - exact).abs().max()).item()
+
+
 @torch.no_grad()
 def answers(case, draw, stages, backbone, pair):
     labels = torch.arange(len(case.x)) % case.classes
@@ -293,7 +306,7 @@ def answers(case, draw, stages, backbone, pair):
     logits = found[0][0]
     assert all(torch.equal(seen, labels) for _, seen in found)
     error = max((other - logits).abs().max().item() for other, _ in found)
-    assert error < TOLERANCE[next(net.parameters()).dtype] * (1 + logits.abs().max())
+    assert error < allowed(net, x, labels, logits)
 
     rule = with_rule(draw, net, logits)
     keep = clear(logits, rule, 4 * error + 1e-6)
