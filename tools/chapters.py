@@ -31,8 +31,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import side_by_side
 import yaml
 
 from eenotes.files import write_atomically
@@ -46,8 +48,10 @@ RECORDS = BOOK / "eenotes_book" / "records"
 HTML = BUILD / "html"
 SCALES = ("tiny", "reduced", "full")
 KERNEL = "eenotes"
-# seconds; a cell that hangs has to end
-CELL_TIMEOUT = {"tiny": 600, "reduced": 3 * 3600, "full": 7 * 24 * 3600}
+# Seconds, for a cell that hangs: no slow or busy machine meets them.
+CELL_TIMEOUT = {"tiny": 3 * 3600, "reduced": 24 * 3600, "full": 7 * 24 * 3600}
+# One thread: two that work on small tensors wait for each other at every operation.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 # --- which chapters
@@ -160,11 +164,9 @@ def is_current(chapter: str, scale: str) -> bool:
 
 
 def environment(scale: str, results: Path) -> dict[str, str]:
-    """The environment a chapter runs in.
+    """The environment a chapter runs in; its records go to `results`.
 
-    At `tiny` nothing outside this machine can be reached by the usual ways.
-
-    Records go to `results`.
+    At `tiny` it has one thread, and nothing outside this machine can be reached by the usual ways.
     """
     env = dict(os.environ)
     env.update(
@@ -179,6 +181,7 @@ def environment(scale: str, results: Path) -> dict[str, str]:
         env.update(
             dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
         )
+        env.update(dict.fromkeys(THREADS, "1"))
         env.update(no_proxy="localhost,127.0.0.1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         for name in ("EENOTES_DATA", "EENOTES_DOWNLOAD"):
             env.pop(name, None)
@@ -187,15 +190,29 @@ def environment(scale: str, results: Path) -> dict[str, str]:
     return env
 
 
-def nbmake(notebook: Path, scale: str, results: Path) -> bool:
-    """Execute `notebook` in place, with its records in `results`; False if a cell failed."""
+def nbmake(notebook: Path, scale: str, results: Path) -> float | None:
+    """Execute `notebook` in place, with its records in `results`.
+
+    Returns:
+        Seconds of processor time; `None` if a cell failed, after printing what it said.
+    """
     options = f"-p no:cacheprovider -c {os.devnull} --no-header --nbmake --overwrite -v"
     options += f" --nbmake-kernel={KERNEL} --nbmake-timeout={CELL_TIMEOUT[scale]}"
     command = [sys.executable, "-m", "pytest", *options.split(), f"--rootdir={notebook.parent}"]
-    done = subprocess.run(
-        [*command, notebook.name], cwd=notebook.parent, env=environment(scale, results)
-    )
-    return done.returncode == 0
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        child = subprocess.Popen(
+            [*command, notebook.name],
+            cwd=notebook.parent,
+            env=environment(scale, results),
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            said.seek(0)
+            print(said.read(), flush=True)
+    return None if child.returncode else used.ru_utime + used.ru_stime
 
 
 def put_in_place(made: Path, target: Path) -> None:
@@ -220,9 +237,9 @@ def execute(chapter: str, scale: str) -> bool:
         if records_folder().is_dir():
             shutil.copytree(records_folder(), results, ignore=shutil.ignore_patterns(scale))
         start = time.monotonic()
-        good = nbmake(copy, scale, results)
+        processor = nbmake(copy, scale, results)
         seconds = round(time.monotonic() - start, 1)
-        if not good:
+        if processor is None:
             failed = BUILD / "failed" / scale / copy.name
             put_in_place(copy, failed)
             place = failed.relative_to(ROOT)
@@ -233,10 +250,9 @@ def execute(chapter: str, scale: str) -> bool:
         target.with_suffix(".key").unlink(missing_ok=True)
         put_in_place(copy, target)
         keep_record(results / scale / f"{chapter}.json", chapter, scale)
-        write_json(
-            target.with_suffix(".key"),
-            {"key": key, "seconds": seconds, "finished": int(time.time())},
-        )
+        taken = {"seconds": seconds, "processor": round(processor, 1)}
+        taken["finished"] = int(time.time())
+        write_json(target.with_suffix(".key"), {"key": key} | taken)
     report_stderr(target)
     print(f"chapter {chapter} · {scale}: executed in {seconds} s", flush=True)
     return True
@@ -270,19 +286,21 @@ def report_stderr(notebook: Path) -> None:
 
 
 def run(names: list[str], scale: str, *, force: bool = False) -> bool:
-    """Execute what is not up to date.
+    """Execute what is not up to date; at `tiny` as many chapters at once as fit the machine.
 
     Goes on after a failure, so that one run shows every broken chapter.
     """
-    good = True
-    for position, chapter in enumerate(names, 1):
-        if is_current(chapter, scale) and not force:
-            seconds = stamp(chapter, scale)["seconds"]
-            print(f"chapter {chapter} · {scale}: unchanged, its execution took {seconds} s")
-            continue
-        order = f"{position} of {len(names)}"
-        print(f"chapter {chapter} · {scale}: executing ({order}) …", flush=True)
-        good &= execute(chapter, scale)
+    due = [name for name in names if force or not is_current(name, scale)]
+    for name in [name for name in names if name not in due]:
+        seconds = stamp(name, scale)["seconds"]
+        print(f"chapter {name} · {scale}: unchanged, its execution took {seconds} s")
+    at_once = min(len(due), side_by_side.workers()) if scale == "tiny" else 1
+    if due:
+        print(f"executing {', '.join(due)} · {scale}, {at_once} at once …", flush=True)
+    known = {name: stamp(name, scale).get("seconds") for name in due}
+    expected = {name: seconds for name, seconds in known.items() if seconds}
+    jobs = {name: partial(execute, name, scale) for name in due}
+    good = not due or side_by_side.run(jobs, expected, at_once=at_once)
     write_timings(scale)
     return good
 
