@@ -10,7 +10,7 @@ OLDEST := .venv-oldest
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup book test chapter study student slides bench lint unit chapters browser chromium test-oldest pins clean distclean
+.PHONY: help setup book test chapter study student slides bench serving lint unit busy chapters browser chromium test-oldest pins clean distclean
 
 help:
 	@echo 'make book [SCALE=reduced]            execute the chapters that changed, build the pages into _build/html'
@@ -20,7 +20,9 @@ help:
 	@echo 'make student                         notebooks for a course, with and without solutions: _build/teaching'
 	@echo 'make slides [SCALE=reduced]          a deck of slides per chapter: _build/slides'
 	@echo 'make bench                           the speed claims, as ratios measured in one run (20 minutes)'
+	@echo 'make serving                         the served networks of the page Ship it (CIFAR-10 in EENOTES_DATA)'
 	@echo 'make lint | unit | browser           one part of make test'
+	@echo 'make busy                            the slowest chapter beside a busy loop on each core (minutes)'
 	@echo 'make test-oldest                     the unit tests with the oldest versions allowed, in .venv-oldest'
 	@echo 'make pins                            write the versions in .venv to constraints.txt'
 	@echo 'make clean | distclean               remove what was built | and the caches and environments'
@@ -69,7 +71,11 @@ lint: $(READY)
 
 unit: $(READY)
 	@echo '== unit tests'
-	@EENOTES_SCALE=tiny $(PY) -m pytest -q -m 'not executed and not browser'
+	@EENOTES_SCALE=tiny $(PY) -m pytest -q -m 'not executed and not browser and not busy'
+
+# The slowest chapter, beside a busy loop on each core.
+busy: $(READY)
+	@$(PY) -m pytest -q -m busy tests/site/test_busy.py
 
 # What looks at the executed chapters and at the built pages.
 browser: $(READY) chromium
@@ -97,10 +103,13 @@ slides: $(READY)
 bench: $(READY)
 	@$(PY) -m benchmarks
 
+serving: $(READY)
+	@$(PY) -m benchmarks.serving
+
 # ------------------------------------------------------------------------------------------------------------- versions
 
 test-oldest: $(OLDEST)/.ready
-	@EENOTES_SCALE=tiny $(OLDEST)/bin/python -m pytest -q -m 'not executed and not browser' -p no:cacheprovider \
+	@EENOTES_SCALE=tiny $(OLDEST)/bin/python -m pytest -q -m 'not executed and not browser and not busy' -p no:cacheprovider \
 		--ignore=tests/site
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
