@@ -18,7 +18,7 @@ from eenotes.costs import Costs
 from eenotes.exits import ClassMeanExit
 from eenotes.methods import pruning
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import ch08_open, language_models, records, settings
+from eenotes_book import ch08_open, language_models, records
 from eenotes_book.ch08_open import (
     claims,
     compact,
@@ -33,12 +33,6 @@ from eenotes_book.ch08_open import (
 )
 from eenotes_book.data import drawn_scenes, vision
 from eenotes_book.models.four_stages import four_stages
-
-
-@pytest.mark.parametrize("at", ["tiny", "reduced", "full"])
-def test_settings_are_typed_at_every_scale(at):
-    assert settings.load(ch08_open.CHAPTER, at).streets.channels.depth > 0
-
 
 ONE = torch.ones(1)
 

@@ -14,7 +14,6 @@ from eenotes import (
     collect,
     count_macs,
     predict,
-    simulate,
     split,
 )
 from eenotes.exits import pool
@@ -156,16 +155,6 @@ def test_between_two_exits_of_a_stage_nothing_is_computed():
     assert costs.backbone == apart.backbone
 
 
-def test_closing_one_kind_leaves_the_other():
-    means, trained, x, labels = pair()
-    both = e2cm.combine(means, trained)
-    logits = collect(both, [(x, labels)])[0]
-    only_trained = simulate(logits, e2cm.rule(both, [1.0, 0.9, 1.0, 0.9]))
-    alone = predict(trained, x, Confidence(0.9))
-    assert torch.equal(only_trained.prediction, alone.prediction)
-    assert torch.equal(only_trained.exit_index, torch.tensor([1, 3, 4])[alone.exit_index])
-
-
 def test_only_networks_over_the_same_stages_combine():
     means, trained, *_ = pair()
     other = EarlyExitNetwork([nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)], trained.exits)
@@ -268,31 +257,6 @@ def test_whitened_exits_are_scikit_learns_linear_discriminants(shrinkage):
             torch.testing.assert_close(z.double().softmax(1), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_with_all_shrinkage_the_nearest_mean_wins():
-    """λ = 1: the same spread in every direction, which is E²CM's own decision."""
-    stages, (x, y) = grid_stages(), labelled()
-    isotropic = whitened(stages=stages, shrinkage=1.0)
-    # the second stage is not pooled by either
-    plain = e2cm.fit(stages[1:], [(stages[0](x).detach(), y)], num_classes=4)
-    with torch.no_grad():
-        assert torch.equal(isotropic(x)[1].argmax(1), plain(stages[0](x))[0].argmax(1))
-
-
-def test_whitening_is_blind_to_the_scale_of_a_feature():
-    """Scaling one of two features by 100 changes nothing."""
-    torch.manual_seed(0)
-    y = torch.arange(200) % 2
-    x = torch.randn(200, 2) + torch.stack([y, 0 * y], 1)
-    scale, probabilities = nn.Linear(2, 2, bias=False), []
-    with torch.no_grad():
-        scale.weight.copy_(torch.diag(torch.tensor([1.0, 100.0])))
-        for first in (nn.Identity(), scale):
-            stages = nn.ModuleList([first, nn.Linear(2, 2)]).eval()
-            net = whitened([(x, y)], stages=stages, num_classes=2, shrinkage=1e-6)
-            probabilities.append(net(x)[0].softmax(1))
-    torch.testing.assert_close(*probabilities, rtol=1e-2, atol=1e-3)
-
-
 X4, Y4 = labelled()
 
 
@@ -309,22 +273,3 @@ X4, Y4 = labelled()
 def test_whitening_refuses_what_it_cannot_measure(options, words):
     with pytest.raises(ValueError, match=words):
         whitened(**options)
-
-
-def _half(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
-    # 100 images here, 140 there
-    x, y = (part[rank * 100 : 100 + rank * 140] for part in labelled())
-    torch.save(whitened([(x, y)]).exits.state_dict(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_whiten_as_one(tmp_path):
-    torch.multiprocessing.start_processes(_half, (str(tmp_path),), nprocs=2, start_method="fork")
-    alone = whitened().exits.state_dict()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
-        for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)

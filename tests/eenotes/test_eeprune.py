@@ -156,56 +156,41 @@ def test_the_exit_that_decides(table_net, rows):
         assert eeprune.prune(net, data, threshold=0.5, exit_index=exit_index).drop.tolist() == drop
 
 
-@pytest.mark.parametrize("exit_index", [1, -1, 7])
-def test_an_exit_that_does_not_exist(net, data, exit_index):
-    with pytest.raises(ValueError, match=f"exit_index={exit_index} does not exist.* are 0 to 0"):
-        eeprune.prune(net, data, ratio=0.5, exit_index=exit_index)
-
-
-def test_no_early_exit(net, data):
-    with pytest.raises(ValueError, match="needs an early exit"):
-        eeprune.prune(EarlyExitNetwork([net.stages[0]], []), data, ratio=0.5)
-
-
 # --- bad input
 
 
-@pytest.mark.parametrize("ratio", [1.0, -0.2, math.nan])
-def test_a_ratio_out_of_range(net, data, ratio):
-    with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
-        eeprune.prune(net, data, ratio=ratio)
+HALF = {"ratio": 0.5}
+BOTH = "either a ratio or a threshold"
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "words"),
     [
-        {},
-        {"ratio": 0.5, "threshold": 0.5},
-        {"threshold": 1.2},
-        {"threshold": 0.5, "variant": "soft"},
-        {"threshold": 0.5, "balanced": True},
+        *[({"ratio": bad}, r"must be in \[0, 1\)") for bad in (1.0, -0.2, math.nan)],
+        ({}, BOTH),
+        (HALF | {"threshold": 0.5}, BOTH),
+        ({"threshold": 1.2}, "in \\[0, 1\\]"),
+        ({"threshold": 0.5, "variant": "soft"}, "for 'hard' without balance"),
+        ({"threshold": 0.5, "balanced": True}, "for 'hard' without balance"),
+        (HALF | {"variant": "strict"}, "'hard', 'soft' or 'loss'"),
+        *[
+            (HALF | {"exit_index": j}, f"exit_index={j} does not exist.* are 0 to 0")
+            for j in (1, -1, 7)
+        ],
     ],
 )
-def test_not_one_of_ratio_and_threshold(net, data, options):
-    with pytest.raises(ValueError, match="ratio|threshold"):
+def test_bad_options(net, data, options, words):
+    with pytest.raises(ValueError, match=words):
         eeprune.prune(net, data, **options)
 
 
-def test_an_unknown_variant(net, data):
-    with pytest.raises(ValueError, match="'hard', 'soft' or 'loss'"):
-        eeprune.prune(net, data, ratio=0.5, variant="strict")
-
-
-def test_a_loader_instead_of_a_data_set(net, data):
-    with pytest.raises(TypeError, match="a loader's order changes"):
-        eeprune.prune(net, DataLoader(data, 2, shuffle=True), ratio=0.5)
-
-
-def test_a_network_in_training_mode(net, data):
-    net.train()
+def test_bad_networks_and_data_sets(net, data):
+    with pytest.raises(ValueError, match="needs an early exit"):
+        eeprune.prune(EarlyExitNetwork([net.stages[0]], []), data, ratio=0.5)
     with pytest.raises(ValueError, match="training mode"):
-        eeprune.prune(net, data, ratio=0.5)
-    net.eval()
+        eeprune.prune(net.train(), data, ratio=0.5)
+    with pytest.raises(TypeError, match="a loader's order changes"):
+        eeprune.prune(net.eval(), DataLoader(data, 2, shuffle=True), ratio=0.5)
 
 
 # --- properties
@@ -233,14 +218,3 @@ def test_only_what_both_exits_get_right_is_dropped_whatever_the_batch(
     sure = [max(p, 1 - p) for p in early]
     rest = qualify - set(pruned.drop.tolist())
     assert all(sure[a] >= sure[b] - 1e-6 for a in pruned.drop.tolist() for b in rest)
-
-
-@given(samples, st.floats(0, 1), st.floats(0, 1))
-def test_a_higher_threshold_drops_no_more(table_net, rows, drawn, one, other):
-    early, final, truth = map(list, zip(*drawn, strict=True))
-    net = table_net([logits(early), logits(final)])
-    data = TensorDataset(rows(len(truth)), torch.tensor(truth))
-    low, high = (
-        set(eeprune.prune(net, data, threshold=t).drop.tolist()) for t in sorted([one, other])
-    )
-    assert high <= low

@@ -100,20 +100,6 @@ def test_three_axes_that_nothing_tells_apart_are_asked_for():
         LinearExit(3, 4)(x)
 
 
-def test_an_exit_on_a_length_learns_as_one_pooled_over_the_length():
-    """A signal's frequency: no average over the channels knows it."""
-    torch.manual_seed(0)
-    stages = split(
-        nn.Sequential(nn.Conv1d(1, 8, 7, padding=3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)),
-        at=["1"],
-        example=torch.randn(2, 1, 8),
-    )
-    (head,) = linear_exits(stages, torch.randn(2, 1, 8), num_classes=3)
-    by_hand = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), head.linear)
-    features = stages[0](torch.randn(4, 1, 8))
-    assert torch.allclose(head(features), by_hand(features), atol=1e-6)
-
-
 def test_linear_exit_by_hand():
     head = LinearExit(2, 3)
     with torch.no_grad():

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -15,7 +15,6 @@ from eenotes import (
     Entropy,
     Patience,
     PerClass,
-    ScoreRule,
     collect,
     predict,
     predict_stream,
@@ -162,6 +161,9 @@ def test_predict_simulate_and_one_at_a_time_agree(table_net, rows, case):
     net, expected = table_net(logits), simulate(logits, rule)
     outcomes_equal(predict(net, rows(count), rule), expected)
     outcomes_equal(simulate(list(logits), rule), expected)
+    for wait in (1, 3):
+        stream = rows(count).split(2)
+        outcomes_equal(predict_stream(net, stream, rule, batch_size=wait), expected)
     for i in range(count):
         alone = predict(net, rows(count)[i : i + 1], rule)
         assert alone.prediction == expected.prediction[i]
@@ -182,71 +184,6 @@ def test_an_outcome_is_the_decision_at_the_first_exit_taken(case):
             if decision.leave or j == len(logits) - 1:
                 break
         assert (outcome.exit_index[i], outcome.prediction[i]) == (j, decision.prediction)
-
-
-@given(cases(), st.randoms())
-def test_the_order_of_the_samples_does_not_matter(case, random):
-    logits, rule = case
-    order = list(range(logits.shape[1]))
-    random.shuffle(order)
-    whole, shuffled = simulate(logits, rule), simulate(logits[:, order], rule)
-    assert torch.equal(shuffled.exit_index, whole.exit_index[order])
-    assert torch.equal(shuffled.prediction, whole.prediction[order])
-
-
-def far_from_thresholds(logits, rule):
-    """The samples whose decisions do not hang on the fifth digit, ``(N,)``.
-
-    The batch size changes logits by 1e-6.
-    """
-    clear = torch.ones(logits.shape[1], dtype=torch.bool)
-    for j, z in enumerate(logits):
-        if isinstance(rule, ScoreRule):
-            one = isinstance(rule.thresholds, float)
-            threshold = rule.thresholds if one else [*rule.thresholds, 2.0][j]
-            clear &= (rule.score(j, z).score - threshold).abs() > 1e-5
-        elif isinstance(rule, PerClass):
-            table = torch.atleast_2d(rule.thresholds)
-            clear &= ((z.softmax(1) - table[min(j, len(table) - 1)]).abs() > 1e-5).all(1)
-        best = z.topk(2, 1).values
-        clear &= best[:, 0] - best[:, 1] > 1e-5
-    return clear
-
-
-@given(
-    st.data(),
-    st.integers(0, 10_000),
-    st.integers(1, 4),
-    st.integers(2, 5),
-    st.integers(1, 40),
-    st.sampled_from([1, 3, 16]),
-)
-def test_predict_equals_simulate_on_networks_for_every_batch_size(
-    data, seed, num_exits, classes, count, size
-):
-    rule = data.draw(rules(num_exits, classes))
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        parts = [(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU()) for _ in range(num_exits - 1)]
-        stages = [nn.Sequential(*part) for part in parts]
-        heads = [nn.Linear(16, classes) for _ in range(num_exits)]
-        x = 3 * torch.randn(count, 16)
-    net = EarlyExitNetwork([*stages, heads[-1]], heads[:-1]).eval()
-    with torch.no_grad():
-        clear = far_from_thresholds(torch.stack(net(x)), rule)
-    assume(clear.any())
-    x = x[clear]
-    logits, labels = collect(net, [(part, torch.zeros(len(part))) for part in x.split(size)])
-    assert logits.shape[:2] == (net.num_exits, len(x))
-    assert len(labels) == len(x)
-    expected = simulate(logits, rule)
-    outcomes_equal(predict(net, x, rule), expected)
-    for wait in (1, size, 2 * size + 1):
-        outcomes_equal(predict_stream(net, x.split(size), rule, batch_size=wait), expected)
-    for part, start in zip(x.split(size), range(0, len(x), size), strict=True):
-        outcome = predict(net, part, rule)
-        assert torch.equal(outcome.exit_index, expected.exit_index[start : start + size])
-        assert torch.equal(outcome.prediction, expected.prediction[start : start + size])
 
 
 # --- the edges

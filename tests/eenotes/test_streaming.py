@@ -1,6 +1,6 @@
 """Rebatching: late stages see full batches, and the outcome stays.
 
-That the outcome is that of `predict`, on random networks, is tested in ``test_inference``.
+That the outcome is that of `predict` is tested in ``test_inference`` and ``test_fuzz``.
 """
 
 import pytest
