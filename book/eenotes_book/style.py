@@ -46,6 +46,7 @@ METHODS = {
     "separately, exits spared": (ORANGE, "v"),
     "channels": (GREEN, "D"),
     # chapter 4
+    "nobody stops": ("black", "x"),
     "one threshold": (GREY, "s"),
     "one per exit": (BLUE, "^"),  # chapter 1's confidence rule
     "CBT": (RED, "o"),

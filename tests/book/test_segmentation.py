@@ -8,11 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eenotes import Confidence, Patience, PerClass, count_macs, load, save
-from eenotes_book.models import segmentation, sparse_convolution, token_vit
+from eenotes_book.models import segmentation, segmentation_training, sparse_convolution, token_vit
 from eenotes_book.models.segmentation import SegmentationNetwork, still_active
 from eenotes_book.models.segmentation_training import class_weights, exits_loss, masked_loss
 from eenotes_book.models.sparse_convolution import Neighbours
 from eenotes_book.models.token_vit import TokenViT
+
+BLOCKS, DILATIONS = (1, 2, 1, 2), (1, 1, 2, 3)
 
 
 def settled(net):
@@ -27,7 +29,7 @@ def settled(net):
 @pytest.fixture(scope="module")
 def conv():
     torch.manual_seed(0)
-    return settled(SegmentationNetwork(3, channels=8, blocks=(1, 2, 1, 1)))
+    return settled(SegmentationNetwork(3, channels=8, blocks=BLOCKS, dilations=DILATIONS))
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,35 @@ def test_neighbours_by_hand():
     assert n.filled(torch.tensor([[10.0], [20.0]])).tolist() == [[10.0], [20.0]]
 
 
+def test_neighbours_of_a_dilated_convolution_by_hand():
+    """A row of six places, the third one active; two steps to either side lie the first and the
+    fifth.
+    """
+    n = Neighbours(torch.tensor([2]), (1, 1, 6), 1.0, 2)
+    assert n.halo.tolist() == [0, 4]
+    assert n.neighbours[0].tolist() == [3, 3, 3, 1, 0, 2, 3, 3, 3]
+    assert n.filled(torch.tensor([[10.0]])).tolist() == [[10.0], [10.0]]
+
+
+def test_a_stage_begins_with_the_features_that_finished_places_had():
+    """Stages of one block: what an active place's first convolution reads is the plain network's,
+    at the exit where its neighbours finished.
+    """
+    torch.manual_seed(0)
+    net = settled(SegmentationNetwork(3, channels=4, blocks=(1, 1, 1)))
+    x, index = images(1), torch.zeros(1, 8, 11, dtype=torch.int64)
+    index[0, 4, 5] = 2  # alone behind the first exit
+    first = net.stages[0](x)
+    block = net.parts(1)[0][0]
+    hidden = torch.relu(block.conv1(first))[:, :, 4:5, 5:6]
+    # its neighbours' hidden values are filled in from it, the only active place
+    weight, bias = block.conv2.folded()
+    second = torch.nn.functional.conv2d(hidden.expand(1, 4, 3, 3), weight, bias)
+    expected = net.parts(1)[1](torch.relu(second + first[:, :, 4:5, 5:6]))
+    out = net.segment(x, None, exit_index=index, mode="sparse")
+    close(out.logits[1][:, :, 4:5, 5:6], expected)
+
+
 def test_filling_weighs_by_distance():
     """The corner (0, 0) of three by three, with (0, 1) at distance 1 and (1, 1) at √2 active."""
     n = Neighbours(torch.tensor([1, 4]), (1, 3, 3), 1.0)
@@ -163,9 +194,10 @@ def test_macs_are_those_of_the_counter(conv):
     counted = counter.get_total_flops() / (2 * len(x))  # the counter does not see the filling
     assert counted < out.macs[-1] < 1.1 * counted
     filled = 0
-    for j, blocks in ((1, 2), (2, 1), (3, 1)):
-        places = Neighbours((index.flatten() >= j).nonzero().squeeze(1), (2, 8, 11), 1.0)
-        filled += 2 * blocks * 9 * 8 * len(places.halo) / 2
+    for j in (1, 2, 3):
+        active = (index.flatten() >= j).nonzero().squeeze(1)
+        places = Neighbours(active, (2, 8, 11), 1.0, DILATIONS[j])
+        filled += (2 * BLOCKS[j] - 1) * 9 * 8 * len(places.halo) / 2
     assert counted + filled == pytest.approx(out.macs[-1].item())
     assert out.spent == out.macs[-1]
     dense = conv.segment(x, None, exit_index=index, mode="dense")
@@ -184,17 +216,18 @@ def test_places_are_not_computed_when_they_are_finished(conv, monkeypatch):
     index = plan([0.5, 0.5, 0.5])
     conv.segment(images(), None, exit_index=index, mode="sparse")
     left = [int((index > j).sum()) for j in range(3)]
-    assert counted == [left[0]] * 4 + [left[1]] * 2 + [left[2]] * 2
+    assert counted == [left[0]] * 4 + [left[1]] * 2 + [left[2]] * 4
 
 
 def test_a_saved_network_skips_the_same_places(conv, tmp_path):
     path = tmp_path / "net"
     save(conv, path)
-    again = load(path, SegmentationNetwork(3, channels=8, blocks=(1, 2, 1, 1)))
+    options = {"channels": 8, "blocks": BLOCKS, "dilations": DILATIONS}
+    again = load(path, SegmentationNetwork(3, **options))
     one, other = (net.segment(images(), Confidence(0.4)) for net in (conv, again))
     assert all(map(torch.equal, one.logits, other.logits))
     with pytest.raises(ValueError, match="'sharpness': 1.0.* given is .*'sharpness': 2.0"):
-        load(path, SegmentationNetwork(3, channels=8, blocks=(1, 2, 1, 1), sharpness=2.0))
+        load(path, SegmentationNetwork(3, **options, sharpness=2.0))
 
 
 def test_full_resolution_labels(conv):
@@ -263,26 +296,54 @@ def test_the_loss_mirrors_image_and_labels_together():
     assert exits_loss(sure, (x, labels)) < 1e-6
 
 
+def test_training_varies_image_and_labels_together():
+    """Stripes in the colours of their classes, 1 to 6: away from borders a pixel shows the colour
+    of its class.
+    """
+    labels = (torch.arange(72) // 12).expand(64, 72, 72)
+    torch.manual_seed(0)
+    images, moved = segmentation_training.varied(
+        ((labels[:, None] + 1.0).expand(-1, 3, -1, -1), labels.to(torch.uint8))
+    )
+    assert images.shape == (64, 3, 48, 48) and moved.shape == (64, 48, 48)
+    assert moved.unique().tolist() == list(range(6))
+    most, least = (
+        sign * torch.nn.functional.max_pool2d(sign * moved[:, None].float(), 5, 1, 2)
+        for sign in (1, -1)
+    )
+    inner = (most == least).expand_as(images).clone()
+    inner[..., [0, 1, -2, -1]] = False  # what lies beyond is not seen
+    assert inner.float().mean() > 0.5
+    close(images[inner], (moved[:, None].expand_as(images)[inner] + 1).float())
+    kinds = torch.tensor([len(part.unique()) for part in moved])
+    assert kinds.min() >= 3 and kinds.max() == 6  # between 0.44 of the image and all of it
+    mirrored = moved[:, 0, 0] > moved[:, 0, -1]
+    assert 0.2 < mirrored.float().mean() < 0.8
+
+
 @given(st.lists(st.floats(0.2, 1), min_size=2, max_size=2))
-def test_training_sees_what_masked_inference_sees(conv, stop):
+@pytest.mark.parametrize("name", ["conv", "vit"])
+def test_training_sees_what_masked_inference_sees(name, conv, vit, stop):
     """Each image has its threshold; later exits' logits of finished places do not count."""
-    x, stop = images(), torch.tensor(stop)
+    net, x, stop = {"conv": conv, "vit": vit}[name], images(2, 40, 48), torch.tensor(stop)
+    defined = {"conv": segmentation, "vit": token_vit}[name].dense_then_mask
     with torch.no_grad():
-        logits = conv(x, stop=stop)
+        logits = net(x, stop=stop)
     for i, threshold in enumerate(stop.tolist()):
-        out = segmentation.dense_then_mask(conv, x[i : i + 1], Confidence(threshold))
+        out = defined(net, x[i : i + 1], Confidence(threshold))
         for j, active in enumerate(still_active([z[i : i + 1] for z in logits], stop[i : i + 1])):
             # at the last exit all places leave
-            assert torch.equal(active, out.exit_index > j) or j == 3
+            assert torch.equal(active, out.exit_index > j) or j == net.num_exits - 1
             active_there = (out.exit_index >= j)[:, None].expand_as(out.logits[j])
             close(logits[j][i : i + 1][active_there], out.logits[j][active_there])
 
 
-def test_a_network_in_which_nothing_stops_is_the_plain_one(conv):
-    x = images()
+@pytest.mark.parametrize("name", ["conv", "vit"])
+def test_a_network_in_which_nothing_stops_is_the_plain_one(name, request):
+    net, x = request.getfixturevalue(name), images()
     with torch.no_grad():
-        for one, other in zip(conv(x, stop=torch.ones(2)), conv(x), strict=True):
-            assert torch.equal(one, other)
+        for one, other in zip(net(x, stop=torch.ones(2)), net(x), strict=True):
+            close(one, other)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -318,7 +379,8 @@ def test_a_finished_place_counts_in_no_later_loss():
     )
 
 
-def test_without_a_sure_exit_masked_training_is_plain_training():
+def test_without_a_sure_exit_masked_training_is_plain_training(monkeypatch):
+    monkeypatch.setattr(segmentation_training, "varied", lambda batch: batch)
     logits = torch.randn(2, 8, 3, 2, 2, generator=torch.Generator().manual_seed(0)) / 10
     batch = torch.zeros(8, 3, 4, 4), torch.zeros(8, 4, 4, dtype=torch.uint8)
     torch.testing.assert_close(
@@ -374,6 +436,10 @@ VIT = ({"layers": (2,)}, {"layers": (1, 0)}, {"channels": 10}, {"context": -1}, 
     ("kind", "options", "message"),
     [
         *((SegmentationNetwork, options, "two stages") for options in CONV),
+        *(
+            (SegmentationNetwork, {"dilations": d}, "dilation of at")
+            for d in ((1, 1), (1, 1, 1, 0))
+        ),
         *((SegmentationNetwork, {"sharpness": k}, "sharpness") for k in (-1.0, 20.0, torch.nan)),
         *((TokenViT, options | {"size": (16, 16)}, "two stages") for options in VIT),
     ],

@@ -35,7 +35,7 @@ CHAPTERS = {
     "2": [at_costs.BACKBONE, *at_costs.NAMES.values(), at_costs.POSTERIOR, at_costs.BOTH],
     "3": ["unpruned", "together", "separately", "separately, all exits' loss",
           "separately, exits spared", "channels"],
-    "4": [*ch04_cbt_experiment.BUDGET_METHODS, "CBT-ns"],
+    "4": [*ch04_cbt_experiment.BUDGET_METHODS, ch04_cbt_experiment.NOBODY],
     "5": [ch05_eeprune_experiment.NONE, *ch05_eeprune_experiment.METHODS,
           ch05_eeprune_experiment.QUOTA, ch05_eeprune_experiment.EASY],
     "6": ["random", "copy", "copy, after the final norm", "class mean", "class mean, scaled",

@@ -84,13 +84,18 @@ def conv_bench(data: scenes.Scenes, s: Settings, *, seed: int = 0) -> Bench:
     """The convolutional network, trained with masks or taken from the cache."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        net = SegmentationNetwork(len(data.classes), channels=s.conv.channels, blocks=s.conv.blocks)
-    _train_or_load(net, "segmentation", segmentation_training.masked_loss, data, s.conv, seed)
+        net = SegmentationNetwork(
+            len(data.classes),
+            channels=s.conv.channels,
+            blocks=s.conv.blocks,
+            dilations=s.conv.dilations,
+        )
+    _train_or_load(net, "segmentation", data, s.conv, seed)
     return Bench(data, net, s, seed)
 
 
 def vit_bench(data: scenes.Scenes, s: Settings, *, seed: int = 0) -> Bench:
-    """The transformer, trained or taken from the cache."""
+    """The transformer, trained with tokens that leave or taken from the cache."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = TokenViT(
@@ -100,24 +105,19 @@ def vit_bench(data: scenes.Scenes, s: Settings, *, seed: int = 0) -> Bench:
             layers=s.vit.layers,
             heads=s.vit.heads,
         )
-    _train_or_load(net, "token-vit", segmentation_training.exits_loss, data, s.vit, seed)
+    _train_or_load(net, "token-vit", data, s.vit, seed)
     return Bench(data, net, s, seed)
 
 
 def _train_or_load(
-    net: Net,
-    name: str,
-    loss: training.Loss,
-    data: scenes.Scenes,
-    recipe: Convolutional | Transformer,
-    seed: int,
+    net: Net, name: str, data: scenes.Scenes, recipe: Convolutional | Transformer, seed: int
 ) -> None:
     labels = (labels for _, labels in scenes.batches(data.train))
     weights = segmentation_training.class_weights(labels, num_classes=len(data.classes))
     training.fit(
         net,
         data.train,
-        loss=partial(loss, weights=weights),
+        loss=partial(segmentation_training.masked_loss, weights=weights),
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         optimizer=partial(training.adamw, lr=recipe.learning_rate),

@@ -17,8 +17,11 @@ from eenotes_book.ch04_cbt.bench import Bench
 from eenotes_book.data import scenes
 
 SINGLE = 0.998  # ADP-C's one threshold
-PAIRS = ((0.9, 0.998), (0.8, 0.998), (0.7, 0.998))  # the thesis's [alpha, beta]
-BUDGET_METHODS = ("one threshold", "one per exit", "CBT", "one per exit and class")
+PAIRS = ((0.99, 0.998), (0.9, 0.998), (0.8, 0.998), (0.7, 0.998))  # the thesis's [alpha, beta]
+NAMED = PAIRS[1]  # the pair that the chapter looks at most closely
+TOKEN_PAIRS = ((0.85, 0.9), (0.9, 0.95))  # the thesis's, with DToP
+NOBODY = "nobody stops"
+BUDGET_METHODS = ("one threshold", "one per exit", "CBT", "CBT-ns", "one per exit and class")
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,33 @@ def evaluate(bench: Bench, rule: Rule, *, split: str = "test", every_exit: bool 
     )
 
 
+def single(threshold: float = SINGLE) -> str:
+    """The name of one threshold for all classes."""
+    return f"single {threshold}"
+
+
+def cbt_of(pair: Sequence[float], *, shared: bool = True) -> str:
+    """The name of CBT with [alpha, beta], or of CBT-ns."""
+    return f"CBT{'' if shared else '-ns'} [{pair[0]}, {pair[1]}]"
+
+
 def named_rules(bench: Bench) -> dict[str, Rule]:
-    """The paper's rules: one threshold, CBT with several [alpha, beta], CBT without sharing."""
-    rules: dict[str, Rule] = {f"single {SINGLE}": Confidence(SINGLE)}
+    """No rule, one threshold, CBT with the thesis's [alpha, beta], CBT without sharing."""
+    rules: dict[str, Rule] = {NOBODY: Confidence(1.0), single(): Confidence(SINGLE)}
     for alpha, beta in PAIRS:
-        rules[f"CBT [{alpha}, {beta}]"] = bench.statistics.rule(alpha=alpha, beta=beta)
-    alpha, beta = PAIRS[0]
+        rules[cbt_of((alpha, beta))] = bench.statistics.rule(alpha=alpha, beta=beta)
+    alpha, beta = NAMED
     apart = bench.statistics.rule(alpha=alpha, beta=beta, shared=False)
-    return rules | {f"CBT-ns [{alpha}, {beta}]": apart}
+    return rules | {cbt_of(NAMED, shared=False): apart}
+
+
+def token_rules(bench: Bench) -> dict[str, Rule]:
+    """No rule, and for each of the thesis's pairs with DToP its one threshold and CBT."""
+    rules: dict[str, Rule] = {NOBODY: Confidence(1.0)}
+    for alpha, beta in TOKEN_PAIRS:
+        rules[single(beta)] = Confidence(beta)
+        rules[cbt_of((alpha, beta))] = bench.statistics.rule(alpha=alpha, beta=beta)
+    return rules
 
 
 def anytime(bench: Bench) -> dict[str, Score]:
@@ -101,12 +123,13 @@ def singles(bench: Bench, thresholds: Sequence[float]) -> pd.DataFrame:
 
 
 def choices(bench: Bench, budget: float) -> dict[str, cbt_budgets.Choice]:
-    """Four ways to spend a budget, each chosen on the validation images."""
-    found = bench.validation
+    """Five ways to spend a budget, each chosen on the validation images."""
+    found, averages = bench.validation, bench.statistics
     return {
         "one threshold": cbt_budgets.single_for_budget(found, budget=budget),
         "one per exit": cbt_budgets.priced_for_budget(found, budget=budget, per_class=False),
-        "CBT": cbt_budgets.scale_for_budget(bench.statistics, found, budget=budget),
+        "CBT": cbt_budgets.scale_for_budget(averages, found, budget=budget),
+        "CBT-ns": cbt_budgets.scale_for_budget(averages, found, budget=budget, shared=False),
         "one per exit and class": cbt_budgets.priced_for_budget(found, budget=budget),
     }
 
@@ -159,12 +182,10 @@ def conv_run(
 
 
 def vit_run(bench: Bench) -> dict:
-    """One seed of the transformer, as plain numbers: thresholds in DToP's range."""
-    beta = bench.settings.vit.beta
-    rules: dict[str, Rule] = {f"single {beta}": Confidence(beta)}
-    for alpha in bench.settings.vit.alphas:
-        rules[f"CBT [{alpha}, {beta}]"] = bench.statistics.rule(alpha=alpha, beta=beta)
-    scores = {name: evaluate(bench, rule, every_exit=True) for name, rule in rules.items()}
+    """One seed of the transformer, as plain numbers."""
+    scores = {
+        name: evaluate(bench, rule, every_exit=True) for name, rule in token_rules(bench).items()
+    }
     kept = ("miou", "cost", "iou", "left")
     return {
         "seed": bench.seed,

@@ -1,6 +1,6 @@
 """Charts of chapter 4: thresholds, scores against cost, who pays, and time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +9,8 @@ from IPython.display import HTML
 from matplotlib.axes import Axes
 
 from eenotes_book import style
-from eenotes_book.ch04_cbt.leads import leads
+from eenotes_book.ch04_cbt.clock import break_even
+from eenotes_book.ch04_cbt.experiment import NOBODY
 from eenotes_book.style import BLUE, GREY, METHODS, RED
 
 
@@ -60,24 +61,26 @@ def anytime_curves(
     """Mean IoU against cost, at every exit and at the last.
 
     Args:
-        scores: name of a rule → ``miou`` and ``cost``, one number per exit.
+        scores: name of a rule → ``miou`` and ``cost``, one number per exit; and ``reach``, half the
+            interval of the last mean IoU in points, of several seeds.
         singles: from `experiment.singles`.
         single: the one threshold among the rules that the caption compares with.
         named: the rule that the caption compares.
         provenance: of the numbers.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
-    styles = ("-", "--", ":", "-.")
+    styles = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
     drawn: dict[str, int] = {}  # kind of rule → how many of it
     for name, score in scores.items():
-        kind = _kind(name)
+        kind = kind_of(name)
         color, marker = METHODS[kind]
         line = styles[drawn.get(kind, 0) % len(styles)]
         drawn[kind] = drawn.get(kind, 0) + 1
         cost, points = score["cost"], 100 * np.array(score["miou"])
         look = {"color": color, "marker": marker}
         left.plot(cost, points, **look, markersize=5, linestyle=line, label=name)
-        right.plot(cost[-1], points[-1], **look, markersize=8, linestyle="none")
+        reach = score.get("reach")
+        right.errorbar(cost[-1], points[-1], reach, **look, markersize=8, linestyle="none")
     _single_thresholds(right, singles)
     left.set_title("at every exit", fontsize=10)
     right.set_title("at the last exit; grey line: one threshold, its value beside it", fontsize=10)
@@ -103,47 +106,6 @@ def anytime_curves(
     )
 
 
-def budget_curves(runs: Sequence[dict], *, provenance: str = "") -> HTML:
-    """Mean IoU against cost for every way of choosing thresholds, and their lead at equal cost.
-
-    Args:
-        runs: from `experiment.conv_run`, one per seed.
-        provenance: of the numbers.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
-    for method in runs[0]["budgets"]:
-        color, marker = METHODS[method]
-        look = {"color": color, "marker": marker, "markersize": 6}
-        points = [pd.DataFrame(run["budgets"][method])[["budget", "cost", "miou"]] for run in runs]
-        mean = pd.concat(points).groupby("budget").mean()
-        left.plot(mean.cost, 100 * mean.miou, **look, alpha=0.9, label=method)
-        if method != "one threshold":
-            table = leads(runs, method)
-            right.plot(table.budget, 100 * table["mean"], **look)
-            low, high = (100 * (table["mean"] + sign * table.spread) for sign in (-1, 1))
-            right.fill_between(table.budget, low, high, color=color, alpha=0.18, linewidth=0)
-    right.axhline(0, color=METHODS["one threshold"][0], linestyle="--", linewidth=1.2)
-    left.set(
-        xlabel="relative cost on test (MACs; 1 = backbone without exits)",
-        ylabel="mean IoU on test (points)",
-    )
-    right.set(
-        xlabel="budget of the choice on validation (relative cost)",
-        ylabel="lead over one threshold\nat the same cost (points)",
-    )
-    left.legend(loc="best")
-    left.margins(y=0.12)
-    bands = "Bands: ± one standard deviation of the lead." if len(runs) > 1 else ""
-    return style.show(
-        figure,
-        caption="Thresholds are chosen on validation and reported on test, with inference that "
-        f"really skips. A method may leave budget unspent. {bands}",
-        alt="Left: mean IoU against cost, one line per way of choosing thresholds. Right: their "
-        "lead over a single threshold at equal cost.",
-        provenance=provenance,
-    )
-
-
 def who_pays(table: pd.DataFrame, *, reference: str, provenance: str = "") -> HTML:
     """Change of every class's IoU, rarest class at the top.
 
@@ -156,7 +118,7 @@ def who_pays(table: pd.DataFrame, *, reference: str, provenance: str = "") -> HT
     figure, ax = plt.subplots(figsize=(8.4, 0.24 * len(table) * len(rules) + 1.3))
     at, height = np.arange(len(table)), 0.8 / len(rules)
     for i, name in enumerate(rules):
-        color = METHODS[_kind(name)][0]
+        color = METHODS[kind_of(name)][0]
         where, hatch = at + (i - (len(rules) - 1) / 2) * height, ("", "//", "..")[i % 3]
         ax.barh(where, table[name], height, color=color, label=name, hatch=hatch, alpha=0.9)
     ax.set_yticks(at, _with_shares(table))
@@ -204,14 +166,20 @@ def skipping_time(
         ylim=(0, None),
     )
     ax.legend(loc="best")
-    faster = table[table["sparse"] < 1]
-    gain = f"up to {faster.share.max():.0%} of active places" if len(faster) else "nowhere"
-    masking = f"below {crossing:.0%}" if crossing < 1 else "at every share measured"
+    even, gain = break_even(table), "at no share measured"
+    if even is not None:
+        share, macs = even
+        gain = f"below a cost of {macs:.2f} in MACs"
+        ax.plot([share, share], [macs, 1], color=GREY, linewidth=1)
+        ax.plot(share, macs, "o", markersize=11, fillstyle="none", color="black")
+        at = {"xytext": (8, -16), "textcoords": "offset points", "fontsize": 9}
+        ax.annotate(f"break-even: MACs {macs:.2f}", (share, macs), **at)
+    masking = f"below a share of {crossing:.0%}" if crossing < 1 else "at every share measured"
     return style.show(
         figure,
-        caption=f"Skipping beats the plain backbone {gain}, and masking {masking}. With "
-        f"its class thresholds the network is {speed['speed_up']:.2f} times as fast as its plain "
-        f"backbone ({speed['macs']:.2f} in MACs). Batch of {speed['batch']}.",
+        caption=f"Skipping beats the plain backbone {gain}, and masking {masking}. With class "
+        f"thresholds the network is {speed['speed_up']:.2f} times as fast as its backbone "
+        f"({speed['macs']:.2f} in MACs); batch of {speed['batch']}.",
         alt="Time relative to the plain backbone against the share of active places: a rising line "
         "for skipping, a flatter one for masking, a dotted line for MACs.",
         provenance=provenance,
@@ -227,9 +195,9 @@ def _single_thresholds(ax: Axes, singles: pd.DataFrame) -> None:
         ax.annotate(words, at, xytext=(3, -12), textcoords="offset points", fontsize=8)
 
 
-def _kind(rule: str) -> str:
+def kind_of(rule: str) -> str:
     """The method whose colour a rule has."""
-    kinds = {"single": "one threshold", "CBT-ns": "CBT-ns", "CBT": "CBT"}
+    kinds = {"single": "one threshold", "nobody": NOBODY, "CBT-ns": "CBT-ns", "CBT": "CBT"}
     return kinds.get(rule.split()[0], rule)
 
 

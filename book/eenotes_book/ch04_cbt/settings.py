@@ -9,6 +9,7 @@ class Convolutional:
 
     channels: int  # of every stage
     blocks: list[int]  # residual blocks before each exit
+    dilations: list[int]  # of the convolutions before each exit
     epochs: int
     batch_size: int  # images
     learning_rate: float
@@ -24,8 +25,6 @@ class Transformer:
     epochs: int
     batch_size: int  # images
     learning_rate: float
-    beta: float  # the highest threshold, DToP's
-    alphas: list[float]  # lowest thresholds that are tried; the thesis's range is .85 to .9
 
 
 @dataclass(frozen=True)
@@ -49,3 +48,4 @@ class StudySettings(Settings):
     """The many-seed runs behind the claims."""
 
     seeds: int
+    timing_threads: list[int]  # at which the clock is read on larger maps

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from eenotes_book.ch04_cbt.bench import Bench
-from eenotes_book.ch04_cbt.experiment import PAIRS, Score
+from eenotes_book.ch04_cbt.experiment import NAMED, Score
 
 
 def anytime_table(scores: dict[str, Score]) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def margin_table(bench: Bench) -> pd.DataFrame:
     ``share`` is that of the training pixels; ``confused`` classes are ``taken for`` another one.
     """
     found, classes = bench.statistics, bench.data.classes
-    alpha, beta = PAIRS[0]
+    alpha, beta = NAMED
     own = found.thresholds(alpha=alpha, beta=beta, margin="own")
     return pd.DataFrame(
         {

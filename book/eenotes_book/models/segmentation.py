@@ -1,18 +1,19 @@
 """A convolutional segmentation network with exits, which skips the work of finished places.
 
 It works in the manner of ADP-C (Liu et al., 2022).  All exits look at one resolution, a quarter of
-the image's; one position there is called a **place**.  What "finished" means:
+the image's; one position there is called a **place**.  Later stages look further: each has a
+dilation, the distance between the places that a 3 × 3 convolution reads.  What "finished" means:
 
-1. A place is finished at the first exit where the rule lets it go.  From then on its logits stay
-   those of that exit.
+1. A place is finished at the first exit where the rule lets it go.  From then on its logits and its
+   features stay those of that exit.
 2. No convolution after that exit computes it.
-3. A place still **active** reads its 3 × 3 neighbourhood as always.  Where a neighbour is finished
-   it finds a filled-in value: the average of the active places around that neighbour (3 × 3), with
-   weights exp(-κ² d²) for distance d.
+3. A place still **active** reads its 3 × 3 neighbourhood as always.  In the first convolution of a
+   stage a finished neighbour shows the features with which it finished.  Inside the stage, where it
+   has none, it shows a filled-in value: the average of the active places around that neighbour
+   (3 × 3, at the stage's dilation), with weights exp(-κ² d²) for distance d in steps.
 
-Only the **halo**, the finished places next to an active one, is ever read, so only the halo is
-filled.  The first convolution of a stage reads what the stage before has left: the values that
-places had when they finished there are real.
+Only the **halo**, the finished places that an active one reads, is ever looked at, so only the halo
+is filled.
 
 `dense_then_mask` is this definition in its plainest form: compute everything, then throw away.
 `SegmentationNetwork.segment` gives the same logits without the work.
@@ -42,10 +43,11 @@ from eenotes_book.models.sparse_convolution import (
 class _Block(nn.Module):
     """Two convolutions of equal width and a shortcut."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, dilation: int):
         super().__init__()
-        self.conv1 = ConvNorm(channels, channels)
-        self.conv2 = ConvNorm(channels, channels)
+        self.conv1 = ConvNorm(channels, channels, dilation=dilation)
+        self.conv2 = ConvNorm(channels, channels, dilation=dilation)
+        self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.conv2(torch.relu(self.conv1(x))) + x)
@@ -77,10 +79,12 @@ class SegmentationNetwork(EarlyExitNetwork):
         num_classes: K.
         channels: width of every stage, an even number.
         blocks: residual blocks in each stage; as many exits as numbers.
-        sharpness: κ of the filling, per place of distance; in [0, 5].
+        dilations: of the convolutions of each stage; by default all 1.
+        sharpness: κ of the filling, per step of distance; in [0, 5].
 
     Raises:
-        ValueError: fewer than two stages, an empty stage, an odd width, or another sharpness.
+        ValueError: fewer than two stages, an empty stage, an odd width, not one dilation of at
+            least 1 for each stage, or another sharpness.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class SegmentationNetwork(EarlyExitNetwork):
         *,
         channels: int = 64,
         blocks: Sequence[int] = (2, 2, 2, 2),
+        dilations: Sequence[int] | None = None,
         sharpness: float = 1.0,
     ):
         if len(blocks) < 2 or min(blocks) < 1 or channels % 2 or channels < 2:
@@ -99,7 +104,15 @@ class SegmentationNetwork(EarlyExitNetwork):
         # beyond that the weight of a diagonal neighbour, exp(-2 κ²), is hardly a float32 any more
         if not 0 <= sharpness <= 5:
             raise ValueError(f"sharpness={sharpness} must be in [0, 5]")
-        stages = [nn.Sequential(*(_Block(channels) for _ in range(count))) for count in blocks]
+        dilations = [1] * len(blocks) if dilations is None else list(dilations)
+        if len(dilations) != len(blocks) or min(dilations) < 1:
+            raise ValueError(
+                f"need a dilation of at least 1 for each of {len(blocks)} stages, got {dilations}"
+            )
+        stages = [
+            nn.Sequential(*(_Block(channels, dilation) for _ in range(count)))
+            for count, dilation in zip(blocks, dilations, strict=True)
+        ]
         heads = [nn.Conv2d(channels, num_classes, 1) for _ in blocks]
         first = nn.Sequential(_Stem(channels), stages[0])
         last = nn.Sequential(stages[-1], heads[-1])
@@ -173,13 +186,11 @@ class SegmentationNetwork(EarlyExitNetwork):
             if progress.finished:
                 break
             blocks = self.parts(j + 1)[0]
-            places = Neighbours(progress.active, (B, h, w), self.sharpness)
+            places = Neighbours(progress.active, (B, h, w), self.sharpness, blocks[0].dilation)
             share = len(progress.active) / (B * h * w)
             progress.spend(_filling_macs(blocks, first.shape[1], places) / B)
             progress.spend(share * h * w * weights(blocks))
-            if features.everywhere and (
-                mode == "dense" or (mode == "auto" and share > self.crossover)
-            ):
+            if mode == "dense" or (mode == "auto" and share > self.crossover):
                 progress.spend((1 - share) * h * w * weights(blocks), needed=False)
                 features.dense_stage(blocks, places)
             else:
@@ -192,8 +203,8 @@ class SegmentationNetwork(EarlyExitNetwork):
 
 
 def _filling_macs(blocks: nn.Sequential, channels: int, places: Neighbours) -> int:
-    """Nine products for every channel of every place in the halo, after every convolution."""
-    return 2 * len(blocks) * 9 * channels * len(places.halo)
+    """Nine products for every channel of every place in the halo, between any two convolutions."""
+    return (2 * len(blocks) - 1) * 9 * channels * len(places.halo)
 
 
 @torch.inference_mode()
@@ -230,25 +241,28 @@ def dense_then_mask(
 def _masked_stage(
     blocks: nn.Sequential, features: Tensor, active: Tensor, sharpness: float
 ) -> Tensor:
-    """A stage everywhere; finished places are overwritten after every convolution.
+    """A stage everywhere, overwriting finished places after every convolution.
 
-    ``active`` is ``(B, h, w)``.
+    ``active`` is ``(B, h, w)``.  Finished places keep the features with which they came.
     """
+    d = blocks[0].dilation
     mask = active[:, None].to(features.dtype)
     kernel = neighbour_weights(sharpness, dtype=mask.dtype, device=mask.device).view(1, 1, 3, 3)
-    total = F.conv2d(mask, kernel, padding=1)
+    total = F.conv2d(mask, kernel, padding=d, dilation=d)
     # nothing reads places with no active one around them; NaN would spread
     total = total.clamp_min(torch.finfo(total.dtype).tiny)
     kernel = kernel.expand(features.shape[1], 1, 3, 3)
 
     def filled(y: Tensor) -> Tensor:
-        around = F.conv2d(y * mask, kernel, padding=1, groups=len(kernel))
+        around = F.conv2d(y * mask, kernel, padding=d, dilation=d, groups=len(kernel))
         return torch.where(active[:, None], y, around / total)
 
-    for block in blocks:
-        hidden = filled(torch.relu(block.conv1(features)))
-        features = filled(torch.relu(block.conv2(hidden) + features))
-    return features
+    x = features
+    for i, block in enumerate(blocks):
+        hidden = filled(torch.relu(block.conv1(x)))
+        x = torch.relu(block.conv2(hidden) + x)
+        x = filled(x) if i + 1 < len(blocks) else x
+    return torch.where(active[:, None], x, features)
 
 
 def still_active(logits: Sequence[Tensor], stop: Tensor) -> list[Tensor]:

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from eenotes_book.models.segmentation import still_active
 
 _LEAST_STOP = 0.85  # training masks places that are surer than a number between this and 1
+_PART = 2 / 3  # of height and width: what is cut out of an image in training
+_SIZES = (2 / 3, 3 / 2)  # of the image before that, relative to its own
 
 
 def exits_loss(
@@ -33,18 +35,18 @@ def exits_loss(
 def masked_loss(
     model: nn.Module, batch: tuple[Tensor, Tensor], *, weights: Tensor | None = None
 ) -> Tensor:
-    """`exits_loss` with finished places filled in, as ``segment`` fills them in.
+    """`exits_loss` on `varied` images, with finished places filled in as ``segment`` fills them in.
 
     Half of the images are masked, each with one threshold for all classes, drawn between .85 and 1;
     a place that is finished counts in no later exit's loss.  The other half is seen whole, so that
     the network remains good where nothing stops.
 
     Args:
-        model: a `SegmentationNetwork`, or what accelerate makes of it.
+        model: a `SegmentationNetwork` or `TokenViT`, or what accelerate makes of it.
         batch: images ``(B, 3, H, W)`` and labels ``(B, H, W)``.
         weights: ``(K,)``, as for `exits_loss`.
     """
-    images, labels = _mirrored(batch)
+    images, labels = varied(batch)
     stop, plain = torch.rand(2, len(images), device=images.device)
     stop = torch.where(plain < 0.5, 1.0, _LEAST_STOP + (1 - _LEAST_STOP) * stop)
     logits = model(images, stop=stop)
@@ -62,6 +64,33 @@ def _mirrored(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     mirrored = torch.rand(len(images), device=images.device) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     return images, torch.where(mirrored[:, None, None], labels.flip(-1), labels)
+
+
+def varied(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Parts of images, and their labels: mirrored, enlarged or reduced, and cut out, at random.
+
+    A part has two thirds of the image's height and width, as near as multiples of eight come, and
+    shows between all of the image and a good sixth of it.
+
+    Args:
+        batch: images ``(B, 3, H, W)`` and labels ``(B, H, W)``.
+
+    Returns:
+        Images ``(B, 3, H', W')`` and int64 labels ``(B, H', W')``.
+    """
+    images, labels = batch
+    B, size = len(images), [max(8 * round(n * _PART / 8), min(n, 8)) for n in images.shape[2:]]
+    mirrored, scale, *shift = torch.rand(4, B, device=images.device)
+    low, high = _SIZES
+    seen = _PART / (low * (high / low) ** scale)  # of height and width
+    place = torch.zeros(B, 2, 3, device=images.device)
+    place[:, 0, 0] = torch.where(mirrored < 0.5, -seen, seen)
+    place[:, 1, 1] = seen
+    place[:, :, 2] = torch.stack([(1 - seen) * (2 * part - 1) for part in shift], 1)
+    grid = F.affine_grid(place.to(images.dtype), [B, 1, *size], align_corners=False)
+    shown = F.grid_sample(labels[:, None].to(images.dtype), grid, "nearest", align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return images, shown[:, 0].round().long()
 
 
 def _targets(labels: Tensor, logits: Tensor, weights: Tensor | None) -> Tensor:

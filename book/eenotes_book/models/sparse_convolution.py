@@ -19,16 +19,19 @@ _OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 class ConvNorm(nn.Module):
     """A 3 × 3 convolution and batch normalisation; in evaluation mode one convolution."""
 
-    def __init__(self, channels_in: int, channels: int, *, stride: int = 1):
+    def __init__(self, channels_in: int, channels: int, *, stride: int = 1, dilation: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.conv = nn.Conv2d(
+            channels_in, channels, 3, stride, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self.bn(self.conv(x))
         weight, bias = self.folded()
-        return F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
+        conv = self.conv
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight ``(C, C_in, 3, 3)`` and bias ``(C,)`` of the two together."""
@@ -76,38 +79,39 @@ class Neighbours:
         active: ``(M,)`` numbers of the active places among all B·h·w, in order.
         shape: (B, h, w).
         sharpness: κ of the filling.
+        dilation: how many places apart neighbours are.
     """
 
-    def __init__(self, active: Tensor, shape: tuple[int, int, int], sharpness: float):
+    def __init__(
+        self, active: Tensor, shape: tuple[int, int, int], sharpness: float, dilation: int = 1
+    ):
         B, h, w = shape
-        device, whole = active.device, torch.int32
-        self.active, self.halo = active, _halo(active, shape)
+        device, whole, edge = active.device, torch.int32, dilation
+        self.active, self.halo = active, _halo(active, shape, dilation)
         self.places = torch.cat([self.active, self.halo])
         self.M, self.zero = len(active), len(self.places)
         # A grid with a border, so that a neighbour is a fixed step away: which row holds each
         # position.
-        grid = torch.arange(B * (h + 2) * (w + 2), dtype=whole, device=device)
-        inside = grid.view(B, h + 2, w + 2)[:, 1:-1, 1:-1]
-        self.positions = take_rows(inside.flatten(), self.places)
-        self.row = torch.full((grid.numel(),), self.zero, dtype=whole, device=device)
+        height, width = h + 2 * edge, w + 2 * edge
+        grid = torch.arange(B * height * width, dtype=whole, device=device)
+        inside = grid.view(B, height, width)[:, edge:-edge, edge:-edge]
+        positions = take_rows(inside.flatten(), self.places)
+        row = torch.full((grid.numel(),), self.zero, dtype=whole, device=device)
         rows = torch.arange(self.zero, dtype=whole, device=device)
-        self.row.index_copy_(0, self.positions.long(), rows)
-        steps = torch.tensor([dy * (w + 2) + dx for dy, dx in _OFFSETS], dtype=whole, device=device)
-        self.neighbours = take_rows(self.row, self.positions[: self.M, None] + steps)
-        around = take_rows(self.row, self.positions[self.M :, None] + steps)
+        row.index_copy_(0, positions.long(), rows)
+        steps = [dilation * (dy * width + dx) for dy, dx in _OFFSETS]
+        steps = torch.tensor(steps, dtype=whole, device=device)
+        self.neighbours = take_rows(row, positions[: self.M, None] + steps)
+        around = take_rows(row, positions[self.M :, None] + steps)
         known = around < self.M
         weight = neighbour_weights(sharpness, dtype=torch.float32, device=device)
         weight = torch.where(known, weight, 0.0)
         self.sources = torch.where(known, around, 0)
         self.weight = weight / weight.sum(1, keepdim=True)
 
-    def gather(self, rows: Tensor, before: "Neighbours | None", *, out: Tensor) -> Tensor:
-        """The rows of this stage from those of the stage before, written to ``out``.
-
-        ``before`` is ``None`` where the stage before was dense.
-        """
-        at = self.places if before is None else take_rows(before.row, self.positions)
-        torch.index_select(rows, 0, at, out=out[: self.zero])
+    def gather(self, rows: Tensor, *, out: Tensor) -> Tensor:
+        """The rows of this stage from those of all B·h·w places, written to ``out``."""
+        torch.index_select(rows, 0, self.places, out=out[: self.zero])
         out[self.zero] = 0
         return out
 
@@ -122,40 +126,35 @@ class Neighbours:
         )
 
 
-def _halo(active: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def _halo(active: Tensor, shape: tuple[int, int, int], dilation: int) -> Tensor:
     """Numbers of the finished places that have an active one among their eight neighbours."""
+    d = dilation
     mask = torch.zeros(math.prod(shape), dtype=torch.bool, device=active.device)
     mask.index_fill_(0, active, True)
-    bordered = F.pad(mask.view(shape), (1, 1, 1, 1))
-    tall = bordered[:, :-2] | bordered[:, 1:-1] | bordered[:, 2:]
-    near = tall[..., :-2] | tall[..., 1:-1] | tall[..., 2:]
+    bordered = F.pad(mask.view(shape), (d, d, d, d))
+    tall = bordered[:, : -2 * d] | bordered[:, d:-d] | bordered[:, 2 * d :]
+    near = tall[..., : -2 * d] | tall[..., d:-d] | tall[..., 2 * d :]
     return (near.flatten() & ~mask).nonzero().squeeze(1)
 
 
 class PlaceFeatures:
-    """The features of a batch from stage to stage, at first of all places.
+    """The features of all places of a batch, from stage to stage.
 
-    After the first sparse stage only the active places, the halo and a row of zeros are kept.
+    A finished place keeps those with which it finished.
 
     Args:
-        features: ``(B, C, h, w)``, channels last.
+        features: ``(B, C, h, w)``, channels last; overwritten.
     """
 
     def __init__(self, features: Tensor):
         self._shape = features.shape
-        self._rows = as_rows(features)
-        self._layout: Neighbours | None = None
-        self._spare: Tensor | None = None
-
-    @property
-    def everywhere(self) -> bool:
-        """Whether the features of all places are still there."""
-        return self._layout is None
+        self._rows = as_rows(features)  # (B·h·w, C)
+        self._room = self._rows.new_empty(2, 0, features.shape[1])
 
     def at(self, active: Tensor) -> Tensor:
         """The rows ``(M, C)`` of the active places."""
-        if not self.everywhere or len(active) == len(self._rows):
-            return self._rows[: len(active)]
+        if len(active) == len(self._rows):
+            return self._rows
         return take_rows(self._rows, active)
 
     def dense_stage(self, blocks: nn.Sequential, places: Neighbours) -> None:
@@ -173,23 +172,22 @@ class PlaceFeatures:
                 out.index_copy_(0, places.halo, places.filled(out, everywhere=True))
             return y
 
-        for block in blocks:
+        for i, block in enumerate(blocks):
             hidden = filled(torch.relu(block.conv1(x)))
-            x = filled(torch.relu(block.conv2(hidden) + x))
-        self._rows = as_rows(x)
+            x = torch.relu(block.conv2(hidden) + x)
+            x = filled(x) if i + 1 < len(blocks) else x
+        rows = as_rows(x.contiguous(memory_format=torch.channels_last))
+        self._rows.index_copy_(0, places.active, take_rows(rows, places.active))
 
     def sparse_stage(self, blocks: nn.Sequential, places: Neighbours) -> None:
         """Compute a stage at the active places only."""
         count = places.zero + 1
-        # From here on two arrays take turns: fresh ones of this size cost their weight in page
-        # faults.
-        if self.everywhere:
-            target, hidden = self._rows.new_empty(2, count, self._rows.shape[1])
-        else:
-            target, hidden = self._spare[:count], self._rows
-        rows = places.gather(self._rows, self._layout, out=target)
-        self._rows, self._spare, self._layout = rows, hidden, places
-        _convolve(blocks, rows, hidden[:count], places)
+        # two arrays for all stages: fresh ones of this size cost their weight in page faults
+        if self._room.shape[1] < count:
+            self._room = self._rows.new_empty(2, count, self._rows.shape[1])
+        rows, hidden = self._room[:, :count]
+        _convolve(blocks, places.gather(self._rows, out=rows), hidden, places)
+        self._rows.index_copy_(0, places.active, rows[: places.M])
 
 
 def _convolve(blocks: nn.Sequential, rows: Tensor, hidden: Tensor, places: Neighbours) -> None:
@@ -199,9 +197,11 @@ def _convolve(blocks: nn.Sequential, rows: Tensor, hidden: Tensor, places: Neigh
     """
     at_once = places.M if rows.is_cuda else min(places.M, _AT_ONCE * torch.get_num_threads())
     patches = rows.new_empty(9 * at_once, rows.shape[1])
-    for block in blocks:
+    for i, block in enumerate(blocks):
         _sparse_conv(block.conv1, rows, places, patches, out=hidden)
         _sparse_conv(block.conv2, hidden, places, patches, out=rows, shortcut=True)
+        if i + 1 < len(blocks):  # nothing reads what the last block would leave in the halo
+            _fill(rows, places)
 
 
 def _sparse_conv(
@@ -213,9 +213,10 @@ def _sparse_conv(
     out: Tensor,
     shortcut: bool = False,
 ) -> None:
-    """Convolve at the active places, apply ReLU, fill the halo from them, and the row of zeros.
+    """Convolve at the active places, and apply ReLU.
 
-    A shortcut adds what ``out`` held before.  As many neighbourhoods as ``patches`` has room for
+    A shortcut adds what ``out`` held before; without one, the halo and the row of zeros are filled
+    too.  As many neighbourhoods as ``patches`` has room for
     are gathered and multiplied at once.
     """
     weight, bias = conv.folded()
@@ -227,6 +228,12 @@ def _sparse_conv(
         near = torch.index_select(rows, 0, index.reshape(-1), out=patches[: index.numel()])
         value = affine(near.view(len(index), -1), kernel, bias)
         torch.clamp_min(value.add_(here) if shortcut else value, 0, out=here)
+    if not shortcut:
+        _fill(out, places)
+
+
+def _fill(rows: Tensor, places: Neighbours) -> None:
+    """Fill the halo from the active places, and the row of zeros."""
     if places.zero > places.M:
-        out[places.M : places.zero] = places.filled(out[: places.M])
-    out[places.zero] = 0
+        rows[places.M : places.zero] = places.filled(rows[: places.M])
+    rows[places.zero] = 0
