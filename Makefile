@@ -71,7 +71,8 @@ lint: $(READY)
 
 unit: $(READY)
 	@echo '== unit tests'
-	@EENOTES_SCALE=tiny $(PY) -m pytest -q -m 'not executed and not browser and not busy'
+	@EENOTES_SCALE=tiny $(PY) -m pytest -q -n logical --dist loadfile \
+		-m 'not executed and not browser and not busy'
 
 # The slowest chapter, beside a busy loop on each core.
 busy: $(READY)
