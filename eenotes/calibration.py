@@ -15,7 +15,7 @@ _INVERSE_TEMPERATURES = (1e-6, 1e6)
 
 
 def temperature(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""The temperature $T_j$ of every exit, ``(J,)``: softmax(z / T) has the smallest loss.
+    r"""The temperature $T_j$ of every exit, ``(J,)``: softmax(z / T) has the smallest loss (7.3).
 
     The cross-entropy is convex in $1/T$; its slope, the mean of $\mathbb{E}_p[z] - z_y$, changes
     its sign once (Guo et al., 2017).
@@ -58,8 +58,8 @@ def expected_stopping(
 ) -> tuple[float, ...]:
     """The thresholds, J-1 numbers, with the smallest mean of cost plus price of wrong answers.
 
-    Backward induction: the last exit but one is weighed against going on to the end; each exit
-    before it against what the exits behind it make of the sample.
+    Backward induction (7.10): the last exit but one is weighed against going on to the end; each
+    exit before it against what the exits behind it make of the sample.
 
     Args:
         logits: of a split to choose on, ``(J, N, K)``.

@@ -52,8 +52,8 @@ def with_guarantee(
 ) -> Guarantee:
     """The cheapest thresholds whose risk is at most ``level`` with probability 1 - ``delta``.
 
-    Fixed-sequence testing: thresholds are tested from the safest on, and the first whose risk is
-    not proved to be small ends the sequence, so that no correction for many tests is due
+    Fixed-sequence testing (7.6): thresholds are tested from the safest on, and the first whose
+    risk is not proved to be small ends the sequence, so that no correction for many tests is due
     (Angelopoulos et al., 2021, *Learn then Test*).  The promise is about the draw of the
     calibration samples.  They come from where the network will work; neither the network, nor its
     exits, nor the candidates have been fitted to them.
@@ -94,9 +94,9 @@ def in_expectation(
 ) -> Guarantee:
     r"""The cheapest threshold for all exits whose risk, on average over splits, is within a level.
 
-    Conformal risk control (Angelopoulos et al., 2024): the last threshold with $(N \hat{R} + 1) /
-    (N + 1) \le \varepsilon$.  The proof asks for losses that rise along the thresholds, so a sample
-    counts with the largest loss that it has had from the closed exit on.
+    Conformal risk control (Angelopoulos et al., 2024): the last threshold with (7.8), $(N \hat{R} +
+    1) / (N + 1) \le \varepsilon$.  The proof asks for losses that rise along the thresholds, so a
+    sample counts with the largest loss that it has had from the closed exit on.
 
     Args:
         logits: of the calibration split, ``(J, N, K)``.
@@ -144,12 +144,12 @@ def losses_of(answers: Answers, *, risk: Risk) -> Tensor:
 def p_values(counts: Tensor, *, level: float, method: Method) -> Tensor:
     r"""How likely so small losses are if the risk is above ``level``, at most: ``(M,)``.
 
-    ``"binomial"``: the tail $P(\mathrm{Bin}(N, \varepsilon) \le \sum_i L_i)$, exact for losses of 0
-    and 1 (Clopper and Pearson, 1934).  ``"Hoeffding-Bentkus"``: a bound for losses in [0, 1] (Bates
-    et al., 2021).  ``"betting"``: a bound for losses in [-1, 1].  A gambler who stakes a share
-    $\nu$ on each loss being small ends with $\prod_i (1 - \nu (L_i - \varepsilon))$, in expectation
-    at most 1 if the risk is above $\varepsilon$; one over its mean over many $\nu$ is a p-value
-    (Waudby-Smith and Ramdas, 2024).
+    ``"binomial"``: the tail (7.5), $P(\mathrm{Bin}(N, \varepsilon) \le \sum_i L_i)$, exact for
+    losses of 0 and 1 (Clopper and Pearson, 1934).  ``"Hoeffding-Bentkus"``: a bound for losses in
+    [0, 1] (Bates et al., 2021).  ``"betting"``: a bound for losses in [-1, 1] (7.7).  A gambler who
+    stakes a share $\nu$ on each loss being small ends with $\prod_i (1 - \nu (L_i -
+    \varepsilon))$, in expectation at most 1 if the risk is above $\varepsilon$; one over its mean
+    over many $\nu$ is a p-value (Waudby-Smith and Ramdas, 2024).
 
     Args:
         counts: how many of N samples have a loss of -1, 0 and 1, under M thresholds: ``(M, 3)``.
