@@ -7,6 +7,7 @@ FOLDERS = {
     "04-cbt": "ch04_cbt",
     "05-eeprune": "ch05_eeprune",
     "06-class-aware-init": "ch06_language",
+    "07-thresholds-you-can-trust": "ch07_trust",
     "08-open-problems": "ch08_open",
 }
 
