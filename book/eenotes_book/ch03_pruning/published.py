@@ -38,14 +38,20 @@ def bench(s: Published, *, seed: int) -> Bench:
     grid = sample.shape[-1] if s.flat else 1
     exits = linear_exits(stages, sample, num_classes=len(data.classes), grid=grid)
     net = EarlyExitNetwork(stages, exits)
+    published = {"params": list(net.stages.parameters()), "lr": s.backbone_rate}
+    new = {"params": list(net.exits.parameters())}
     training.fit(
         net,
         data.train,
         loss=training.joint_loss,
         epochs=s.epochs,
-        **networks.options(data, s),
+        batch_size=s.batch_size,
+        optimizer=lambda _: training.sgd([published, new], lr=s.learning_rate),
+        augment=networks.augmentation(data),
         seed=seed,
-        checkpoint=cache.network("published", seed=seed, flat=s.flat, **networks.facts(s)),
+        checkpoint=cache.network(
+            "published", seed=seed, flat=s.flat, rate=s.backbone_rate, **networks.facts(s)
+        ),
         title=f"ResNet-{s.depth}: {net.num_exits} exits",
     )
     return Bench(data, net, s, seed, by_halves=True)

@@ -46,6 +46,7 @@ class Published(_Experiment):
     """A published network of the study, with linear exits that are trained beside it."""
 
     flat: bool  # exits on whole feature maps, instead of on their averages
+    backbone_rate: float  # peak learning rate of the published weights; the exits are new
     spared: float  # sparsity of the exits where they are spared
     seeds: int
     approaches: list[str]  # in the order in which they are run
