@@ -133,12 +133,13 @@ def _cascade(
     prediction, exit_index = torch.empty_like(active), torch.empty_like(active)
     confidence = torch.empty(len(active), device=active.device)
     keep = state = None
+    highest = {}  # confidence at each exit: NaN if one of them is
     for j, is_open in enumerate(open_exits(rule, num_exits)):
         logits, keep = observe(j, keep, is_open), None
         if logits is None:
             continue
         decision = rule(j, full_precision(logits), state)
-        require_answers(j, decision.confidence)
+        highest[j] = decision.confidence.amax()
         last = j == num_exits - 1
         stay = active[:0] if last else (~decision.leave).nonzero().squeeze(1)
         state = decision.state
@@ -151,6 +152,9 @@ def _cascade(
                 break
             keep, active = stay, active[stay]
             state = None if state is None else state[stay]
+    # Asked once, at the end: every question makes an accelerator wait.
+    for j, value in zip(highest, torch.stack([*highest.values()]).cpu(), strict=True):
+        require_answers(j, value)
     return Outcome(prediction, exit_index, confidence)
 
 

@@ -1,7 +1,8 @@
 """A device that stands in for an accelerator: its tensors lie in memory, and obey its rules.
 
 Rules: tensors of two devices do not mix, except for single numbers and row numbers of the CPU; and
-the device has no double precision, as those of Apple and some of Intel.
+the device has no double precision, as those of Apple and some of Intel.  `waits` counts where
+Python would have to wait for it.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "standin"
 _TRANSFERS = ("aten::_to_copy", "aten::copy_", "aten::_copy_from")
+_WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique2")
 _INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
 
@@ -65,6 +67,9 @@ class _FromPython(TorchFunctionMode):
         if function in (torch.tensor, torch.as_tensor, torch.asarray) and "device" in kwargs:
             target = kwargs.pop("device")
             return function(*args, **kwargs).to(target)
+        if function is torch.Tensor.new_tensor and isinstance(args[0], DeviceTensor):
+            like = {"dtype": args[0].dtype, **kwargs}
+            return torch.tensor(*args[1:], **like).to(args[0].device)
         if function is torch.Tensor.tolist:
             return function(args[0].cpu())
         if function == torch.Tensor.data.__set__ and isinstance(args[0], DeviceTensor):
@@ -83,6 +88,14 @@ def device(*, doubles: bool = False) -> Iterator[torch.device]:
 
 
 _doubles = False
+_waited: list[str] = []
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """The operations in the block whose result Python or a shape needs, as the device's names."""
+    _waited.clear()
+    yield _waited
 
 
 @cache
@@ -93,6 +106,12 @@ def register() -> None:
     class Module(backend_registration._DummyBackendModule):
         def get_amp_supported_dtype(self) -> list[torch.dtype]:
             return [torch.float16]
+
+        def get_rng_state(self, device: object = None) -> torch.Tensor:
+            return torch.get_rng_state()
+
+        def set_rng_state(self, state: torch.Tensor, device: object = None) -> None:
+            torch.set_rng_state(state)
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
 
@@ -118,6 +137,12 @@ def _run(function, args: tuple, kwargs: dict):
         count = 1 if name in _INDEXED else len(tensors)  # row numbers may lie on the CPU
         if not all(h or t.ndim == 0 for t, h in zip(tensors[:count], here[:count], strict=True)):
             raise RuntimeError(f"{name}: tensors of the CPU and of the device do not mix")
+    if any(here):
+        by_value = name in _INDEXED and any(
+            i is not None and i.dtype == torch.bool for i in pytree.tree_leaves(args[1])
+        )
+        if name in _WAITS or by_value or (name in _TRANSFERS and not there):
+            _waited.append(name.removeprefix("aten::"))
     inner_args, inner_kwargs = pytree.tree_map(_inner, (args, kwargs))
     result = function(*inner_args, **inner_kwargs)
 

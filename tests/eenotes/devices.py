@@ -75,6 +75,16 @@ def test_the_stand_in_is_strict():
             x + torch.ones(3)
 
 
+def test_the_stand_in_counts_where_python_waits():
+    with standin_device.device() as device, standin_device.waits() as waited:
+        x = torch.arange(4, device=device)
+        x + 1, x.amax(), x[x.new_zeros(1)]
+        assert waited == []
+        bool((x > 1).any()), x.cpu(), x[x > 1], (x > 1).nonzero(), x.sum().item()
+    kinds = ["_local_scalar_dense", "_to_copy", "index", "nonzero", "_local_scalar_dense"]
+    assert waited == kinds
+
+
 def data(device):
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(60) % 3
@@ -118,6 +128,18 @@ def test_inference(both, rule):
         return [[*map(vars, outcomes)], found, paid, thresholds.summarise(outcomes[3], y, costs)]
 
     both(run)
+
+
+@pytest.mark.parametrize("rule", [Confidence(0.5), Entropy(0.9), Patience(2), Confidence(0.0)])
+def test_a_batch_waits_once_a_stage_for_who_stays_and_once_at_the_end(rule):
+    """The number that stays is a shape; whether a confidence is NaN is asked once for all."""
+    with standin_device.device() as device:
+        net, (x, _) = network(device), data(device)
+        with standin_device.waits() as waited:
+            taken = predict(net, x, rule)
+        run = int(taken.exit_index.cpu().max()) + 1
+    early = min(run, net.num_exits - 1)
+    assert waited == ["nonzero"] * early + ["_to_copy"]
 
 
 @pytest.mark.parametrize("how", ["mean", "rms", "whitened", "combined"])
