@@ -41,7 +41,7 @@ def per_exit(logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFrame:
     """
     return pd.DataFrame({
         "exit": range(1, len(logits) + 1),
-        "accuracy": is_right(logits, labels).double().mean(1).tolist(),
+        "accuracy": is_right(logits, labels).cpu().double().mean(1).tolist(),
         "relative_cost": (costs.cumulative / costs.backbone).tolist(),
         "exit_macs": [*costs.exits, 0],
     })  # fmt: skip
@@ -70,7 +70,7 @@ def overthought(logits: Tensor, labels: Tensor) -> Tensor:
 
 def oracle_accuracy(logits: Tensor, labels: Tensor) -> float:
     """The accuracy if the right exit were known for every image: right wherever any exit is."""
-    return is_right(logits, labels).any(0).double().mean().item()
+    return is_right(logits, labels).any(0).cpu().double().mean().item()
 
 
 def of_truth(logits: Tensor, labels: Tensor) -> Tensor:

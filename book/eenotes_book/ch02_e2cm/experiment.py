@@ -54,7 +54,7 @@ class Bench:
         """The backbone's on the test split."""
         plain = EarlyExitNetwork([self.backbone], [])
         logits, labels = collect(plain, vision.batches(self.data.test))
-        return (logits[0].argmax(1) == labels).double().mean().item()
+        return (logits[0].argmax(1) == labels).cpu().double().mean().item()
 
 
 def bench(name: str, s: Backbone, *, seed: int = 0) -> Bench:

@@ -71,7 +71,7 @@ def run(
         table = pd.DataFrame(found, index=chosen.budget)[["accuracy", "relative_cost"]]
         tables.append(table.assign(promised=chosen.accuracy.to_numpy()))
     mean = ((tables[0] + tables[1]) / 2).dropna().round(4)
-    right = (logits.argmax(2) == labels).double().mean(1).numpy().round(4)
+    right = (logits.argmax(2) == labels).cpu().double().mean(1).numpy().round(4)
     return {
         "seed": seed,
         "exits": right.tolist(),

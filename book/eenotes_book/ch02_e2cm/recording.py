@@ -77,7 +77,9 @@ def _write(
 ) -> None:
     data, labels = host.data, host.data.test.tensors[1]
     costs = count_macs(net, data.test.tensors[0][:1])
-    accuracy = [round(right, 4) for right in (logits.argmax(2) == labels).double().mean(1).tolist()]
+    accuracy = [
+        round(right, 4) for right in (logits.argmax(2) == labels).cpu().double().mean(1).tolist()
+    ]
     tensors = {"logits": logits.half(), "labels": labels.to(torch.uint8)}
     for j, head in enumerate(net.exits):
         if isinstance(head, ClassMeanExit):

@@ -190,7 +190,7 @@ def operating_points(b: Bench, net: EarlyExitNetwork) -> tuple[list[dict], list[
             rows.append({"budget": budget, "accuracy": found["accuracy"], "relative_cost": cost})
     table = pd.DataFrame(rows).groupby("budget").filter(lambda group: len(group) == len(pairs))
     rows = table.groupby("budget", as_index=False).mean().to_dict("records")
-    return rows, (logits.argmax(2) == labels).double().mean(1).tolist()
+    return rows, (logits.argmax(2) == labels).cpu().double().mean(1).tolist()
 
 
 def magnitudes(net: EarlyExitNetwork) -> pd.DataFrame:

@@ -60,6 +60,6 @@ def classification(*, alpha: float, beta: float, budget: float) -> pd.DataFrame:
     for name, thresholds in rules.items():
         table = thresholds.expand(net.num_exits - 1, -1)
         prediction, _ = test.outcome(table)
-        accuracy = (prediction == test.labels).double().mean().item()
+        accuracy = (prediction == test.labels).cpu().double().mean().item()
         rows.append({"rule": name, "relative cost": test.cost(table), "accuracy": accuracy})
     return pd.DataFrame(rows)

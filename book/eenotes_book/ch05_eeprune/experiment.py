@@ -188,7 +188,7 @@ def _scoring(b: Bench, method: str) -> dict:
         "samples": scores.samples_seen,
         "scoring_seconds": scores.seconds,
         "joules": None if math.isnan(joules) else joules,
-        "candidates": scores.values.isfinite().double().mean().item(),
+        "candidates": scores.values.isfinite().cpu().double().mean().item(),
     }
 
 
@@ -201,6 +201,6 @@ def _seen_by_exits(b: Bench) -> dict:
         name: [round(p, 4) for p in values[rows].tolist()] for name, values in parts.items()
     } | {
         "candidate": both[rows].int().tolist(),
-        "early_right": seen.early_right.double().mean().item(),
-        "both_right": both.double().mean().item(),
+        "early_right": seen.early_right.cpu().double().mean().item(),
+        "both_right": both.cpu().double().mean().item(),
     }

@@ -28,7 +28,7 @@ def train_on(b: Bench, rows: Tensor, *, title: str = "training") -> dict:
 
     def measure() -> None:
         logits, labels = collect(net, vision.batches(b.data.test, size=500))
-        accuracies.append((logits[-1].argmax(1) == labels).double().mean().item())
+        accuracies.append((logits[-1].argmax(1) == labels).cpu().double().mean().item())
 
     training.fit(
         net,

@@ -145,7 +145,7 @@ def error_rate(
     messages = torch.multinomial(weights, count, replacement=True, generator=generator)
     received = awgn(signals, messages, n0=n0, generator=generator)
     detector = map_detector(signals, n0=n0, prior=None if assume_equal else prior)
-    return (detect(received, *detector) != messages).double().mean().item()
+    return (detect(received, *detector) != messages).cpu().double().mean().item()
 
 
 def error_curves(*, decibels: Sequence[float], count: int, seed: int = 0) -> pd.DataFrame:

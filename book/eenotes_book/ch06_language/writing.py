@@ -96,11 +96,11 @@ def _common_threshold(logits: Tensor, labels: Tensor) -> float:
 
     1 if none does.  The arguments are those that `exit_logits` returns.
     """
-    goal = (logits[-1].argmax(1) == labels).double().mean() - _LOSS
+    goal = (logits[-1].argmax(1) == labels).cpu().double().mean() - _LOSS
     best = 1.0
     for threshold in torch.linspace(0.98, 0, 50).tolist():
         outcome = simulate(logits, Confidence(threshold))
-        if (outcome.prediction == labels).double().mean() < goal:
+        if (outcome.prediction == labels).cpu().double().mean() < goal:
             break
         best = threshold
     return best

@@ -156,7 +156,7 @@ def compact_table(
                     "bits": width,
                     "bytes": sum(head.stored_bits for head in net.exits) / 8,
                     "macs": sum(costs.exits),
-                    "exits": (logits[:-1].argmax(2) == test.labels).double().mean().item(),
+                    "exits": (logits[:-1].argmax(2) == test.labels).cpu().double().mean().item(),
                     "accuracy": found["accuracy"],
                     "relative_cost": found["relative_cost"],
                     "overhead": found["overhead"],

@@ -102,7 +102,7 @@ def cluster_runs(data: vision.Vision, s: Clusters, *, ratio: float, seeds: int) 
         options = {"num_clusters": len(data.classes), "seed": seed}
         net = clustered(points, s, rows=torch.arange(len(points)), **options)
         values = agreement(net, points, exit_index=eeprune.middle(net))
-        agree = (values > 0).double().mean().item()
+        agree = (values > 0).cpu().double().mean().item()
         row = {"seed": seed, "kept": "everything", "accuracy": cluster_accuracy(net, data.test)}
         rows.append(row | {"agree": agree})
         for how in KEPT:

@@ -199,9 +199,9 @@ def gate(
         at = torch.where(stopped, rejecting, outcome.exit_index)
         found[name] = costs.relative_cost(at).mean().item()
         found[f"{name}_open"] = costs.under(rule).relative_cost(outcome.exit_index).mean().item()
-        found["refused" if name == "known" else "rejected"] = stopped.double().mean().item()
+        found["refused" if name == "known" else "rejected"] = stopped.cpu().double().mean().item()
         if name == "known":
             right = outcome.prediction == labels
-            found["accuracy"] = (right & ~stopped).double().mean().item()
-            found["accuracy_open"] = right.double().mean().item()
+            found["accuracy"] = (right & ~stopped).cpu().double().mean().item()
+            found["accuracy_open"] = right.cpu().double().mean().item()
     return found

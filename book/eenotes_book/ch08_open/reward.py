@@ -105,4 +105,4 @@ def _agreement(exited: exits.ExitModel, ids: Tensor) -> float:
     for part in ids.split(64):
         early, final = exited(part)
         same.append((early.argmax(2) == final.argmax(2)).flatten())
-    return torch.cat(same).double().mean().item()
+    return torch.cat(same).cpu().double().mean().item()
