@@ -43,7 +43,7 @@ class _Step(nn.Module):
         if self.is_open:
             logits = features if self.exit is None else self.exit(features)
             decision = self.rule(self.j, full_precision(logits), state)
-            found |= {"prediction": decision.prediction, "leave": decision.leave}
+            found |= {"logits": logits, "prediction": decision.prediction, "leave": decision.leave}
             found |= {"confidence": decision.confidence.float(), "next_state": decision.state}
         else:
             found["next_state"] = state
@@ -56,7 +56,8 @@ def programs(net: EarlyExitNetwork, example: Tensor, rule: Rule) -> list[Exporte
 
     A program takes ``features`` ``(B, ...)`` and, after the first exit of a rule that remembers
     something, its ``state`` ``(B, ...)``.  It gives a dictionary: ``next_features``, at an open
-    exit ``prediction``, ``confidence`` and ``leave``, ``(B,)`` each, and ``next_state``.
+    exit ``logits`` ``(B, K)``, ``prediction``, ``confidence`` and ``leave``, ``(B,)`` each, and
+    ``next_state``.
 
     Args:
         example: a batch ``(B, ...)`` of the kind that is served; only its shape counts.
@@ -69,7 +70,9 @@ def programs(net: EarlyExitNetwork, example: Tensor, rule: Rule) -> list[Exporte
     return [program for program, _ in _exported(net, example, rule)]
 
 
-def export(net: EarlyExitNetwork, folder: str | Path, example: Tensor, *, rule: Rule) -> None:
+def export(
+    net: EarlyExitNetwork, folder: str | Path, example: Tensor, *, rule: Rule, int8: bool = False
+) -> None:
     """Write a network and its rule as ONNX graphs, for `eenotes.serving.Served`.
 
     Each graph is run on the example, at two sizes of the batch, before the folder is valid.
@@ -77,6 +80,9 @@ def export(net: EarlyExitNetwork, folder: str | Path, example: Tensor, *, rule: 
     Args:
         folder: is made; the files of an earlier export there are replaced.
         example: a batch ``(B, ...)``, as in `programs`.
+        int8: eight bits for weights and features, by the quantiser of onnxruntime.  The example
+            gives the ranges: some hundred samples of the training set.  Thresholds of the network
+            in float32 do not fit any more: the logits of the graphs give new ones.
 
     Raises:
         TypeError, ValueError: as `programs`; or a graph that gives other numbers than its stage.
@@ -91,6 +97,8 @@ def export(net: EarlyExitNetwork, folder: str | Path, example: Tensor, *, rule: 
             names = {"input_names": [*given], "output_names": _names(program)}
             torch.onnx.export(program, dynamo=True, verbose=False, **names).save(partial_file)
             _compare(partial_file, program, given)
+            if int8:
+                _quantise(partial_file, given)
         files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     facts: dict[str, Any] = {"format": serving.FORMAT, "rule": repr(rule), "files": files}
     facts |= {"shape": example.shape[1:], "dtype": str(exported[0][1]["features"].numpy().dtype)}
@@ -144,6 +152,19 @@ def _program(step: _Step, given: dict[str, Tensor]) -> ExportedProgram:
 def _names(program: ExportedProgram) -> list[str]:
     """The names of a program's outputs, in the order in which it gives them."""
     return program.call_spec.out_spec.context
+
+
+def _quantise(path: Path, given: dict[str, Tensor]) -> None:
+    """Replace a graph by one of eight bits; what it is given here sets the ranges."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Once(CalibrationDataReader):
+        batches = iter([{name: value.numpy() for name, value in given.items()}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    quantize_static(path, path, Once())
 
 
 def _compare(path: Path, program: ExportedProgram, given: dict[str, Tensor]) -> None:

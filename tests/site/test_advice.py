@@ -1,5 +1,6 @@
 """The pages around the chapters: their code runs, their advice and names agree with the rest."""
 
+import inspect
 import json
 import pkgutil
 import re
@@ -73,11 +74,26 @@ def test_the_code_on_ship_it_runs(capsys, tmp_path, monkeypatch):
         pytest.importorskip(name, reason=f"{name} is not installed: the extra ship brings it")
     monkeypatch.chdir(tmp_path)
     code = blocks("ship-it")
-    assert len(code) == 4 and len(code[1].strip().splitlines()) <= 30
+    assert len(code) == 6 and len(code[1].strip().splitlines()) <= 30
     space = run(code)
-    taken = space["answer"].exit_index
-    assert 0 < (taken == 2).sum() < len(taken), "samples leave early, and others go on"
+    for answer in (space["answer"], space["small"]):
+        taken = answer.exit_index
+        assert 0 < (taken == 2).sum() < len(taken), "samples leave early, and others go on"
     assert re.search(r"\d\.\d\d of the computation", capsys.readouterr().out)
+
+
+def test_ship_it_says_what_its_benchmark_measured():
+    """The class of the page is the one that is timed, and the tables are those of the record."""
+    pytest.importorskip("onnxruntime", reason="the extra ship is not installed")
+    from benchmarks import serving
+
+    assert inspect.getsource(serving.WholeCascade).strip() in page("ship-it")
+    results = json.loads(serving.RESULTS.read_text(encoding="utf-8"))
+    assert serving.report.into_page(page("ship-it"), results) == page("ship-it")
+    for network in results["networks"].values():
+        assert set(network["other answers"].values()) == {0}
+        broken = [a["disagreement"] for a in network["answers"].values()]
+        assert broken[0] < serving.LEVEL + 0.005, "the promise, on 5,000 other images"
 
 
 def test_the_model_that_cannot_be_traced_really_cannot():
