@@ -23,7 +23,7 @@ def run_of(count: int, *, seed: int = 0, rule=None) -> Recorded:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (count,), generator=generator)
     logits = torch.randn(3, count, 3, generator=generator)
-    for j, strength in enumerate((1.0, 2.0, 4.0)):
+    for j, strength in enumerate((1.0, 2.0, 3.0)):
         logits[j, range(count), labels] += strength
     facts = {"method": "drawn", "classes": ["a", "b", "c"]}
     return Recorded(logits, labels, COSTS, rule or Confidence(1.0), facts)
@@ -157,7 +157,7 @@ def test_scores_fitted_to_one_half_are_probabilities_on_the_other():
     hot = replace(first, logits=3 * first.logits), replace(second, logits=3 * second.logits)
     calibrated = scores.calibrated_rule(hot[0])
     # the likeliest class of a strength s has the log-odds s z: three times too hot is 3 / s
-    assert calibrated.temperatures == pytest.approx((3, 1.5, 0.75), rel=0.15)
+    assert calibrated.temperatures == pytest.approx((3, 1.5, 1), rel=0.15)
     failure = scores.failure_rule(hot[0])
     stop = scores.may_stop(hot[1])
     for j in range(2):
