@@ -13,7 +13,8 @@ def tables(results: Mapping[str, Any]) -> str:
     if not results["networks"]:
         return "*Not measured yet by this version: `make serving`.*"
     timed = all("milliseconds" in found for found in results["networks"].values())
-    return "\n\n".join([_answers(results), *([_seconds(results)] if timed else [])])
+    times = _seconds(results) if timed else "*Seconds are not measured yet: `make serving`.*"
+    return f"{_answers(results)}\n\n{times}"
 
 
 def _answers(results: Mapping[str, Any]) -> str:
@@ -48,6 +49,7 @@ def _seconds(results: Mapping[str, Any]) -> str:
             found = networks[name]["milliseconds"][batch]
             cells.append(f"{found[way]:.3g} ({found[way] / found[PREDICT]:.2f})")
         lines.append(f"| {way} | {' | '.join(cells)} |")
+    lines += ["", "In brackets: divided by the time of `predict`."]
     return "\n".join(lines)
 
 
