@@ -72,6 +72,8 @@ METHODS = {
     "class mean, scaled": ("#8A3C00", "v"),
     "class mean, plug-in N₀": ("#F2A27E", "<"),
     "whitened class mean": (PURPLE, "X"),
+    "whitened class mean, model's tokens": ("#C79BE0", "p"),
+    "trained head": (SKY, "h"),
     "tuned lens": ("black", "*"),
     "class mean + random": (ORANGE, "D"),
     "class mean + copy": (BLUE, "P"),

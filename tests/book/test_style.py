@@ -40,7 +40,8 @@ CHAPTERS = {
           ch05_eeprune_experiment.QUOTA, ch05_eeprune_experiment.EASY],
     "6": ["random", "copy", "copy, after the final norm", "class mean", "class mean, scaled",
           "class mean, plug-in N₀", "whitened class mean", "class mean + random",
-          "class mean + copy", "tuned lens"],
+          "class mean + copy", "tuned lens", "whitened class mean, model's tokens",
+          "trained head"],
 }  # fmt: skip
 
 

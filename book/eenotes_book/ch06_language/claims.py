@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from eenotes_book import records
-from eenotes_book.ch06_language import pretrained
+from eenotes_book.ch06_language import drafting_tables, pretrained
 from eenotes_book.ch06_language.experiment import as_table
 from eenotes_book.statistics import Gate, mean
 
@@ -29,6 +29,8 @@ def claim_all(record: records.Record, numbers: dict[str, Any]) -> None:
     """
     if "pretrained" in numbers:
         _pretrained(record, numbers["pretrained"])
+    if "drafting" in numbers:
+        drafting_tables.claim(record, numbers["drafting"])
     runs = numbers.get("runs") or [numbers["run"]]
     _before_training(record, runs)
     _training(record, runs)

@@ -52,8 +52,27 @@ class PretrainedSettings:
 
 
 @dataclass
+class DraftingSettings:
+    """The settings of drafting by a pretrained model's exits."""
+
+    exits: list[int]  # decoders before each
+    rows: int  # of training text, for the statistics and the training of the heads
+    texts: int  # that are written, for the choice of a draft and as many for the report
+    prompt: int  # tokens that each begins with
+    new: int  # tokens that come to them
+    factor: float  # on N₀ of class means
+    whitened_factor: float  # the same, whitened
+    steps: int  # of training a head
+    batch: int  # positions per step
+    rate: float  # learning rate
+    drafts: list[int]  # lengths to choose from
+    thresholds: list[float]  # of the exit's probability, to choose from
+
+
+@dataclass
 class StudySettings(Settings):
     """The settings of the study: of the small models and their runs, and of the pretrained one."""
 
     seeds: int
     pretrained: PretrainedSettings
+    drafting: DraftingSettings

@@ -7,17 +7,18 @@ from functools import partial
 from pathlib import Path
 
 from eenotes_book import cache, records, settings
-from eenotes_book.ch06_language import CHAPTER, REVISION, epoch_zero, features, lens
+from eenotes_book.ch06_language import CHAPTER, REVISION, drafting, epoch_zero, features, lens
 from eenotes_book.ch06_language.claims import claim_all
 from eenotes_book.ch06_language.experiment import comparison
-from eenotes_book.ch06_language.settings import PretrainedSettings, Settings
+from eenotes_book.ch06_language.settings import PretrainedSettings, Settings, StudySettings
+from eenotes_book.data import pretrained_language
 
 
 def study() -> Path:
     """Run what is missing, and write the record."""
     s = settings.load(CHAPTER, "study")
     own = Settings(**{field.name: getattr(s, field.name) for field in dataclasses.fields(Settings)})
-    numbers = {"pretrained": pretrained(s.pretrained)}
+    numbers = {"pretrained": pretrained(s.pretrained), "drafting": drafted(s)}
     numbers["runs"] = runs = [
         cache.step(
             f"lm-comparison-{seed}",
@@ -84,3 +85,31 @@ def pretrained(s: PretrainedSettings) -> dict:
         if at in s.lens:
             found["lens"].append(step("lens", lens.measured, taught, at=at))
     return found
+
+
+def drafted(s: StudySettings) -> list[dict]:
+    """What each exit of the pretrained model foresees of the texts that it writes, by exit."""
+    depth = pretrained_language.MODELS[s.pretrained.model].decoders
+    wider = dataclasses.replace(
+        s.pretrained, exits=sorted({*s.drafting.exits, depth}), train=s.drafting.rows
+    )
+    own = {name: value for name, value in vars(s.drafting).items() if name != "exits"}
+    facts = {"revision": REVISION, "model": wider.model, "length": wider.length, "s": own}
+
+    @functools.cache
+    def ready() -> drafting.Drafting:
+        return drafting.Drafting(features.load(wider), s.drafting)
+
+    def texts() -> dict:
+        return {split: ready().written(split) for split in ("val", "test")}
+
+    found = cache.step("lm-texts", texts, **facts)
+    return [
+        cache.step(
+            f"lm-drafting-{at}",
+            lambda at=at: drafting.measured(ready(), found, at=at),
+            at=at,
+            **facts,
+        )
+        for at in s.drafting.exits
+    ]
