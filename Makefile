@@ -69,9 +69,10 @@ lint: $(READY)
 	@$(PY) -m ruff check --line-length 88 --select E501 book/*.ipynb
 	@$(VENV)/bin/lint-imports
 
+# One thread each: as many run side by side as there are cores.
 unit: $(READY)
 	@echo '== unit tests'
-	@EENOTES_SCALE=tiny $(PY) -m pytest -q -n logical --dist loadfile \
+	@EENOTES_SCALE=tiny OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile \
 		-m 'not executed and not browser and not busy'
 
 # The slowest chapter, beside a busy loop on each core.
