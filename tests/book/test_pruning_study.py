@@ -411,7 +411,7 @@ def test_a_published_network_gets_exits_and_is_trained_once(bench, monkeypatch, 
     monkeypatch.setattr(pretrained, "load", lambda name: backbone)
     monkeypatch.setattr(pretrained, "normalised", lambda data: data)
     monkeypatch.setattr(vision, "load", lambda name, **sizes: bench.data)
-    recipe = SimpleNamespace(**vars(SETTINGS) | {"flat": flat})
+    recipe = SimpleNamespace(**vars(SETTINGS) | {"flat": flat, "backbone_rate": 0.01})
     start = deepcopy(backbone.state_dict())
     made = published.bench(recipe, seed=0)
     assert [exit_.linear.in_features for exit_ in made.net.exits] == inputs and made.by_halves

@@ -142,9 +142,9 @@ def figure(found: Found, *, provenance: str) -> HTML:
     texts = len(exits[0]["heads"][COPY]["agreement"])
     return style.show(
         drawing,
-        caption="Deep exits foresee more and cost more. Above, how many of the model's own tokens "
-        "each head names, and how many would pay; below, the weights read with the draft chosen on "
-        f"validation texts. Mean and 95 % interval over {texts} texts.",
+        caption="Deep exits foresee more and cost more. Above: how many of the model's own tokens "
+        "each head names, and how many would pay. Below: weights read, drafts chosen on validation "
+        f"texts. Mean and 95 % interval, {texts} texts.",
         alt="Two panels over five exits: agreement of six heads with the model, rising with depth, "
         "below or above a dashed line that rises too; and weights read relative to plain decoding, "
         "near a dashed line at 1.",
