@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -117,9 +118,11 @@ def figure(found: Found, *, provenance: str) -> HTML:
     """
     rows = table(found)
     drawing, (top, bottom) = plt.subplots(2, 1, figsize=(8.6, 7.4), sharex=True)
+    exits = sorted(found, key=lambda one: one["at"])
+    places = np.arange(len(exits))
     for i, head in enumerate(HEADS):
         part = rows[rows["head"] == head]
-        x = part["at"] + 0.3 * (i - (len(HEADS) - 1) / 2)
+        x = places + 0.12 * (i - (len(HEADS) - 1) / 2)
         color, marker = METHODS[head]
         for ax, value, low, high in (
             (top, part.agreement, part.low, part.high),
@@ -127,17 +130,15 @@ def figure(found: Found, *, provenance: str) -> HTML:
         ):
             ax.errorbar(x, value, [value - low, high - value], color=color, marker=marker,
                         markersize=5, linewidth=1, linestyle="", label=head)  # fmt: skip
-    exits = sorted(found, key=lambda one: one["at"])
-    at = [one["at"] for one in exits]
-    top.plot(at, [needed(one) for one in exits], color="black", linestyle="--", linewidth=1.2)
-    top.annotate("needed, if one token is drafted always", (at[0], needed(exits[-1])), fontsize=8)
+    line = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+    top.plot(places, [needed(one) for one in exits], label="needed (6.22)", **line)
     top.set(ylabel="agreement with the model", ylim=(0, None))
-    bottom.axhline(1, color="black", linestyle="--", linewidth=1.2)
+    bottom.axhline(1, **line)
     bottom.set(
         ylabel="weights read / plain decoding",
         xlabel=f"decoders before the exit, of {exits[0]['depth']}",
-        xticks=at,
     )
+    bottom.set_xticks(places, [one["at"] for one in exits])
     top.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     texts = len(exits[0]["heads"][COPY]["agreement"])
     return style.show(
