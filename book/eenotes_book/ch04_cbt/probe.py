@@ -14,15 +14,8 @@ from torch.utils.data import Subset, TensorDataset
 
 from eenotes.rules import PerClass
 from eenotes_book import probes
-from eenotes_book.ch04_cbt import (
-    bench,
-    clock,
-    experiment,
-    leads,
-    one_image,
-    probe_of_samples,
-    tables,
-)
+from eenotes_book.ch04_cbt import bench, clock, experiment, leads, one_image, tables
+from eenotes_book.ch04_cbt.probe_of_samples import plain_samples, ties
 from eenotes_book.ch04_cbt.settings import Convolutional, Settings, Transformer
 from eenotes_book.data import scenes
 from eenotes_book.models import segmentation, segmentation_training, token_vit
@@ -69,8 +62,8 @@ def probe() -> dict[str, object]:
         **_of_tokens(v),
         **_of_pictures(b),
         **_of_variants(b),
-        **probe_of_samples.plain_samples(),
-        **probe_of_samples.ties(),
+        **plain_samples(),
+        **ties(),
     }
 
 
