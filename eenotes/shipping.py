@@ -81,8 +81,8 @@ def export(
         folder: is made; the files of an earlier export there are replaced.
         example: a batch ``(B, ...)``, as in `programs`.
         int8: eight bits for weights and features, by the quantiser of onnxruntime.  The example
-            gives the ranges: some hundred samples of the training set.  Thresholds of the network
-            in float32 do not fit any more: the logits of the graphs give new ones.
+            gives the ranges: some hundred samples of the training set.  The answers change a
+            little: choose thresholds anew from the logits of the graphs.
 
     Raises:
         TypeError, ValueError: as `programs`; or a graph that gives other numbers than its stage.
