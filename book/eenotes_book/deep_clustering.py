@@ -136,7 +136,7 @@ def soft_assignment(codes: Tensor, centroids: Tensor) -> Tensor:
 
 
 def target_distribution(q: Tensor) -> Tensor:
-    r"""The sharpened assignments (2.7), ``(N, K)``; rows sum to 1.
+    r"""The sharpened assignments (2.8), ``(N, K)``; rows sum to 1.
 
     $\hat q_{ik} \propto q_{ik}^2 / \sum_i q_{ik}$ (eq. 3 of the paper).  The square trusts the
     confident samples; the division keeps large clusters from swallowing small ones.

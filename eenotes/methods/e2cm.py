@@ -79,7 +79,7 @@ def fit_whitened(
     r"""Exits from class means of **whitened** features, in one pass and without a gradient.
 
     Beyond the paper.  With $\Sigma_j$ the covariance of stage j's features within the classes, the
-    distance is $d_{j,k}^2(x) = (x - M_{j,k})^{\mathsf T} \Sigma_j^{-1} (x - M_{j,k})$ (2.8).  What
+    distance is $d_{j,k}^2(x) = (x - M_{j,k})^{\mathsf T} \Sigma_j^{-1} (x - M_{j,k})$ (2.7).  What
     all classes share cancels, and a linear exit is left: the discriminant of (6.14).  Its softmax
     is a posterior, if the features of a class are Gaussian and the classes equally likely, so the
     plain `eenotes.Confidence` is its rule.
