@@ -1,8 +1,7 @@
 """Every figure of the book: data in, Axes out.  Only notebooks import this module."""
 
-import base64
 import html
-import io
+import re
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -11,6 +10,8 @@ import seaborn as sns
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from eenotes_book import pictures
 
 # Okabe and Ito's palette: told apart by colour-blind readers, too.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
@@ -106,14 +107,19 @@ LONGEST_CAPTION = 40  # words
 def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "") -> HTML:
     """A figure with caption and alternative text, the same in Jupyter, Colab and the built page.
 
+    A figure wider than the page's text is made as wide as that.  On a narrow screen panels stand
+    one below the other.
+
     Args:
         figure: the figure, or any of its axes; it is closed.
-        caption: what the figure shows, in plain text of at most 40 words.
+        caption: what the figure shows, in plain text of at most 40 words; the first sentence, the
+            takeaway, is set in bold.
         alt: what there is to see, for those who do not see it.
         provenance: scale, data, counts, seeds, device; in small print.
 
     Raises:
-        ValueError: if caption or alt is empty, or the caption is longer.
+        ValueError: if caption or alt is empty, the caption is longer, or a text of the figure is
+            too small to read (see `pictures.SMALLEST`).
     """
     if not caption.strip() or not alt.strip():
         raise ValueError(
@@ -125,17 +131,14 @@ def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "")
             "conclusions belong to the text, and where the numbers come from to provenance"
         )
     figure = figure.figure if isinstance(figure, Axes) else figure
-    png = io.BytesIO()
-    figure.savefig(png, dpi=144, bbox_inches="tight")
-    width = round(figure.get_figwidth() * 96)
+    picture = pictures.wide_and_narrow(figure, alt=alt)
     plt.close(figure)
-    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    takeaway, space, rest = re.fullmatch(r"(.+?[.!?])(\s+|$)(.*)|.*", caption, re.S).groups("")
+    words = f"<strong>{html.escape(takeaway or caption)}</strong>{space}{html.escape(rest)}"
     small = f'<br><small style="opacity:.8">{html.escape(provenance)}</small>' if provenance else ""
     return HTML(
-        f'<figure style="margin:1em 0"><img src="{source}" alt="{html.escape(alt)}" '
-        f'style="width:{width}px;max-width:100%;height:auto;background:white">'
-        f'<figcaption style="font-size:.9em;max-width:46em">{html.escape(caption)}{small}'
-        "</figcaption></figure>"
+        f'<figure style="margin:1em 0">{picture}'
+        f'<figcaption style="font-size:.9em;max-width:46em">{words}{small}</figcaption></figure>'
     )
 
 
