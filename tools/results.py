@@ -4,8 +4,9 @@
 it in the place of one line, `MARKER`, of `book/results.md`.  A record is `fresh` only if it comes
 from the very execution that is being published; every other one is a committed file of the package.
 
-A chapter has one table with one row per claim, from the best record that speaks of it (see `best`).
-Other runs, provenance, checks and numbers without a claim are folded below it.
+First comes one table with one row per claim of the thesis, from the best record that speaks of it
+(see `best`).  What a chapter has besides is folded: all its claims, other runs, checks, numbers
+without a claim, and where the numbers come from.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from typing import Any, NamedTuple
 
 from page_html import folded, link, small, table, text
 
+from eenotes_book.claims_table import MARKS, interval, origin, short, verdict, why
 from eenotes_book.records import with_spread
 
 MARKER = "<!-- results -->"
 RECORDED = ("study", "full", "reduced")  # where committed records can be, the best first
-MARKS = {"holds": "✓", "fails": "✗", "undecided": "≈", "one run": "•"}
-MARKS["not testable here"] = "–"
 OUTDATED = '<span class="results-old">out of date</span>'
 
 Record = Mapping[str, Any]  # as `eenotes_book.records.read` gives it
@@ -73,12 +73,13 @@ def fill(template: str, scale: str, chapters: Sequence[Chapter]) -> str:
 
 
 def page(scale: str, chapters: Sequence[Chapter]) -> str:
-    """Markdown with tables in HTML: how many claims hold, and a section per chapter."""
-    parts = ["## At a glance", summary(scale, chapters)]
+    """Markdown with tables in HTML: the thesis's claims, and a section per chapter."""
+    parts = ["## The thesis's claims", thesis_claims(scale, chapters)]
+    parts += ["## All verdicts", summary(scale, chapters)]
     for chapter in chapters:
         parts.append(f"## Chapter {chapter.number}: [{chapter.title}]({chapter.name}.ipynb)")
         parts += section(scale, chapter)
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 # --- records and rows
@@ -133,11 +134,63 @@ def summary(scale: str, chapters: Sequence[Chapter]) -> str:
     return table("results-glance", rows) if rows else ""
 
 
+def thesis_claims(scale: str, chapters: Sequence[Chapter]) -> str:
+    """One row per claim of the thesis: its number, ours of the best record, setting and verdict.
+
+    What the thesis says once and several networks are asked about is one row.
+    """
+    rows, old = [], []
+    for chapter in chapters:
+        said: dict[str, list[Entry]] = {}
+        for group in grouped(scale, chapter, "claim"):
+            for entry in best(group):
+                if origin(entry.claim) == "thesis":
+                    said.setdefault(entry.claim["thesis"], []).append(entry)
+        for thesis, entries in said.items():
+            rows.append(thesis_row(chapter, thesis, entries))
+            old.append(any(not entry.record["current"] for entry in entries))
+    return table("results-thesis", rows, outdated=old) if rows else ""
+
+
+def thesis_row(chapter: Chapter, thesis: str, entries: Sequence[Entry]) -> dict[str, str]:
+    """What the thesis says in one place, beside all our numbers for it."""
+    words, about = about_what([statement(entry.claim)[0] for entry in entries])
+    ours = []
+    for name, entry in zip(about, entries, strict=True):
+        place = where(chapter, entry.claim, current=entry.record["current"])
+        value = link(place, f"<b>{text(short(entry.claim['ours']))}</b>")
+        old = "" if entry.record["current"] else f" {OUTDATED}"
+        ours.append(f"{value}{f' <small>{text(name)}</small>' if name else ''}{old}")
+    verdicts = list(dict.fromkeys(verdict(entry.claim) for entry in entries))
+    if len(verdicts) > 1:
+        verdicts = [verdict(entry.claim) for entry in entries]
+    at = {bool(entry.claim.get("at_thesis_setting")) for entry in entries}
+    return {
+        "": link(f"{chapter.name}.html", chapter.number),
+        "claim": text(words),
+        "thesis": text(thesis),
+        "ours": "<br>".join(ours),
+        "its setting?": "yes" if at == {True} else "no" if at == {False} else "in part",
+        "verdict": "<br>".join(verdicts),
+    }
+
+
+def about_what(statements: Sequence[str]) -> tuple[str, list[str]]:
+    """What several statements share, and what each is about: ``"ResNet-20, trained: it grows"``."""
+    if len(statements) == 1:
+        return statements[0], [""]
+    parts = [said.partition(": ") for said in statements]
+    shared = {rest for _, _, rest in parts}
+    if len(shared) == 1 and all(parts[0]):
+        return shared.pop(), [name for name, _, _ in parts]
+    return statements[0], ["", *statements[1:]]
+
+
 # --- tables
 
 
 def section(scale: str, chapter: Chapter) -> list[str]:
-    """A chapter's claims in sight; other runs, checks, numbers and provenance folded."""
+    """A chapter's claims, other runs, checks, numbers and provenance, each folded."""
     if not runs(scale, chapter):
         return ['<p class="results-missing">No record of this chapter.</p>']
     groups = grouped(scale, chapter, "claim")
@@ -145,7 +198,10 @@ def section(scale: str, chapter: Chapter) -> list[str]:
     others = [entry for group in groups for entry in group if entry.run != group[0].run]
     checks = [e for group in grouped(scale, chapter, "check") for e in best(group)]
     numbers = [e for group in grouped(scale, chapter, "number") for e in best(group)]
-    parts = [claims(scale, chapter, shown, "results-claims")] if shown else []
+    parts = []
+    if shown:
+        content = claims(scale, chapter, shown, "results-claims")
+        parts.append(folded(f"All claims, each with its best run ({len(shown)})", content))
     if others:
         content = claims(scale, chapter, others, "results-others")
         parts.append(folded(f"Other runs of the same claims ({len(others)})", content))
@@ -171,7 +227,7 @@ def claims(scale: str, chapter: Chapter, entries: Sequence[Entry], name: str) ->
             "ours": ours(scale, chapter, entry),
             "verdict": verdict(entry.claim) + small(text(why(entry.claim))),
             "at the thesis's setting?": "yes" if entry.claim.get("at_thesis_setting") else "no",
-            "ours ÷ thesis": number(entry.claim.get("ratio")) or "–",
+            "ours ÷ thesis": short(entry.claim.get("ratio")) or "–",
         }
         for entry in entries
     ]
@@ -194,31 +250,13 @@ def plain(scale: str, chapter: Chapter, entries: Sequence[Entry], name: str) -> 
 def ours(scale: str, chapter: Chapter, entry: Entry) -> str:
     """Our number as a link to its cell; below it the interval, n, what it is, and the run."""
     claim, record = entry.claim, entry.record
-    shown = number(claim["ours"])
+    shown = short(claim["ours"])
     if "n" not in claim:  # an older record
         shown = with_spread(claim["ours"], claim["spread"])
     place = where(chapter, claim, current=record["current"])
     run = text(run_name(scale, entry.run)) + ("" if record["current"] else f" {OUTDATED}")
     remarks = small(text(interval(claim)), text(statement(claim)[1]), run)
     return link(place, f"<b>{text(shown)}</b>") + remarks
-
-
-def interval(claim: Mapping[str, Any]) -> str:
-    """``[0.1, 0.3], n = 5``; with the mean difference first, where that is what is judged."""
-    if "n" not in claim:
-        return ""
-    count = f"n = {claim['n']}"
-    if claim.get("low") is None:
-        return count
-    judged = claim["difference"]
-    lead = "" if judged == claim["ours"] else f"difference {number(judged)} "
-    return f"{lead}[{number(claim['low'])}, {number(claim['high'])}], {count}"
-
-
-def why(claim: Mapping[str, Any]) -> str:
-    """The reason of a verdict that is neither holds nor fails."""
-    decided = claim["verdict"] in ("holds", "fails", "one run")
-    return "" if decided else claim.get("reason", "")
 
 
 def provenance(scale: str, chapter: Chapter) -> str:
@@ -265,18 +303,6 @@ def where(chapter: Chapter, claim: Mapping, *, current: bool) -> str:
 
 
 # --- words
-
-
-def number(value: float | str | None) -> str:
-    """Four digits; words stay as they are; nothing for ``None``."""
-    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
-
-
-def verdict(claim: Mapping[str, Any]) -> str:
-    """The verdict of a claim or check, with its sign and, by its class, its colour."""
-    word = claim["verdict"]
-    kind = {"holds": "yes", "fails": "no"}.get(word, "open")
-    return f'<span class="results-{kind}">{MARKS[word]} {word}</span>'
 
 
 def sizes(splits: Mapping[str, int]) -> str:

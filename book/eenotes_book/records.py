@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import HTML
 
-from eenotes_book import probes, scale, settings, statistics
+from eenotes_book import claims_table, probes, scale, settings, statistics
 from eenotes_book.cache import write_json
 from eenotes_book.chapters import folder
 
@@ -141,6 +142,10 @@ class Record:
             if row["kind"] != "check"
         ]
         return pd.DataFrame(rows)
+
+    def show(self, *, caption: str = "") -> HTML:
+        """The claims as the results page shows them: the thesis's apart from ours."""
+        return claims_table.show(self.claims, caption=caption)
 
     def save(self) -> Path:
         """Write ``<scale>/<chapter>.json``, atomically.

@@ -101,14 +101,15 @@ def test_one_row_per_claim_from_the_best_run_and_the_others_folded():
     fresh = record(claim(statement.format(2), thesis="≈.88", ours=0.91, **once))
     study = record(claim(statement.format(4), thesis="≈.88", at_thesis_setting=True, **best))
     found = read(chapter(fresh=fresh, committed={"study": study}))
-    ours = "0.8765 / difference 0.1 [0.05, 0.15], n = 5; difference, at budget 0.4; study"
+    interval = "difference 0.100 [0.050, 0.150], n = 5"
+    ours = f"0.877 / {interval}; difference, at budget 0.4; study"
     row = ["E²CM keeps up", "≈.88", ours, "✓ holds", "yes", "0.996"]
     assert found.tables["results-claims"] == [HEADS, row]
-    ours = "0.91 / n = 1; difference, at budget 0.2; tiny, this build"
+    ours = "0.910 / n = 1; difference, at budget 0.2; tiny, this build"
     (_, other) = found.tables["results-others"]
     assert other == ["E²CM keeps up", "≈.88", ours, "• one run", "no", "–"]
-    assert found.folded == {"results-others", "results-runs"}
-    assert found.links.count("02-e2cm.html#claim-curve") == 2
+    assert found.folded == {"results-claims", "results-others", "results-runs"}
+    assert found.links.count("02-e2cm.html#claim-curve") == 3
 
 
 def test_the_best_run_is_a_study_then_full_then_reduced_then_this_build():
@@ -119,7 +120,9 @@ def test_the_best_run_is_a_study_then_full_then_reduced_then_this_build():
         assert names == (wanted if scale == "tiny" else wanted[:3])
         made = chapter(fresh=record(claim(ours=9.0)), committed={"reduced": kept["reduced"]})
         (_, row) = read(made, scale="reduced").tables["results-claims"]
-        assert row[2].startswith("9 / "), "the published run, not the committed record of its scale"
+        assert row[2].startswith("9.00 / "), (
+            "the published run, not the committed record of its scale"
+        )
 
 
 def test_claims_with_other_words_or_another_number_of_the_thesis_stay_apart():
@@ -142,11 +145,30 @@ def test_every_verdict_has_its_sign_and_only_open_ones_their_reason():
     assert found.tables["results-glance"] == [["chapter", *words], ["2. Means", *"11111"]]
 
 
+def test_one_row_in_sight_per_claim_of_the_thesis():
+    said = {"thesis": "≈.88", "at_thesis_setting": False}
+    nets = [claim(f"{name}: it keeps up", **said, ours=v) for name, v in (("A", 0.5), ("B", 0.25))]
+    nets[1]["verdict"] = "fails"
+    others = [
+        claim("x", thesis="not stated"),
+        claim("y", thesis="not in the thesis"),
+        claim("z", thesis="9"),
+    ]
+    found = read(chapter(fresh=record(*nets, *others), committed={"study": record(nets[0])}))
+    assert found.tables["results-thesis"] == [
+        ["", "claim", "thesis", "ours", "its setting?", "verdict"],
+        ["2", "it keeps up", "≈.88", "0.500 A / 0.250 B", "no", "✓ holds / ✗ fails"],
+        ["2", "z", "9", "0.500", "no", "✓ holds"],
+    ]
+    assert "results-thesis" not in found.folded
+    assert "results-thesis" not in read(chapter(fresh=record(others[0]))).tables
+
+
 def test_checks_and_numbers_are_listed_apart_and_a_broken_check_is_in_sight():
     found = read(chapter(fresh=record(claim(), check(), NUMBER)))
     assert len(found.tables["results-claims"]) == 2
     assert found.tables["results-checks"][1][::2] == ["parts add up", "✓ holds"]
-    assert found.tables["results-numbers"][1] == ["networks", "3 / n = 1; tiny, this build", "9"]
+    assert found.tables["results-numbers"][1] == ["networks", "3.00 / n = 1; tiny, this build", "9"]
     assert {"results-checks", "results-numbers"} <= found.folded
     broken = read(chapter(fresh=record(claim(), check("fails"))))
     assert "results-checks" not in broken.folded
@@ -227,7 +249,7 @@ def test_each_value_has_its_column_for_a_narrow_screen():
 def test_only_the_marker_is_replaced_and_the_page_in_git_has_one():
     page = f"# Results\n\n{results.MARKER}\n\nend\n"
     page = results.fill(page, "tiny", [chapter(fresh=record())])
-    assert page.startswith("# Results\n\n## At a glance\n") and page.endswith("\n\nend\n")
+    assert page.startswith("# Results\n\n## The thesis's claims\n") and page.endswith("\n\nend\n")
     with pytest.raises(ValueError, match="exactly one line"):
         results.fill("# Results\n", "tiny", [])
     page = (chapters.BOOK / "results.md").read_text(encoding="utf-8")
