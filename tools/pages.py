@@ -20,6 +20,8 @@ from pathlib import Path
 
 import chapters
 import evidence
+import furniture
+import linking
 import reference
 import results
 import teaching
@@ -89,12 +91,41 @@ def for_the_page(markdown: str) -> str:
     )
 
 
-def page_source(notebook: dict) -> dict:
-    """An executed chapter as Jupyter Book gets it."""
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown":
-            cell["source"] = for_the_page("".join(cell["source"]))
+def chapter_pages() -> dict[str, str]:
+    """Number of a chapter → its page: "2" → "02-e2cm.html"."""
+    return {str(int(name[:2])): f"{name}.html" for name in chapters.chapters()}
+
+
+def page_source(notebook: dict, chapter: str = "") -> dict:
+    """An executed chapter as Jupyter Book gets it.
+
+    Args:
+        notebook: its content.
+        chapter: its number, "2"; without it no figure is numbered and no term linked.
+    """
+    texts = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    for cell in texts:
+        cell["source"] = for_the_page("".join(cell["source"]))
+    if chapter:
+        name = chapter_pages()[chapter].removesuffix(".html")
+        texts[0]["source"] = furniture.with_downloads(texts[0]["source"], name)
+        link_everything(notebook, texts, chapter)
     return with_anchors(without_live_widgets(notebook))
+
+
+def link_everything(notebook: dict, texts: list[dict], chapter: str) -> None:
+    """Equations, chapters, terms and figures of a chapter, in place."""
+    places, numbers = equations(), chapter_pages()
+    known = linking.terms((chapters.BOOK / "glossary.md").read_text(encoding="utf-8"))
+    linked = linking.with_terms([cell["source"] for cell in texts], known, int(chapter))
+
+    def link(text: str) -> str:
+        text = linking.with_equations(text, places)
+        return linking.with_chapters(text, numbers, own=chapter)
+
+    for cell, text in zip(texts, linked, strict=True):
+        cell["source"] = link(text)
+    linking.with_figure_numbers(notebook["cells"], chapter, link)
 
 
 def claims_of(cell: dict) -> list[str]:
@@ -199,13 +230,15 @@ def assemble(scale: str) -> Path:
     left_out = shutil.ignore_patterns("*.ipynb", "_build", ".*", "eenotes_book", "steps")
     shutil.copytree(chapters.BOOK, source, ignore=left_out)
     for chapter in chapters.chapters():
-        notebook = page_source(read_notebook(chapters.executed(chapter, scale)))
+        executed = read_notebook(chapters.executed(chapter, scale))
+        notebook = page_source(executed, str(int(chapter[:2])))
         text = json.dumps(notebook, indent=1, ensure_ascii=False)
         (source / f"{chapter}.ipynb").write_text(text + "\n", encoding="utf-8")
     moved = moved_probes()
     found = [gathered(name, scale, moved[name]) for name in chapters.chapters()]
     report(found)
     fillings = {
+        "index.md": furniture.edition,
         "results.md": lambda page: results.fill(page, scale, found),
         "which-method.md": lambda page: evidence.fill(page, scale, found),
         "notation.md": lambda page: reference.fill(page, equations()),
@@ -247,7 +280,9 @@ def build(scale: str) -> bool:
         print("the strict build failed: see the warnings above", file=sys.stderr)
         return False
     made = staging / "_build" / "html"
-    teaching.publish(made, {name: chapters.executed(name, scale) for name in names})
+    executed = {name: chapters.executed(name, scale) for name in names}
+    teaching.publish(made, executed)
+    furniture.publish_notebooks(made, executed)
     os.replace(made, chapters.HTML)
     shutil.rmtree(staging)
     seconds = f"built in {time.monotonic() - start:.0f} s"

@@ -78,3 +78,16 @@ def new_page(chromium) -> Callable:
     yield make
     for context in opened:
         context.close()
+
+
+@pytest.fixture(scope="session")
+def site() -> Path:
+    if not (chapters.HTML / "index.html").is_file():
+        pytest.skip("there are no built pages: make book")
+    return chapters.HTML
+
+
+@pytest.fixture
+def open_page(site, new_page):
+    """``open_page(name, **options)``: a page of the book, from disk."""
+    return lambda name, **options: new_page((site / f"{name}.html").as_uri(), **options)

@@ -60,19 +60,6 @@ OVERFLOW = """() => {
 
 
 @pytest.fixture(scope="module")
-def site() -> Path:
-    if not (chapters.HTML / "index.html").is_file():
-        pytest.skip("there are no built pages: make book")
-    return chapters.HTML
-
-
-@pytest.fixture
-def open_page(site, new_page):
-    """``open_page(name, **options)``: a page of the book, from disk."""
-    return lambda name, **options: new_page((site / f"{name}.html").as_uri(), **options)
-
-
-@pytest.fixture(scope="module")
 def visits() -> dict[str, SimpleNamespace]:
     return {}
 
@@ -170,7 +157,7 @@ CONTRAST = """theme => {
         if (ratio < 4.5) found[`${ink} on ${ground.map(Math.round)}: ${ratio.toFixed(2)}`] ??=
             `${words.slice(0, 50)} in ${element.outerHTML.slice(0, 120)}`;
     }
-    const pictures = [...article.querySelectorAll(".cell_output figure > img")];
+    const pictures = [...article.querySelectorAll(".cell_output figure img")];
     const grounds = pictures.map(e => getComputedStyle(e).backgroundColor);
     return {faint: found, texts: count, grounds: grounds};
 }"""
