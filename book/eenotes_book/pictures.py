@@ -12,7 +12,7 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 PIXELS = 96  # per inch, as browsers count
-PAGE = 7.4  # inches: the text of a built page in a window of 1280 pixels
+PAGE = 7.15  # inches: the text of a built page in a window of 1280 pixels
 PHONE = 4.2  # inches
 NARROW = 600  # pixels: a window up to this gets the picture for phones
 SMALLEST = 9  # pixels: the type of a figure as wide as the page
