@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-EDITION = "<!-- edition -->"  # the line of book/index.md that is replaced
+EDITION = "<!-- edition -->"  # the lines of book/index.md that are replaced
+CITE = "<!-- cite -->"
 LONGEST = 160  # characters of a description; more is cut by those who show it
 
 
@@ -64,33 +65,31 @@ def citation() -> dict:
 
 
 def edition(template: str, *, pdf: str = "", today: str = "") -> str:
-    """The first page: version, date, authors, licence and how to cite, in the place of `EDITION`.
+    """The first page with who made it, its version and date, and how to cite it.
 
     Args:
-        template: the page's Markdown.
+        template: the page's Markdown, with one line `EDITION` and one line `CITE`.
         pdf: the address of the book as PDF, if there is one.
         today: the date of the build; by default the present one.
 
     Raises:
-        ValueError: unless the marker is there exactly once.
+        ValueError: unless each of the two lines is there exactly once.
     """
-    if template.splitlines().count(EDITION) != 1:
-        raise ValueError(f"the first page must have exactly one line {EDITION}")
     told = citation()
     book = told["preferred-citation"]
     authors = " and ".join(author["name"] for author in book["authors"])
     built = f"built on {today or time.strftime('%d %B %Y').lstrip('0')}"
-    printed = f'<a href="{pdf}" download>The whole book as a PDF</a> · ' if pdf else ""
-    lines = [
-        f"{authors} · edition {book['edition']}, {built} · {told['license']} licence",
-        "",
-        f"{printed}executed notebooks, slides and student copies: above each chapter",
-        "",
-        "**How to cite**",
-        "",
+    printed = f'<a href="{pdf}" download>The whole book as a PDF</a>. ' if pdf else ""
+    byline = (
+        f"*{authors} · edition {book['edition']}, {built} · {told['license']} licence.* {printed}"
+        "Each chapter offers its executed notebook, slides, and a copy for students."
+    )
+    title, _, subtitle = book["title"].partition(": ")
+    entry = [
         "```bibtex",
         "@book{eenotes,",
-        f"  title = {{{book['title']}}},",
+        f"  title = {{{title}:",
+        f"    {subtitle}}},",
         f"  author = {{{{{authors}}}}},",
         f"  year = {{{book['year']}}},",
         f"  edition = {{{book['edition']}}},",
@@ -100,7 +99,11 @@ def edition(template: str, *, pdf: str = "", today: str = "") -> str:
         "",
         "Cite the thesis or paper whose method you use, too: see the [references](references.md).",
     ]
-    return template.replace(EDITION, "\n".join(lines))
+    for marker, content in ((EDITION, byline), (CITE, "\n".join(entry))):
+        if template.splitlines().count(marker) != 1:
+            raise ValueError(f"the first page must have exactly one line {marker}")
+        template = template.replace(marker, content)
+    return template
 
 
 # --- downloads

@@ -79,6 +79,7 @@ def texts(figure: Figure) -> list[Text]:
 
 
 def smallest_text(figure: Figure) -> str:
+    """The text with the smallest type."""
     return min(texts(figure), key=Text.get_fontsize).get_text()
 
 

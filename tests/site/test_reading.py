@@ -199,5 +199,5 @@ def test_the_first_page_says_who_made_it_and_how_to_cite_it(open_page):
     told = furniture.citation()
     book = told["preferred-citation"]
     assert f"edition {book['edition']}" in text and f"{told['license']} licence" in text
-    assert book["title"] in text and "How to cite" in text
+    assert book["title"] in " ".join(text.split()) and "How to cite" in text
     assert re.search(r"built on \d+ \w+ 20\d\d", text)
