@@ -506,5 +506,5 @@ def test_sentences_name_the_numbers(numbers):
     sentence = claims.street_sentence(found["plans"], pd.Series(numbers["sources"]), enough)
     assert "depth 1 for road; both for car" in sentence and "does not reach it" in sentence
     assert "+10.0 ± 0.0 at exit 1" in claims.novelty_sentence(numbers["novelty"])
-    assert "accuracy by -2.0 points" in claims.compact_sentence(found["compact"])
-    assert "ahead by +60.0 ± 0.0" in claims.order_sentence(found["order"])
+    assert "accuracy changes by -2.0 points" in claims.compact_sentence(found["compact"])
+    assert "minus after it +60.0 ± 0.0" in claims.order_sentence(found["order"])

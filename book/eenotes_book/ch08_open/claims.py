@@ -212,8 +212,8 @@ def novelty_sentence(runs: Sequence[Mapping]) -> str:
     gates = pd.DataFrame([run["gate"]["distance"] for run in runs]).mean()
     by_exit = ", ".join(f"{_signed(leads[j])} at exit {j}" for j in leads)
     return (
-        f"The distance is ahead of the trained exit's softmax by {by_exit} (points of AUROC, mean "
-        f"and deviation over {len(runs)} splits). Without a gate an unseen class costs "
+        f"AUROC of the distance minus that of the trained exit's softmax, in points: {by_exit} "
+        f"(mean and deviation over {len(runs)} splits). Without a gate an unseen class costs "
         f"{gates.unknown_open / gates.known_open:.1f} times as much as a seen one; a gate on the "
         f"distance rejects {gates.rejected:.0%} of the unseen images, refuses {gates.refused:.0%} "
         f"of the seen, and takes the accuracy on seen classes from {gates.accuracy_open:.3f} to "
@@ -228,7 +228,7 @@ def compact_sentence(table: pd.DataFrame) -> str:
     return (
         f"4 bits on 2 × 2 averages take {small.bytes:,.0f} instead of {full.bytes:,.0f} bytes "
         f"({full.bytes / small.bytes:.0f} times less) and {full.macs / small.macs:.1f} times fewer "
-        f"MACs, and change the accuracy by {100 * (small.accuracy - full.accuracy):+.1f} points; a "
+        f"MACs. The accuracy changes by {100 * (small.accuracy - full.accuracy):+.1f} points; a "
         f"single average per map changes it by {100 * (one.accuracy - full.accuracy):+.1f}."
     )
 
@@ -239,9 +239,9 @@ def order_sentence(table: pd.DataFrame) -> str:
     for bits in sorted(set(table[table.order != "dense"].bits), reverse=True):
         found = tables.order_groups(table, bits)
         parts.append(
-            f"With {bits} bits the six orders differ by {100 * found.range.iloc[0]:.1f} points, "
-            f"pruning before rounding is ahead by {_signed(found.before - found.after)} and "
-            f"distillation worth {_signed(found.PQD - found.PQC)}."
+            f"With {bits} bits the six orders differ by {100 * found.range.iloc[0]:.1f} points: "
+            f"pruning before rounding minus after it {_signed(found.before - found.after)}, "
+            f"distillation minus plain training {_signed(found.PQD - found.PQC)}."
         )
     return " ".join(parts)
 
