@@ -63,7 +63,7 @@ def figure(notebook: dict, cell_id: str) -> tuple[bytes, str, str]:
                     return (
                         base64.b64decode(found[1]),
                         html.unescape(found[2]),
-                        html.unescape(found[3]),
+                        html.unescape(re.sub("</?strong>", "", found[3])),
                     )
     raise ValueError(f"the chapter shows no figure in a cell {cell_id!r}")
 

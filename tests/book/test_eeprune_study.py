@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -300,14 +301,36 @@ def drawn(monkeypatch):
     plt.close("all")
 
 
-def test_the_heat_map_has_the_methods_in_the_thesis_s_order_and_a_bar_for_each(drawn):
+def test_the_heat_map_has_names_on_top_a_row_for_all_and_one_scale(drawn):
     methods = list(experiment.METHODS)
-    panels = {("A", "10%"): pd.DataFrame(1.0, index=["cat", "dog"], columns=methods)}
-    skew = {("A", "10%"): pd.Series(range(8), index=methods) / 10}
-    heat, bars = pictures.dropped_by_class(panels, skew, provenance="").axes
-    assert heat.collections[0].get_array().shape == (2, 8)
-    assert [text.get_text() for text in bars.get_xticklabels()] == methods
-    assert [bar.get_height() for bar in bars.patches] == pytest.approx([i / 10 for i in range(8)])
+    shares = pd.DataFrame(0.25, index=["cat", "dog", "all"], columns=methods)
+    skew = pd.Series(range(8), index=methods) / 10
+    heat, strip, bar = pictures.shares_and_imbalance(shares, skew).axes
+    assert heat.collections[0].get_clim() == (0, 100) and bar.get_ylabel().endswith("%")
+    np.testing.assert_allclose(heat.collections[0].get_array(), 25)
+    names = [
+        text.get_text().replace("-\n", "-").replace("\n", " ") for text in heat.get_xticklabels()
+    ]
+    assert "EEPrune-\nBefore" in [text.get_text() for text in heat.get_xticklabels()]
+    assert names == methods and heat.xaxis.get_ticks_position() == "top"
+    assert [text.get_text() for text in heat.get_yticklabels()] == ["cat", "dog", "all"]
+    np.testing.assert_allclose(np.ravel(strip.collections[0].get_array()), skew)
+
+
+def test_shares_of_a_class_follow_from_the_method_that_drops_the_same_of_each():
+    dropped = pd.DataFrame({"Random": [10, 20], "Complexity gap": [10, 30]}, index=["a", "b"])
+    shares = tables.dropped_shares(dropped, "50%")  # classes of 20 and 60
+    assert shares["Random"].tolist() == pytest.approx([10 / 20, 20 / 60, 30 / 80])
+    assert shares["Complexity gap"].tolist() == pytest.approx([0.5, 0.5, 0.5])
+    alone = tables.dropped_shares(dropped[["Random"]], "50%")  # two classes of 30
+    assert alone["Random"].tolist() == pytest.approx([10 / 30, 20 / 30, 0.5])
+
+
+def test_one_data_set_is_in_sight_and_the_others_are_folded():
+    panels = {(name, "50%"): pd.DataFrame({"Random": [5.0]}, index=["cat"]) for name in "AB"}
+    skews = dict.fromkeys(panels, pd.Series({"Random": 0.1}))
+    before, after = pictures.dropped_by_class(panels, skews, provenance="").data.split("<details>")
+    assert before.count("<figure") == after.count("<figure") == 1 and "The same for B" in after
 
 
 def test_every_figure_can_be_drawn_of_a_study_on_its_way(drawn):

@@ -65,7 +65,7 @@ SWEEP = [
 
 
 def test_layers_by_hand():
-    assert tables.names(RUN) == ["1", "E1", "3", "E2"]
+    assert tables.names(RUN) == ["1", "E1", "2", "E2"]
     one, two = tables.layer_table([RUN]), tables.layer_table([RUN, OTHER])
     assert one.difference.tolist() == pytest.approx([0.1, -0.5, 0, 0]) and one.spread.isna().all()
     assert two.difference.tolist() == pytest.approx([0.1, -0.4, 0, 0])
@@ -73,7 +73,7 @@ def test_layers_by_hand():
     assert tables.early_exits(one).layer.tolist() == ["E1"]
     by_round = tables.difference_by_round([RUN])
     assert by_round.loc[1].tolist() == pytest.approx([0.1, -0.2, 0, 0])
-    assert list(by_round.columns) == ["1", "E1", "3", "E2"]
+    assert list(by_round.columns) == ["1", "E1", "2", "E2"]
 
 
 def test_sparsities_by_hand():

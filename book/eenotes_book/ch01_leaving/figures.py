@@ -100,7 +100,7 @@ def _scatter(ax: plt.Axes, table: pd.DataFrame, column: str, *, label: str) -> N
     ax.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
     for row, align in _largest_so_far(table, column):
         offset = {"left": (6, -3), "right": (-5, 2)}[align]
-        look = {"fontsize": 7.5, "ha": align, "xytext": offset, "textcoords": "offset points"}
+        look = {"fontsize": 8, "ha": align, "xytext": offset, "textcoords": "offset points"}
         ax.annotate(row.model, (row.when, row[column]), **look)
     ax.margins(x=0.08, y=0.1)
 

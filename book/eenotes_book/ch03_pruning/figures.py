@@ -174,7 +174,7 @@ def what_is_saved(table: pd.DataFrame, *, batch: int, provenance: str) -> HTML:
             label=name,
             hatch=hatch,
         )
-        ax.bar_label(bars, [f"{value:.2f}" for value in row], fontsize=7, padding=1)
+        ax.bar_label(bars, [f"{value:.2f}" for value in row], fontsize=8, padding=1)
     ax.set_xticks(at, table.columns)
     ax.set(ylabel="part of the unpruned network", ylim=(0, 1.2 * table.to_numpy().max()))
     ax.legend(ncols=len(table), loc="lower center", bbox_to_anchor=(0.5, 1.0))

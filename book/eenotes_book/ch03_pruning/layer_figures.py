@@ -9,7 +9,7 @@ import seaborn as sns
 from IPython.display import HTML
 from matplotlib.axes import Axes
 
-from eenotes_book import style
+from eenotes_book import pictures, style
 from eenotes_book.ch03_pruning.tables import early_exits
 
 LAYERS = {"convolution": style.SKY, "linear": style.ORANGE}
@@ -100,30 +100,21 @@ def layer_difference(table: pd.DataFrame, *, thesis: Sequence[float], provenance
         thesis: its differences at the linear layers; drawn if there are as many here.
         provenance: of the numbers.
     """
-    _, ax = plt.subplots(figsize=(min(3 + 0.24 * len(table), 12.5), 3.2))
+    _, ax = plt.subplots(figsize=(pictures.PAGE, 4.2))
     _layer_bars(ax, table, table.difference)
     at = np.arange(len(table))
     if table.spread.notna().all():
-        ax.errorbar(
-            at, table.difference, table.spread, fmt="none", ecolor="black", elinewidth=1, capsize=2
-        )
+        look = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "capsize": 2}
+        ax.errorbar(at, table.difference, table.spread, **look)
     linear = at[(table.kind == "linear").to_numpy()]
     if len(thesis) == len(linear):
-        ax.plot(
-            linear,
-            thesis,
-            "D",
-            color="black",
-            markerfacecolor="white",
-            markersize=6,
-            label="thesis (figure), linear",
-        )
+        look = {"color": "black", "markerfacecolor": "white", "markersize": 8}
+        ax.plot(linear, thesis, "D", label="exit, thesis (read off its figure)", **look)
     ax.axhline(0, color="black", linewidth=1)
-    ax.set(
-        ylabel="sparsity: together - separately",
-        xlabel="layer in the order of execution (E: linear exit)",
-    )
-    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.set_ylabel("sparsity: together − separately", fontsize=12)
+    ax.set_xlabel("layer by depth (E: exit)", fontsize=12)
+    ax.tick_params(axis="y", labelsize=11)
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=11)
     early = early_exits(table).difference.mean()
     most = table[table.kind == "convolution"].difference.abs().max()
     diamonds = " Diamonds: the thesis's linear layers (ResNet-56), read off its figure."
@@ -189,13 +180,19 @@ def _layer_bars(ax: Axes, table: pd.DataFrame, heights: pd.Series) -> None:
             at[rows],
             heights[rows],
             color=color,
-            label=kind,
+            label="exit, ours" if kind == "linear" else kind,
             hatch="//" if kind == "linear" else None,
             edgecolor="white",
             linewidth=0,
         )
-    every = max(1, len(table) // 32)
-    shown = [i for i, name in enumerate(table.layer) if name.startswith("E") or (every == 1)]
-    ax.set_xticks(at[shown], table.layer.iloc[shown], fontsize=8)
+    every = 5 if len(table) > 12 else 1  # numbers of convolutions; exits are all named
+    shown = [
+        i
+        for i, name in enumerate(table.layer)
+        if name[0] == "E" or int(name) in (1, *range(0, 999, every))
+    ]
+    ax.set_xticks(at[shown], table.layer.iloc[shown], fontsize=10)
+    for tick in ax.get_xticklabels():
+        tick.set_fontweight("bold" if tick.get_text().startswith("E") else "normal")
     ax.set_xlim(-0.8, len(table) - 0.2)
     ax.grid(axis="x", visible=False)

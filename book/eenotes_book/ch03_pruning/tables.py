@@ -15,13 +15,13 @@ from eenotes_book.ch03_pruning.experiment import SEPARATELY, TOGETHER, UNPRUNED
 def names(run: dict) -> list[str]:
     """Short names of the layers, in the order of execution.
 
-    They are 1, 2, ... for convolutions and E1, E2, ... for the linear exits.
+    They are 1, 2, ... for convolutions and E1, E2, ... for the linear exits, each kind from 1.
     """
-    kinds = run["layers"]["kind"]
-    return [
-        f"E{kinds[: i + 1].count('linear')}" if kind == "linear" else f"{i + 1}"
-        for i, kind in enumerate(kinds)
-    ]
+    found, counts = [], {"convolution": 0, "linear": 0}
+    for kind in run["layers"]["kind"]:
+        counts[kind] += 1
+        found.append(f"{'E' if kind == 'linear' else ''}{counts[kind]}")
+    return found
 
 
 def having(runs: Sequence[dict], *approaches: str, key: str = "accuracy") -> list[dict]:

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from eenotes_book import style
+from eenotes_book.ch05_eeprune import tables
 from eenotes_book.ch05_eeprune.ring import Ring
-from eenotes_book.style import GREY, METHODS, RED
+from eenotes_book.pictures import PAGE
+from eenotes_book.style import GREY, RED
 
 _CLASSES = 6  # equal sectors of the ring
 
@@ -97,47 +99,59 @@ def dropped_by_class(
     *,
     provenance: str,
 ) -> HTML:
-    """How many samples of each class each method discards, and the imbalance that this causes.
+    """Which share of each class each method discards, and the imbalance that this causes.
+
+    The first data set is in sight, the others are folded.
 
     Args:
-        panels: (data set, ratio) → rows = classes, columns = methods.
+        panels: (data set, ratio) → rows = classes, columns = methods; numbers of samples.
         imbalances: (data set, ratio) → one number per method.
         provenance: for the small print.
     """
-    figure, axes = plt.subplots(
-        2,
-        len(panels),
-        figsize=(4.8 * len(panels) + 1.2, 4.8),
-        height_ratios=[3.2, 1],
-        squeeze=False,
-    )
-    worst = max(series.max() for series in imbalances.values())
-    numbers = {"annot": True, "fmt": ".0f", "annot_kws": {"fontsize": 8}}
-    for (heat, bars), ((name, ratio), table) in zip(axes.T, panels.items(), strict=True):
-        sns.heatmap(table, ax=heat, cmap="rocket_r", vmin=0, cbar=False, **numbers)
-        heat.set(title=f"{name}, {ratio} dropped", xlabel="", ylabel="")
-        heat.tick_params(length=0, labelbottom=False)
-        heat.tick_params(axis="y", rotation=0)
-        _imbalance_bars(bars, imbalances[name, ratio])
-        bars.set(ylim=(0, 1.25 * worst), xlim=heat.get_xlim())
-    axes[1, 0].set_ylabel("imbalance")
-    caption = (
-        "Samples discarded per class (rows) and method (columns), each panel with colours of its "
-        "own. Bars, the imbalance: the share of the kept samples that would have to change class "
-        "for the class shares to be as before."
-    )
-    alt = (
-        "Heat maps of discarded samples, rows for classes and columns for methods, with a "
-        "bar chart of the imbalance below each."
-    )
-    return style.show(figure, caption=caption, alt=alt, provenance=provenance)
+    shown = []
+    for (name, ratio), table in panels.items():
+        caption = (
+            f"Share of each class that a method discards, {name}, {ratio} to go. Below, the "
+            "imbalance: the share of the kept samples that would have to change class for the "
+            "class shares to be as before."
+        )
+        alt = (
+            "A heat map from 0 to 100 per cent, one row per class and one for all of them, one "
+            "column per method; below it a strip with the imbalance of each method."
+        )
+        figure = shares_and_imbalance(tables.dropped_shares(table, ratio), imbalances[name, ratio])
+        shown.append(style.show(figure, caption=caption, alt=alt, provenance=provenance).data)
+    first, *others = shown
+    names = " and ".join(name for name, _ in list(panels)[1:])
+    folded = f"<details><summary>The same for {names}</summary>{''.join(others)}</details>"
+    return HTML(first + (folded if others else ""))
 
 
-def _imbalance_bars(ax: Axes, series: pd.Series) -> None:
-    """One bar per method, below the columns of the heat map."""
-    at = np.arange(len(series)) + 0.5
-    bars = ax.bar(at, series, color=[METHODS[method][0] for method in series.index])
-    ax.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-    ax.set_xticks(at, series.index, rotation=90)
-    ax.tick_params(labelbottom=True)
-    ax.grid(axis="x", visible=False)
+def shares_and_imbalance(shares: pd.DataFrame, imbalance: pd.Series) -> Figure:
+    """A heat map on one scale, 0 to 100 %, with the methods' names on top and a strip below.
+
+    Args:
+        shares: of `tables.dropped_shares`.
+        imbalance: one number per method.
+    """
+    rows = len(shares)
+    figure, (heat, strip) = plt.subplots(
+        2, 1, figsize=(PAGE, 1.5 + 0.34 * rows), height_ratios=(rows, 1), sharex=True
+    )
+    scale = {"vmin": 0, "vmax": 100, "cmap": "rocket_r"}
+    numbers = {"annot": True, "annot_kws": {"fontsize": 9}, "linewidths": 0.5}
+    bar = {"label": "share of the class discarded, %", "pad": 0.02}
+    sns.heatmap(100 * shares, ax=heat, fmt=".0f", cbar_kws=bar, **scale, **numbers)
+    heat.axhline(rows - 1, color="white", linewidth=5)  # "all" stands apart
+    strip_values = imbalance[list(shares)].to_frame("imbalance").T
+    sns.heatmap(
+        strip_values, ax=strip, fmt=".2f", cmap="Greys", vmin=0, vmax=1, cbar=False, **numbers
+    )
+    strip.tick_params(length=0, labelbottom=False, labeltop=False)
+    strip.tick_params(axis="y", rotation=0)
+    names = [name.replace("-", "-\n").replace(" ", "\n") for name in shares]
+    heat.xaxis.tick_top()
+    heat.set_xticks(np.arange(len(names)) + 0.5, names, rotation=0)
+    heat.tick_params(length=0, labeltop=True, labelbottom=False)
+    heat.tick_params(axis="y", rotation=0)
+    return figure

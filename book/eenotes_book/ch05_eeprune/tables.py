@@ -233,6 +233,29 @@ def dropped_tables(groups: Mapping[str, Sequence[dict]]) -> tuple[dict, dict]:
     return panels, imbalances
 
 
+BALANCED_METHOD = "Complexity gap"  # drops the same share of every class
+
+
+def dropped_shares(dropped: pd.DataFrame, ratio: str) -> pd.DataFrame:
+    """Which share of its class each number of discarded samples is; the last row is all classes.
+
+    How large the classes are follows from the method that drops the same share of each, within one
+    sample; without it they count as equally large.
+
+    Args:
+        dropped: a panel of `dropped_tables`.
+        ratio: the share that a method is asked to drop, ``"60%"``.
+    """
+    asked = float(ratio.rstrip("%")) / 100
+    if BALANCED_METHOD in dropped:
+        sizes = dropped[BALANCED_METHOD] / asked
+    else:
+        sizes = pd.Series(dropped["Random"].sum() / asked / len(dropped), index=dropped.index)
+    shares = dropped.div(sizes, axis=0)
+    shares.loc["all"] = dropped.sum() / sizes.sum()
+    return shares.clip(upper=1)
+
+
 def reach(values: Sequence[float]) -> float:
     """Half the width of the 95 % interval; NaN for one value."""
     if len(values) < 2:

@@ -31,7 +31,7 @@ def by_exit(
     for head, value in zip(("copy", "class mean"), thesis, strict=True):
         ax.axhline(value, color=METHODS[head][0], linestyle=":", linewidth=1)
         ax.annotate(f"thesis, OPT-125m: {value:.3f}", (table["at"].min() - 1.2, value + 0.004),
-                    fontsize=7.5, color=METHODS[head][0])  # fmt: skip
+                    fontsize=8, color=METHODS[head][0])  # fmt: skip
     final = pretrained.final_accuracy(found)
     ax.axhline(
         final, color="black", linestyle="--", linewidth=1.2, label=f"final head, {final:.3f}"
