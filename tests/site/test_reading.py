@@ -57,12 +57,13 @@ def test_a_click_and_the_keyboard_enlarge_a_figure(open_page, name):
     assert large.is_visible() and large.get_attribute("alt") == picture.get_attribute("alt")
     assert large.bounding_box()["width"] > 1.1 * picture.bounding_box()["width"]
     page.keyboard.press("Escape")
-    assert not dialog.is_visible()
+    dialog.wait_for(state="hidden")
     picture.focus()
     page.keyboard.press("Enter")
     assert dialog.is_visible()
     dialog.click()
-    assert not dialog.is_visible() and not visit.complaints
+    dialog.wait_for(state="hidden")
+    assert not visit.complaints
 
 
 STACKED = """() => [...document.querySelectorAll(".bd-article figure picture")]
