@@ -7,6 +7,10 @@ document.addEventListener("DOMContentLoaded", () => {
   dialog.setAttribute("aria-label", "Enlarged figure; Escape closes it");
   document.body.append(dialog);
   dialog.addEventListener("click", () => dialog.close());
+  // The theme keeps Escape from closing a dialog by itself.
+  document.addEventListener("keydown", event => {
+    if (event.key === "Escape" && dialog.open) dialog.close();
+  });
 
   const open = picture => {
     const large = new Image();
