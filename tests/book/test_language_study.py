@@ -63,8 +63,8 @@ def test_small_models_are_demonstrations_without_a_verdict():
 def test_sentences():
     zero = {"copy": 0.2, "class mean": 0.1, "class mean, plug-in N₀": 0.05}
     found = claims.best_sentence(zero | {"whitened class mean": 0.2002})
-    assert "0.100 (0.050 with the plug-in N₀) and are behind" in found
-    assert "0.200, level with the copy" in found
+    assert "copied head 0.200, class means 0.100 (0.050 with the plug-in N₀)" in found
+    assert "whitened class means 0.200" in found
     numbers = {"width": 8, "tied": True, "final": 0.3, "plug_in": 0.1}
     rows = [
         numbers | {"model": f"{epochs} epochs", "epochs": epochs, "features": features,
@@ -72,7 +72,7 @@ def test_sentences():
         for epochs, lead in ((1, 0.01), (3, -0.02)) for features in ("raw", "normalised")
     ]  # fmt: skip
     assert "1 epochs: +1.0 raw" in claims.lead_sentences(rows)
-    assert "lead in 4 of 4 cases, by +1.0" in claims.lead_sentences(rows)
+    assert "+1.0 on average over 4 cases" in claims.lead_sentences(rows)
     assert "(raw features) from +1.0 to -2.0" in claims.cause_sentences(rows)
 
 

@@ -214,15 +214,15 @@ def _identical(decoding: dict[str, dict]) -> float:
 
 
 def best_sentence(zero: dict[str, float]) -> str:
-    """What the accuracies at epoch 0 say about copy, class means and whitening."""
+    """The accuracies at epoch 0 of copy, class means and whitened class means."""
     copied, means, plug_in, white = (
         zero[name]
         for name in ("copy", "class mean", "class mean, plug-in N₀", "whitened class mean")
     )
     return (
-        f"Without any training the class means reach {means:.3f} ({plug_in:.3f} with the plug-in "
-        f"N₀) and are {_order(means, copied)} the copied head's {copied:.3f}; whitened they reach "
-        f"{white:.3f}, {_order(white, copied)} the copy."
+        f"Share of the test tokens that are named without any training: copied head {copied:.3f}, "
+        f"class means {means:.3f} ({plug_in:.3f} with the plug-in N₀), whitened class means "
+        f"{white:.3f}."
     )
 
 
@@ -235,9 +235,8 @@ def lead_sentences(rows: Sequence[dict]) -> str:
         for model in lead.index.unique(0)
     ]
     return (
-        f"Lead of class means over the copy in points: {'; '.join(parts)}. Whitened class means "
-        f"lead in {int((white > 0).sum())} of {len(white)} cases, by {white.mean():+.1f} on "
-        "average."
+        f"Class means minus copy, in points: {'; '.join(parts)}. Whitened class means minus copy: "
+        f"{white.mean():+.1f} on average over {len(white)} cases."
     )
 
 
@@ -265,23 +264,14 @@ def cause_sentences(rows: Sequence[dict]) -> str:
 
 
 def training_sentences(tables: dict[str, pd.DataFrame]) -> str:
-    """What ends first in each setting, and what the first epoch does to frozen class means."""
+    """Where each line ends in each setting, and what the first epoch does to frozen class means."""
     parts = []
     for setting, table in tables.items():
-        last = table.iloc[-1].sort_values(ascending=False)
-        parts.append(
-            f"{setting}: {last.index[0]} ends first ({last.iloc[0]:.3f}), "
-            f"{last.index[-1]} last ({last.iloc[-1]:.3f})"
-        )
+        ends = ", ".join(f"{name} {value:.3f}" for name, value in table.iloc[-1].items())
+        parts.append(f"{setting}, after the last epoch: {ends}")
     frozen = tables["frozen"]
     changes = " and ".join(
-        f"{100 * (frozen[name][1] - frozen[name][0]):+.1f} points for {name!r}"
+        f"{name!r} by {100 * (frozen[name][1] - frozen[name][0]):+.1f} points"
         for name in ("class mean", "class mean, scaled")
     )
-    return f"{'; '.join(parts)}. The first frozen epoch brings {changes}."
-
-
-def _order(first: float, other: float) -> str:
-    if abs(first - other) < 5e-4:
-        return "level with"
-    return "ahead of" if first > other else "behind"
+    return f"{'; '.join(parts)}. The first frozen epoch changes {changes}."
