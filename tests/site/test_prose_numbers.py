@@ -19,9 +19,9 @@ import torch
 from eenotes.inference import Outcome, simulate
 from eenotes.rules import Confidence, Patience
 from eenotes.thresholds import thresholds_for_budgets
-from eenotes_book import statistics
+from eenotes_book import records, statistics
 from eenotes_book.ch01_leaving import experiment as leaving
-from eenotes_book.ch02_e2cm import at_costs, neural_collapse, published_study
+from eenotes_book.ch02_e2cm import at_costs, claims, neural_collapse, published_study
 from eenotes_book.ch06_language import claims as language
 from eenotes_book.ch06_language import pretrained
 from eenotes_book.data import recorded
@@ -357,14 +357,61 @@ def small_models() -> Iterator[Sentence]:
     )
 
 
+# --- the teacher's page
+
+
+def for_teachers() -> Iterator[Sentence]:
+    test, _ = resnet56()
+    tenths = leaving.by_margin(test.logits[-1], test.labels).accuracy
+    exits = leaving.per_exit(test.logits, test.labels, test.costs).accuracy
+    oracle = leaving.oracle_accuracy(test.logits, test.labels)
+    yield (
+        "ResNet-56 has {} at the end; with the right exit for every image it would have {}",
+        *(share(exits.iloc[-1]), share(oracle)),
+    )
+    ends = points(tenths.iloc[-1], 0), points(tenths.iloc[0], 0)
+    yield "{} % of the hardest tenth are right, and {} % of the easiest", *ends
+    found = at_costs.kept()["resnet56"]
+    at = {
+        name: next(row["accuracy"] for row in rows if row["budget"] == 0.36)
+        for name, rows in found["methods"].items()
+    }
+    kept = share(at["E²CM"]), share(at[at_costs.WHITENED]), share(found["backbone"])
+    yield "plain class means keep {} and whitened ones {}, of {}", *kept
+    trained = records.Record("02-e2cm", data={}, seeds=[0])
+    claims.claim_all(trained, {"trained": published_study.recorded()})
+    rows = {"claims": [row for row in trained.claims if "ResNet-20" in row["statement"]]}
+    behind = claim(rows, " E²CM is ahead of SDN")["ours"]
+    ahead = claim(rows, "whitened is ahead of SDN")["ours"]
+    yield (
+        "one epoch of SDN is {} points ahead of plain class means, and whitened ones are {} "
+        "points ahead of SDN",
+        *(points(-behind), points(ahead)),
+    )
+    real = study("06-class-aware-init")["numbers"]["pretrained"]
+    normed, raw = (
+        pretrained.accuracies(real, at=15, norm=norm).mean(axis=1) for norm in (True, False)
+    )
+    names = "copy", "class mean", "whitened class mean"
+    yield (
+        "the copied head names {} of the tokens, class means {}, whitened ones {}; on raw output "
+        "class means name {}",
+        *(*(share(normed[name]) for name in names), share(raw["class mean"])),
+    )
+
+
 SENTENCES: dict[str, tuple[Callable[[], Iterator[Sentence]], ...]] = {
+    "teaching": (for_teachers,),
     "01-why-leave-early": (margins, first_leavers, overthinking, rules),
     "02-e2cm": (early_leavers, class_means, trained_exits, collapse, clusters),
+    "06-class-aware-init": (before_training, drafting, small_models),
 }
 
 
 @cache
 def prose(name: str) -> str:
+    if (page := chapters.BOOK / f"{name}.md").exists():
+        return " ".join(page.read_text(encoding="utf-8").split())
     cells = chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")["cells"]
     return "\n\n".join(teaching.source(c) for c in cells if c["cell_type"] == "markdown")
 
