@@ -50,7 +50,7 @@ def split(
     if not at:
         raise ValueError("at=[] leaves one stage and no exit: name at least one place to cut")
     before = modes_of(backbone)  # a new stage puts what it shares into training mode
-    with traced(backbone, modes=(True, False)) as traces:
+    with traced(backbone) as traces:
         pieces = []
         for trace in traces:
             legal = _legal(trace.graph, backbone)
@@ -73,7 +73,7 @@ def cut_points(backbone: nn.Module) -> list[str]:
         TypeError, ValueError: as `split`, for a backbone that cannot be cut at all.
     """
     backbone = unwrapped(backbone)
-    with traced(backbone, modes=(True, False)) as (training, evaluation):
+    with traced(backbone) as (training, evaluation):
         found = _legal(evaluation.graph, backbone)
         # In training more may be needed later, such as the auxiliary logits of GoogLeNet.
         in_training = set(_legal(training.graph, backbone))
