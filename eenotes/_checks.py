@@ -1,8 +1,8 @@
 """Checks of arguments that several parts of the package share: modes, batches, labels, words."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -37,17 +37,19 @@ def require_at_least(least: int, **named: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def require_range(low: float, high: float, *, ends: str = "()", **named: float) -> None:
+    """Refuse what is no number from ``low`` to ``high``; the ends in round brackets are outside."""
+    ((name, value),) = named.items()
+    number = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
+    if not number or (ends[0] == "(" and value == low) or (ends[1] == ")" and value == high):
+        raise ValueError(f"{name}={value!r} must be in {ends[0]}{low}, {high}{ends[1]}")
+
+
 def require_seen(counts: Tensor) -> None:
     """Refuse classes without samples, by their counts ``(K,)``."""
     missing = (counts == 0).nonzero().flatten().tolist()
     if missing:
         raise ValueError(f"no sample of class {missing} was seen: its mean is not defined")
-
-
-def require_shrinkage(shrinkage: float) -> None:
-    """Refuse a shrinkage outside (0, 1]: without any, no feature may be constant."""
-    if not 0 < shrinkage <= 1:
-        raise ValueError(f"shrinkage={shrinkage} must be in (0, 1]: some features may never vary")
 
 
 def require_answers(j: int, values: Tensor) -> None:
@@ -62,24 +64,6 @@ def require_matrix(signals: Tensor) -> None:
     if not matrix or not signals.isfinite().all():
         kind = f"{signals.dtype} {tuple(signals.shape)}"
         raise ValueError(f"signals must be a finite matrix (M, D), got {kind}")
-
-
-def require_rate(rate: float) -> None:
-    """Refuse a rate of pruning that does not lie strictly between 0 and 1."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
-        raise ValueError(f"rate={rate!r} must be a share of the weights, strictly between 0 and 1")
-
-
-def require_ratio(ratio: float) -> None:
-    """Refuse a share of samples to drop that is not in [0, 1)."""
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio={ratio} must be in [0, 1): the share of the samples to drop")
-
-
-def require_positive_n0(n0: float) -> None:
-    """Refuse a noise that is no positive number."""
-    if not 0 < n0 < math.inf:
-        raise ValueError(f"n0 must be a positive number, twice the variance of the noise, got {n0}")
 
 
 def pair(batch: object) -> tuple[Tensor, Tensor]:
@@ -105,7 +89,7 @@ def by_name(batch: object) -> object:
 def require_classes(labels: Tensor, num_classes: int) -> None:
     """Refuse labels that are not whole numbers in 0..K-1."""
     require_whole(labels)
-    if len(labels):
+    if labels.numel():
         extremes = torch.stack([labels.min(), labels.max()]).tolist()
         require_between(*extremes, num_classes=num_classes)
 

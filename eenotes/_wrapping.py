@@ -1,7 +1,7 @@
 """What `training.fit` changes around a model while it trains, and puts back afterwards."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from eenotes.network import in_mode
+from eenotes.network import in_mode, kept_buffers
 
 # what accelerate puts into a module that it prepares
 _ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -59,6 +59,12 @@ def renew(modules: Iterable[nn.Module], *_: object) -> None:
             mask(module, None)
 
 
+@torch.no_grad()
+def refresh(modules: Iterable[nn.Module]) -> None:
+    """Compute weights anew without a gradient: an optimizer step moves what is under the masks."""
+    renew(modules)
+
+
 def remove_masks(net: nn.Module) -> None:
     """Make masks permanent, in place: the weights keep their zeros."""
     for module in net.modules():
@@ -83,33 +89,25 @@ def check_single_samples(
 ) -> None:
     """Refuse a last batch of one sample from which batch normalisation in ``part`` cannot learn.
 
-    It needs more than one value per channel: a feature map, no vector.  They are counted on two
-    samples in evaluation mode, which changes nothing.
+    It needs more than one value per channel: a feature map, no vector.  The model is tried on the
+    first sample, which changes nothing.
     """
-    norms = [m for m in part.modules() if isinstance(m, _BatchNorm)]
+    norms = any(isinstance(m, _BatchNorm) for m in part.modules())
     if not norms or not (batch_size == 1 or len(dataset) % batch_size == 1):
         return
-    vectors = []
-
-    def note(norm: nn.Module, given: tuple) -> None:
-        x = given[0]
-        if x.shape[:2].numel() == x.numel():
-            vectors.append(norm)
-
     from accelerate.utils import send_to_device
 
     device = next(model.parameters()).device
-    rows = Subset(dataset, [0, len(dataset) - 1])
-    with ExitStack() as hooks, in_mode(model), torch.no_grad(), own_randomness(device, 0):
-        for norm in norms:
-            hooks.enter_context(norm.register_forward_pre_hook(note))
-        loss(model, send_to_device(next(iter(DataLoader(rows, 2))), device))
-    if vectors:
-        layer = type(vectors[0]).__name__
-        raise ValueError(
-            f"the last batch would hold 1 of {len(dataset)} samples at a batch size of "
-            f"{batch_size}, too few for {layer}: choose another size, or leave a sample out"
-        )
+    batch = send_to_device(next(iter(DataLoader(Subset(dataset, [0])))), device)
+    with kept_buffers([model]), in_mode(model), torch.no_grad(), own_randomness(device, 0):
+        part.train()
+        try:
+            loss(model, batch)
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                what = f"the last batch would hold 1 of {len(dataset)} samples"
+                what += f" at a batch size of {batch_size} ({error})"
+                raise ValueError(f"{what}: choose another, or leave a sample out") from error
 
 
 def _attributes(model: nn.Module) -> dict[str, object]:
@@ -121,5 +119,4 @@ def _put_back(model: nn.Module, attributes: dict[str, object]) -> None:
     for name in _ATTRIBUTES:
         vars(model).pop(name, None)
     vars(model).update(attributes)
-    with torch.no_grad():
-        renew(model.modules())  # an optimizer step has moved what is under the masks
+    refresh(model.modules())

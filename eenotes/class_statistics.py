@@ -11,19 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eenotes._checks import (
-    require_at_least,
-    require_classes,
-    require_seen,
-    require_shrinkage,
-    require_whole,
-)
+from eenotes._checks import require_at_least, require_classes, require_range, require_seen
 from eenotes._processes import gathered
 from eenotes.network import for_doubles
 
 # Up to here a GPU multiplies with a one-hot matrix: as fast as adding row by row, and with the same
 # bits on every run.  A CPU adds in order anyway, in a third of the time that the product takes.
 _ONE_HOT_CLASSES = 256
+_NOTHING = "no sample of any class was given, or all were left out: there is nothing to average"
 
 
 class Summed(NamedTuple):
@@ -59,13 +54,12 @@ class ClassMeans:
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features ``(B, *shape)``, labels ``(B,)`` whole numbers in 0..K-1."""
-        require_whole(labels)
+        _check_batch(features, labels, num_classes=self.num_classes, shape=self.shape)
         device = features.device
         before = device if self.shape is None else self.sums.device
         if not device == labels.device == before:
             where = f"features are on {device}, labels on {labels.device}, the means on {before}"
             raise ValueError(f"{where}: use one device")
-        _check_batch(features, labels, num_classes=self.num_classes, shape=self.shape)
         x, labels = features.reshape(len(features), -1).float(), labels.long()
         if device.type != "cpu" and self.num_classes <= _ONE_HOT_CLASSES:
             one_hot = torch.nn.functional.one_hot(labels, self.num_classes).to(x.dtype)
@@ -91,7 +85,7 @@ class ClassMeans:
         seen = [part for part in gathered(own) if part[0] is not None]
         shapes = sorted({shape for shape, *_ in seen})
         if not shapes:
-            raise ValueError("no batch was added: there is nothing to average")
+            raise ValueError(_NOTHING)
         if len(shapes) > 1:
             raise ValueError(f"the processes have features of the shapes {shapes}")
         _, *columns = zip(*seen, strict=True)
@@ -138,7 +132,7 @@ class Moments:
         Raises:
             ValueError: another shrinkage, or features that do not vary within the classes.
         """
-        require_shrinkage(shrinkage)
+        require_range(0, 1, ends="(]", shrinkage=shrinkage)
         variance = self.covariance.diagonal().mean()
         if not variance > 0:
             raise ValueError("the features do not vary within the classes: nothing to measure by")
@@ -189,7 +183,7 @@ class ClassMoments:
         own = [] if self.pivot is None else [self.pivot, self.counts, self.sums, self.products]
         seen = [parts for parts in gathered([part.cpu() for part in own]) if parts]
         if not seen:
-            raise ValueError("no batch was added: there is nothing to average")
+            raise ValueError(_NOTHING)
         pivot = seen[0][0]
         moved = [_moved_to(pivot, *parts) for parts in seen]
         counts, sums, products = map(sum, zip(*moved, strict=True))
@@ -214,9 +208,9 @@ def _check_batch(
     features: Tensor, labels: Tensor, *, num_classes: int, shape: tuple[int, ...] | None
 ) -> None:
     """Refuse features and labels that are no batch of ``num_classes`` classes."""
+    require_classes(labels, num_classes)
     if len(features) == 0 or labels.shape != (len(features),):
         shapes = f"{tuple(features.shape)}, {tuple(labels.shape)}"
         raise ValueError(f"need as many labels as samples, and at least one: got {shapes}")
-    require_classes(labels, num_classes)
     if shape is not None and tuple(features.shape[1:]) != shape:
         raise ValueError(f"the features before were {shape}, these are {tuple(features.shape[1:])}")

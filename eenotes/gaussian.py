@@ -5,10 +5,12 @@ point $s_m$; $r = s_m + n$ arrives, with independent noise of variance $N_0/2$ i
 dimensions.  Equation numbers are those of chapter 6.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_matrix, require_positive_n0, require_seen
+from eenotes._checks import require_matrix, require_range, require_seen
 from eenotes.class_statistics import Moments
 
 Linear = tuple[Tensor, Tensor]  # weight (M, D), bias (M,)
@@ -28,7 +30,7 @@ def map_detector(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> 
         ValueError: signals that are no finite matrix, ``n0`` that is not positive, or a bad prior.
     """
     require_matrix(signals)
-    require_positive_n0(n0)
+    require_range(0, math.inf, n0=n0)
     bias = -0.5 * signals.square().sum(1)
     return signals.clone(), bias + 0.5 * n0 * _log_prior(prior, bias)
 

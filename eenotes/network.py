@@ -88,6 +88,17 @@ def in_mode(*modules: nn.Module, training: bool = False) -> Iterator[None]:
         put_back(before)
 
 
+@contextmanager
+def kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put the buffers of modules, such as running statistics, back afterwards."""
+    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
 def full_precision(x: Tensor) -> Tensor:
     """Half precision ``(...)`` in float32, in which logits are stored; others as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

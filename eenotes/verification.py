@@ -1,8 +1,7 @@
 """Comparing stages with the backbone that they were cut from."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
@@ -11,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from eenotes._checks import as_input, entering
 from eenotes._layout import check_batch_first
-from eenotes.network import in_mode, version_of
+from eenotes.network import in_mode, kept_buffers, version_of
 from eenotes.tracing import BY_HAND, kept_random_state, seed_everything
 
 _SIDES = (32, 64, 224)  # of example images: some backbones need room for all their strides
@@ -88,7 +87,7 @@ def _compare(
 
 def _check_kept(stages: nn.ModuleList, x: Tensor) -> None:
     """Refuse a stage that overwrites its input, which the exit before may still need."""
-    with _kept_buffers(stages):
+    with kept_buffers(stages):
         for j, stage in enumerate(stages):
             version, given = version_of(x), x
             x = stage(x)
@@ -99,21 +98,11 @@ def _check_kept(stages: nn.ModuleList, x: Tensor) -> None:
                 )
 
 
-@contextmanager
-def _kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
-    kept = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, before in kept:
-            buffer.copy_(before)
-
-
 def _answer(modules: Sequence[nn.Module], x: Tensor, seed: int) -> list[Tensor]:
     """The output tensors of modules in a row; buffers are put back."""
     seed_everything(seed)
     x = x.clone()  # forward may overwrite it
-    with _kept_buffers(modules):
+    with kept_buffers(modules):
         for module in modules:
             x = module(x)
     return [leaf.float() for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 from torch.utils.data import Dataset, Subset
 
 from eenotes import checkpoints, training
-from eenotes._checks import pair, require_answers, require_one_of, require_rate
+from eenotes._checks import pair, require_answers, require_one_of, require_range
 from eenotes.identity import described, fingerprint
 from eenotes.inference import collect
 from eenotes.methods import pruning
@@ -85,7 +85,7 @@ def run(
     layers(net)  # raises without exits
     for part, rate, rounds in plan:
         layers(net, part=part)
-        require_rate(rate)
+        require_range(0, 1, rate=rate)
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
             raise ValueError(f"rounds={rounds!r} must be a whole number of at least 1")
     require_one_of(pruning.SCOPES, scope=scope)

@@ -17,31 +17,21 @@ from eenotes.network import in_mode
 Output = Tensor | tuple  # a decoder's: hidden states (B, T, D), alone or as the first of several
 
 
-def list_of_decoders(model: nn.Module) -> tuple[nn.Module, str]:
-    """The module that owns the list of decoders, and the list's name in it.
+def decoders(model: nn.Module) -> nn.ModuleList:
+    """The list of the model's decoders.
 
     Raises:
         TypeError: no single list of ``config.num_hidden_layers`` modules.
     """
     depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    found = {
-        f"{path}.{name}": (owner, name)
-        for path, owner in model.named_modules()
-        for name, child in owner.named_children()
-        if isinstance(child, nn.ModuleList) and len(child) == depth
-    }
+    lists = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList))
+    found = {name: module for name, module in lists if len(module) == depth}
     # a list inside of a decoder, such as experts, may happen to be as long
-    outer = [key for key in found if not any(key.startswith(f"{other}.") for other in found)]
+    outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
     if len(outer) != 1:
         name = type(model).__name__
         raise TypeError(f"{name} is not a causal language model with one list of decoders")
     return found[outer[0]]
-
-
-def decoders(model: nn.Module) -> nn.ModuleList:
-    """The list of decoders; it raises what `list_of_decoders` raises."""
-    owner, name = list_of_decoders(model)
-    return getattr(owner, name)
 
 
 def hidden_of(output: Output) -> Tensor:

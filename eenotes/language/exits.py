@@ -11,14 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eenotes.gaussian import Linear
-from eenotes.language.decoders import (
-    check_two_parts,
-    close,
-    decoders,
-    hidden_of,
-    list_of_decoders,
-    run_below,
-)
+from eenotes.language.decoders import check_two_parts, close, decoders, hidden_of, run_below
 from eenotes.network import in_mode
 
 
@@ -26,16 +19,11 @@ from eenotes.network import in_mode
 class Anatomy:
     """Where a causal language model keeps what an exit needs."""
 
-    owner: nn.Module  #: has the list of decoders
-    name: str  #: of that list in it
+    decoders: nn.ModuleList
     final_norm: nn.Module | None  #: between the last decoder and the head; none in OPT-350m
     projection: nn.Module | None  #: from the decoders' width to the head's, if they differ
     head: nn.Linear
     scale: float | None  #: of the head's output (Granite); ``None`` if it is capped (Gemma 2)
-
-    @property
-    def decoders(self) -> nn.ModuleList:
-        return getattr(self.owner, self.name)
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -47,13 +35,13 @@ def anatomy(model: nn.Module) -> Anatomy:
     Raises:
         TypeError: no single list of decoders, no linear head, or something else between the two.
     """
-    owner, name = list_of_decoders(model)
+    layers = decoders(model)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if not isinstance(head, nn.Linear):
         raise TypeError(f"{type(model).__name__} has no linear head over its tokens")
-    steps, scale = _after_the_decoders(model, getattr(owner, name)[-1], head)
+    steps, scale = _after_the_decoders(model, layers[-1], head)
     norm = steps.pop(0) if steps and not isinstance(steps[0], nn.Linear) else None
-    return Anatomy(owner, name, norm, steps[0] if steps else None, head, scale)
+    return Anatomy(layers, norm, steps[0] if steps else None, head, scale)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from eenotes._checks import require_one_of, require_positive_n0
+from eenotes._checks import require_one_of, require_range
 from eenotes.gaussian import linear_discriminant, map_detector
 from eenotes.language.evaluation import accuracy
 from eenotes.language.exits import ExitModel, Linear, anatomy, load
@@ -51,7 +51,7 @@ def class_mean_head(
     if unseen is not None and unseen.shape != means.shape:
         raise ValueError(f"unseen must be like the class means, {means.shape}: {unseen.shape}")
     n0 = found.plug_in_n0() if n0 is None else n0
-    require_positive_n0(n0)
+    require_range(0, math.inf, n0=n0)
     if whiten:
         covariance = found.noise_covariance(n0, shrinkage=_SHRINKAGE)
         weight, bias = linear_discriminant(means.cpu().double(), covariance, prior=prior.cpu())
@@ -104,8 +104,7 @@ def mix(first: Linear, other: Linear, *, alpha: float) -> Linear:
     Raises:
         ValueError: $\alpha$ outside [0, 1], or heads of different shapes.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    require_range(0, 1, ends="[]", alpha=alpha)
     if first[0].shape != other[0].shape:
         raise ValueError(f"the heads differ in shape: {first[0].shape} and {other[0].shape}")
     return tuple(alpha * a + (1 - alpha) * b.to(a) for a, b in zip(first, other, strict=True))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from eenotes._checks import require_eval, require_one_of
-from eenotes._processes import gathered
 from eenotes.class_statistics import ClassMeans, ClassMoments, Moments
 from eenotes.language.batches import Batch, align, read
 from eenotes.language.exits import ExitModel
@@ -111,7 +110,7 @@ def statistics(
     # dropout would be averaged into the class means
     require_eval(model.modules(), what="model", before="statistics")
     head = model.exit_head.linear
-    device, positions = head.weight.device, 0
+    device = head.weight.device
     sums = (ClassMoments if covariance else ClassMeans)(head.out_features)
     for batch in batches:
         ids, labels = read(batch, model.model, vocabulary=head.out_features)
@@ -119,9 +118,6 @@ def statistics(
         features, labels = align(features, labels.to(device), target=target)
         if len(labels):
             sums.update(features, labels)
-            positions += len(labels)
-    if not sum(gathered(positions)):
-        raise ValueError("no position to learn: the corpus is empty, or every label is ignored")
     if covariance:
         moments = sums.compute()
         scatter = float(moments.covariance.trace() * moments.counts.sum())

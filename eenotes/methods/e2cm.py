@@ -16,7 +16,7 @@ from eenotes._checks import (
     pairs_on,
     require_eval,
     require_one_of,
-    require_shrinkage,
+    require_range,
 )
 from eenotes._layout import check_batch_first
 from eenotes._processes import gathered
@@ -91,7 +91,7 @@ def fit_whitened(
     Raises:
         ValueError: another shrinkage, features that do not vary within the classes, or as `fit`.
     """
-    require_shrinkage(shrinkage)
+    require_range(0, 1, ends="(]", shrinkage=shrinkage)
     stages, exits, sample = _checked(stages, before="fit_whitened"), None, None
     moments = [ClassMoments(num_classes) for _ in stages[:-1]]
     for x, y in pairs_on(stages, batches):

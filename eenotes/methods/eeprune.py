@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from eenotes._checks import require_one_of, require_ratio
+from eenotes._checks import require_one_of, require_range
 from eenotes.methods.sample_selection import Scores, Selection, select, split_rows
 from eenotes.methods.scoring import measure, stable_labels
 from eenotes.network import EarlyExitNetwork
@@ -145,7 +145,7 @@ def prune(
     if (ratio is None) == (threshold is None):
         raise ValueError(f"give either a ratio or a threshold, got {ratio=} and {threshold=}")
     if ratio is not None:
-        require_ratio(ratio)
+        require_range(0, 1, ends="[)", ratio=ratio)
     elif not 0 <= threshold <= 1 or variant != "hard" or balanced:
         given = f"{threshold}, {variant!r}, {balanced}"
         raise ValueError(f"a threshold, in [0, 1], is for 'hard' without balance; got {given}")

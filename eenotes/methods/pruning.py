@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from eenotes._checks import require_one_of, require_rate
-from eenotes._wrapping import remove_masks, renew
+from eenotes._checks import require_one_of, require_range
+from eenotes._wrapping import refresh, remove_masks
 from eenotes.network import EarlyExitNetwork
 from eenotes.stages import WEIGHTED
 
@@ -56,7 +56,7 @@ def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = 
         ValueError: a bad rate or scope, no modules, weights that are not finite, or nothing left.
     """
     modules = list(modules)
-    require_rate(rate)
+    require_range(0, 1, rate=rate)
     require_one_of(SCOPES, scope=scope)
     weights = [getattr(module, "weight", None) for module in modules]
     if not weights or not all(isinstance(weight, Tensor) for weight in weights):
@@ -90,12 +90,6 @@ def permanent(net: EarlyExitNetwork) -> EarlyExitNetwork:
     twin = copy.deepcopy(net)
     remove_masks(twin)
     return twin
-
-
-@torch.no_grad()
-def refresh(modules: Iterable[nn.Module]) -> None:
-    """Recompute pruned weights, which an optimizer step leaves as they were, from their masks."""
-    renew(modules)
 
 
 def _weighted(root: nn.Module) -> list[nn.Module]:

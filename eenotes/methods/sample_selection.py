@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_ratio
+from eenotes._checks import require_range
 
 
 class SelectionWarning(UserWarning):
@@ -60,7 +60,7 @@ def select(scores: Scores, ratio: float, balanced: bool = False, *, seed: int = 
     Warns:
         SelectionWarning: if fewer samples could be dropped; those that can are.
     """
-    require_ratio(ratio)
+    require_range(0, 1, ends="[)", ratio=ratio)
     count = len(scores.values)
     wanted = round(ratio * count)
     if wanted == count:

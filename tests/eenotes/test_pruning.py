@@ -503,7 +503,7 @@ def test_a_rate_outside_0_and_1(rate, unchanged):
             lambda: run(net, separately, rate=rate),
             lambda: run(net, partial(separately, exits_rate=0.5), rate=rate),
         ):
-            with pytest.raises(ValueError, match="strictly between 0 and 1"):
+            with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
                 call()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from eenotes._checks import require_rate
+from eenotes._checks import require_range
 from eenotes.costs import Costs, count_macs
 from eenotes.methods.pruning import WEIGHTED, layers, permanent, sparsity
 from eenotes.network import EarlyExitNetwork, in_mode
@@ -133,7 +133,7 @@ def prune_channels(net: EarlyExitNetwork, x: Tensor, *, ratio: float) -> EarlyEx
         ValueError: a ratio outside (0, 1), a network without prunable exits, or one whose layers
             torch-pruning cannot follow; it names the first of them.
     """
-    require_rate(ratio)
+    require_range(0, 1, ratio=ratio)
     layers(net)
     _refuse_foreign(net)
     try:

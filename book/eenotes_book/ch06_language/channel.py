@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_matrix, require_positive_n0
+from eenotes._checks import require_matrix, require_range
 from eenotes.gaussian import Linear, map_detector
 
 
@@ -30,7 +30,7 @@ def awgn(
             range.
     """
     require_matrix(signals)
-    require_positive_n0(n0)
+    require_range(0, math.inf, n0=n0)
     whole = not (messages.is_floating_point() or messages.dtype == torch.bool)
     inside = ((messages >= 0) & (messages < len(signals))).all()
     if messages.ndim != 1 or not whole or not inside:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes._checks import require_ratio
+from eenotes._checks import require_range
 from eenotes.language import evaluation, exits, initialisation, token_statistics
 from eenotes.methods import e2cm, eeprune
 from eenotes.network import EarlyExitNetwork
@@ -38,7 +38,7 @@ def drop_rows(values: Tensor, ratio: float, how: str, *, seed: int = 0) -> Tenso
     """
     if how not in KEPT:
         raise ValueError(f"how={how!r} must be one of {', '.join(KEPT)}")
-    require_ratio(ratio)
+    require_range(0, 1, ends="[)", ratio=ratio)
     if values.ndim != 1:
         raise ValueError(f"values must have one number per row, got {tuple(values.shape)}")
     drawn = torch.rand(len(values), generator=torch.Generator().manual_seed(seed)).to(values.device)
