@@ -20,6 +20,7 @@ from eenotes import training
 from eenotes.exits import LinearExit
 from eenotes.identity import fingerprint
 from eenotes.methods import pruning
+from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import networks, records, style
 from eenotes_book.ch03_pruning import (
@@ -37,7 +38,6 @@ from eenotes_book.ch03_pruning import (
 from eenotes_book.ch03_pruning.settings import Settings, Sweep
 from eenotes_book.data import pretrained, vision
 from eenotes_book.models.resnet import CifarResNet
-from eenotes_book.pruning_schedule import Iteration
 
 SPARSITY = {
     "together": [[0.2, 0.0, 0.2, 0.1], [0.5, 0.1, 0.6, 0.2]],

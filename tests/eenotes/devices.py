@@ -30,8 +30,8 @@ from eenotes import (
     training,
 )
 from eenotes.costs import Costs
-from eenotes.methods import cbt, e2cm, eeprune, pruning
-from eenotes_book import cbt_budgets, pruning_schedule
+from eenotes.methods import cbt, e2cm, eeprune, pruning, pruning_schedule
+from eenotes_book import cbt_budgets
 
 standin_device.register()
 COSTS = Costs((10, 10, 10), (1, 1))

@@ -21,8 +21,7 @@ from eenotes import (
     split,
     training,
 )
-from eenotes.methods import cbt, e2cm, eeprune, scoring
-from eenotes_book import pruning_schedule
+from eenotes.methods import cbt, e2cm, eeprune, pruning_schedule, scoring
 
 COUNT = 24
 GENERATOR = torch.Generator().manual_seed(0)

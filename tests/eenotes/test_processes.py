@@ -13,9 +13,8 @@ from torch.utils.data import TensorDataset
 
 from eenotes import ClassMeans, Confidence, EarlyExitNetwork, LinearExit, collect, training
 from eenotes.costs import Costs
-from eenotes.methods import cbt, e2cm
+from eenotes.methods import cbt, e2cm, pruning_schedule
 from eenotes.thresholds import evaluate, thresholds_for_budgets
-from eenotes_book import pruning_schedule
 
 COUNT = 40
 

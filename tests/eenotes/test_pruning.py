@@ -14,10 +14,10 @@ from torch.utils.data import TensorDataset
 from eenotes import EarlyExitNetwork, LinearExit, checkpoints, linear_exits, split, training
 from eenotes.exits import ClassMeanExit
 from eenotes.identity import fingerprint
+from eenotes.methods import pruning_schedule
 from eenotes.methods.pruning import layers, permanent, prune_smallest, sparsity
-from eenotes_book import pruning_schedule
+from eenotes.methods.pruning_schedule import accuracies, separately, together
 from eenotes_book.models.resnet import CifarResNet
-from eenotes_book.pruning_schedule import accuracies, separately, together
 
 STAGE, EXIT, CLASSIFIER = "stages.0", "exits.0.linear", "stages.1"
 

@@ -10,9 +10,9 @@ from safetensors.torch import save
 
 from eenotes import training
 from eenotes.costs import count_macs
-from eenotes.methods import pruning
+from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import networks, pruning_schedule, statistics, timing
+from eenotes_book import networks, statistics, timing
 from eenotes_book.ch03_pruning import pruned_costs
 from eenotes_book.ch03_pruning.experiment import Bench, checkpoint
 from eenotes_book.data import vision

@@ -21,15 +21,15 @@ from torch.utils.data import TensorDataset
 from eenotes import identity, training
 from eenotes.costs import count_macs
 from eenotes.inference import collect
-from eenotes.methods import pruning
+from eenotes.methods import pruning, pruning_schedule
+from eenotes.methods.pruning_schedule import Iteration, Phase, separately, together
 from eenotes.network import EarlyExitNetwork
 from eenotes.rules import Confidence
 from eenotes.thresholds import evaluate, thresholds_for_budgets
-from eenotes_book import cache, networks, pruning_schedule, scale
+from eenotes_book import cache, networks, scale
 from eenotes_book.ch03_pruning import pruned_costs
 from eenotes_book.ch03_pruning.settings import Published, Settings
 from eenotes_book.data import vision
-from eenotes_book.pruning_schedule import Iteration, Phase, separately, together
 
 UNPRUNED, TOGETHER, SEPARATELY = "unpruned", "together", "separately"
 # approach 2, but the backbone is tuned for every exit, not for its own classifier only

@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 from eenotes import training
-from eenotes.methods import pruning
+from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import networks, probes, pruning_schedule, timing
+from eenotes_book import networks, probes, timing
 from eenotes_book.ch03_pruning import deployment, experiment, pruned_costs, published, sweep, tables
 from eenotes_book.data import vision
 

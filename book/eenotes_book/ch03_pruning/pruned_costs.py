@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from eenotes._checks import require_range
 from eenotes.costs import Costs, count_macs
 from eenotes.methods.pruning import WEIGHTED, layers, permanent, sparsity
+from eenotes.methods.pruning_schedule import Iteration
 from eenotes.network import EarlyExitNetwork, in_mode
-from eenotes_book.pruning_schedule import Iteration
 
 
 def sparsity_table(net: EarlyExitNetwork) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import torch
 from eenotes import training
 from eenotes.cutting import split
 from eenotes.exits import linear_exits
+from eenotes.methods.pruning_schedule import Iteration, Phase
 from eenotes.network import EarlyExitNetwork
 from eenotes_book import cache, networks
 from eenotes_book.ch03_pruning.experiment import (
@@ -21,7 +22,6 @@ from eenotes_book.ch03_pruning.experiment import (
 from eenotes_book.ch03_pruning.settings import Published
 from eenotes_book.ch03_pruning.sweep import kept_shares
 from eenotes_book.data import pretrained, vision
-from eenotes_book.pruning_schedule import Iteration, Phase
 
 
 def bench(s: Published, *, seed: int) -> Bench:

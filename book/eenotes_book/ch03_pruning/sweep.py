@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from eenotes.methods import pruning_schedule
+from eenotes.methods.pruning_schedule import Phase, separately, together
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import pruning_schedule, statistics
+from eenotes_book import statistics
 from eenotes_book.ch03_pruning import pruned_costs
 from eenotes_book.ch03_pruning.experiment import Bench, pruned
 from eenotes_book.data import vision
-from eenotes_book.pruning_schedule import Phase, separately, together
 
 
 def sweep(b: Bench) -> list[dict]:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from eenotes import training
-from eenotes.methods import pruning
+from eenotes.methods import pruning, pruning_schedule
 from eenotes.network import EarlyExitNetwork
-from eenotes_book import pruning_schedule
 from eenotes_book.ch08_open.compact import best_step, quantise
 from eenotes_book.ch08_open.networks import TrainedNetwork, freeze_garbage
 from eenotes_book.ch08_open.settings import Order
