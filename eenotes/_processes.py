@@ -5,10 +5,10 @@ from typing import Any
 from torch import distributed
 
 
-def gathered(value: Any, group: Any = None) -> list:
+def gathered(value: Any) -> list:
     """The values of all processes, in their order; tensors should be on the CPU."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
-    values = [None] * distributed.get_world_size(group)
-    distributed.all_gather_object(values, value, group=group)
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
     return values

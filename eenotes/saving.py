@@ -21,6 +21,7 @@ from eenotes.checkpoints import load_tensors, save_tensors
 from eenotes.cutting import split
 from eenotes.exits import ClassMeanExit, LinearExit
 from eenotes.identity import fingerprint
+from eenotes.language.decoders import close
 from eenotes.language.exits import ExitModel, attach
 from eenotes.network import EarlyExitNetwork, detach_computed, in_mode
 from eenotes.tracing import kept_random_state, seed_everything, unwrapped
@@ -111,8 +112,9 @@ def load(path: str | Path, backbone: nn.Module) -> EarlyExitNetwork | ExitModel:
             detach_computed(backbone, memo := {})
             net = _build(copy.deepcopy(backbone, memo), state, facts, example)
             _fill(net, state)
-    expected = _under("answer", tensors)
-    if not _alike(_answers(net, example), [expected[str(j)] for j in range(len(expected))]):
+    found, expected = _answers(net, example), _under("answer", tensors)
+    pairs = ((one, expected.get(str(j))) for j, one in enumerate(found))
+    if len(found) != len(expected) or not all(close(*pair, least=1e-2) for pair in pairs):
         raise ValueError(
             f"the weights in {path} fit, but the network gives other answers with them than when "
             f"it was saved: {type(backbone).__name__} has another architecture or setting"
@@ -240,16 +242,6 @@ def _answers(net: nn.Module, x: Tensor) -> list[Tensor]:
     if other:
         raise TypeError(f"a stage or an exit gave a {other[0]}: let it return the logits alone")
     return [answer.cpu() for answer in answers]
-
-
-def _alike(found: list[Tensor], expected: list[Tensor]) -> bool:
-    """Whether answers are equal up to what devices differ by."""
-    return len(found) == len(expected) and all(
-        one.shape == other.shape
-        and (one - other).abs().max()
-        <= max(1e-2, torch.finfo(other.dtype).eps ** 0.5) * other.abs().max()
-        for one, other in zip(found, expected, strict=True)
-    )
 
 
 def _described(rule: rules.Rule, tensors: dict[str, Tensor]) -> tuple[str, dict[str, Any]]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from eenotes.inference import first_exit
+
 if TYPE_CHECKING:
     from eenotes.thresholds import Answers
 
@@ -189,8 +191,7 @@ def _along(split: Split, thresholds: Tensor, j: int, candidates: Tensor) -> Tens
     N = split.score.shape[1]
     leave = split.score > thresholds.to(split.score)[:, None]
     leave[j] = False
-    last = leave.new_ones(1, N)
-    later = torch.cat([leave, last]).int().argmax(0)  # the exit if j lets nobody go
+    later = first_exit(leave)  # if j lets nobody go
     shut = thresholds.clone()
     shut[j] = split.closed
     cost, reach = split.cost(shut), later > j

@@ -32,9 +32,7 @@ def evaluate(
     Raises:
         ValueError: what `eenotes.simulate` raises, or labels or costs that do not fit.
     """
-    _check_costs(costs, num_exits=len(logits))
-    _check_labels(labels, len(logits[0]))
-    require_classes(labels, logits[0].shape[-1])
+    _check_split(logits, labels, costs)
     return summarise(simulate(logits, rule), labels, costs.under(rule))
 
 
@@ -70,12 +68,9 @@ class Answers:
     """
 
     def __init__(self, logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs):
-        num_exits = len(logits)
+        _check_split(logits, labels, costs)
         if len(labels) == 0:
             raise ValueError("need at least one sample to try thresholds on")
-        _check_labels(labels, len(logits[0]))
-        require_classes(labels, logits[0].shape[-1])
-        _check_costs(costs, num_exits=num_exits)
         logits, labels = [for_doubles(z) for z in logits], for_doubles(labels)
         seen = [rule.score(j, full_precision(z)) for j, z in enumerate(logits)]
         for j, answer in enumerate(seen):
@@ -94,17 +89,19 @@ class Answers:
             ValueError: none, thresholds of another shape, or values that the rule does not take.
         """
         thresholds = thresholds.cpu() if isinstance(thresholds, Tensor) else thresholds
-        thresholds, early = torch.as_tensor(thresholds, dtype=torch.float64), len(self.score) - 1
+        thresholds = torch.as_tensor(thresholds, dtype=torch.float64)
         if not len(thresholds):
             raise ValueError("a sweep needs at least one threshold vector")
-        if thresholds.shape[1:] not in ((early,), (early, self.num_classes)):
-            raise ValueError(
-                f"threshold vectors for {early} early exits must be (M, {early}), or tables "
-                f"(M, {early}, {self.num_classes}), got {tuple(thresholds.shape)}"
-            )
+        self._check_shape(thresholds, thresholds.shape[1:])
         for extreme in (thresholds.amin(0), thresholds.amax(0)):  # NaN wins both
-            replace(self.rule, thresholds=extreme.tolist()).check(early + 1)
+            replace(self.rule, thresholds=extreme.tolist()).check(len(self.score))
         return thresholds
+
+    def _check_shape(self, thresholds: Tensor, own: torch.Size) -> None:
+        early, K = len(self.score) - 1, self.num_classes
+        if own not in ((early,), (early, K)):
+            shapes = f"(M, {early}), or tables (M, {early}, {K}), got {tuple(thresholds.shape)}"
+            raise ValueError(f"threshold vectors for {early} early exits must be {shapes}")
 
     def exit_index(self, thresholds: Tensor) -> Tensor:
         """Where each sample exits, ``(N,)``, with thresholds ``(J-1,)`` or ``(J-1, K)``.
@@ -114,14 +111,10 @@ class Answers:
         Raises:
             ValueError: thresholds of another shape.
         """
-        thresholds, early = torch.as_tensor(thresholds).to(self.score), len(self.score) - 1
-        K = self.num_classes
-        if thresholds.shape not in ((early,), (early, K)):
-            raise ValueError(
-                f"thresholds must be of shape ({early},) or ({early}, {K}), "
-                f"got {tuple(thresholds.shape)}"
-            )
-        table = thresholds if thresholds.ndim == 2 else thresholds[:, None].expand(-1, K)
+        thresholds = torch.as_tensor(thresholds).to(self.score)
+        self._check_shape(thresholds, thresholds.shape)
+        table = thresholds if thresholds.ndim == 2 else thresholds[:, None]
+        table = table.expand(-1, self.num_classes)
         return first_exit(self.rule.leaves(self.score[:-1], table.gather(1, self.prediction[:-1])))
 
     def cost(self, thresholds: Tensor) -> float:
@@ -158,12 +151,13 @@ def sweep(
     correct = answers.prediction == answers.labels
     every_exit, rows = torch.arange(num_exits), []
     for one in thresholds:
-        paid = costs.under(replace(rule, thresholds=one))
+        own = replace(rule, thresholds=one)
+        paid = costs.under(own)
         per_exit = torch.stack([paid.relative_cost(every_exit), paid.overhead(every_exit)])
         exit_index = answers.exit_index(one)
         share = torch.bincount(exit_index, minlength=num_exits).double() / len(labels)
         accuracy = correct.gather(0, exit_index[None]).sum().item() / len(labels)
-        rows.append((_as_tuple(one), accuracy, *(per_exit @ share.cpu()).tolist()))
+        rows.append((own.thresholds, accuracy, *(per_exit @ share.cpu()).tolist()))
     return pd.DataFrame(rows, columns=["thresholds", "accuracy", "relative_cost", "overhead"])
 
 
@@ -240,13 +234,10 @@ def _check_labels(labels: Tensor, count: int) -> None:
         raise ValueError(f"need labels of shape ({count},), not {tuple(labels.shape)}")
 
 
-def _check_costs(costs: Costs, *, num_exits: int) -> None:
-    if len(costs.stages) != num_exits:
-        raise ValueError(
-            f"costs of {len(costs.stages)} stages do not fit logits of {num_exits} exits"
-        )
-
-
-def _as_tuple(thresholds: Tensor) -> tuple:
-    rows = thresholds.tolist()
-    return tuple(tuple(row) if isinstance(row, list) else row for row in rows)
+def _check_split(logits: Tensor, labels: Tensor, costs: Costs) -> None:
+    """Raise a ValueError unless labels and costs fit logits ``(J, N, K)``."""
+    if len(costs.stages) != len(logits):
+        what = f"costs of {len(costs.stages)} stages do not fit logits of {len(logits)} exits"
+        raise ValueError(what)
+    _check_labels(labels, len(logits[0]))
+    require_classes(labels, logits[0].shape[-1])

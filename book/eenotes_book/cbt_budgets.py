@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eenotes._checks import require_classes
 from eenotes.costs import Costs
-from eenotes.methods.cbt import Statistics, mean_iou
+from eenotes.methods.cbt import Statistics
 from eenotes.network import for_doubles
 from eenotes.rules import Confidence, PerClass
 from eenotes.thresholds import Answers
@@ -70,6 +70,15 @@ def choice(v: Answers, thresholds: Tensor, **how) -> Choice:
     prediction = v.prediction.gather(0, index[None])[0]
     score = mean_iou(prediction, v.labels, v.num_classes)
     return Choice(thresholds, v.relative_cost[index].mean().item(), score, **how)
+
+
+def mean_iou(prediction: Tensor, labels: Tensor, num_classes: int) -> float:
+    """The Jaccard index of predictions and labels ``(N,)``, averaged over classes that occur."""
+    require_classes(labels, num_classes)
+    require_classes(prediction, num_classes)
+    from torchmetrics.functional.classification import multiclass_jaccard_index
+
+    return multiclass_jaccard_index(prediction, labels, num_classes, average="macro").item()
 
 
 def scale_for_budget(

@@ -146,10 +146,10 @@ def check_two_parts(model: nn.Module, at: int) -> None:
         )
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits ``(B, T, V)`` are equal up to rounding, whatever their precision."""
-    tolerance = torch.finfo(expected.dtype).eps ** 0.5 * expected.abs().max()
-    return bool((found - expected).abs().max() <= tolerance)
+def close(found: Tensor, expected: Tensor, *, least: float = 0.0) -> bool:
+    """Whether logits ``(..., K)`` are equal up to rounding in their precision, or the ``least``."""
+    tolerance = max(least, torch.finfo(expected.dtype).eps ** 0.5) * expected.abs().max()
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= tolerance)
 
 
 @contextmanager

@@ -47,8 +47,7 @@ def _observed(model: ExitModel, batches: Iterable[Batch]) -> list[tuple[Tensor, 
 
 
 def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    count = sum(len(labels) for _, labels in pairs)
-    _require_positions(count, len(pairs), "collect")
+    _require_positions(sum(len(labels) for _, labels in pairs))
     features, labels = zip(*pairs, strict=True)
     return torch.cat(features), torch.cat(labels)
 
@@ -89,27 +88,25 @@ def evaluate(model: ExitModel, batches: Iterable[Batch]) -> dict[str, float]:
         ValueError: as `collect`.
     """
     totals, head = torch.zeros(2, 2, dtype=torch.float64), model.exit_head.linear
-    counts = []
+    count = 0
     with in_mode(model):
         for batch in batches:
             parts = read(batch, model.model, vocabulary=head.out_features)
             ids, labels = (part.to(head.weight.device) for part in parts)
             for row, logits in zip(totals, model(ids), strict=True):
                 row += _right_and_loss(*align(logits, labels))
-            counts.append(len(align(labels, labels)[1]))
-    parts = gathered((totals, sum(counts), len(counts)))
-    totals, count, given = (sum(of_all) for of_all in zip(*parts, strict=True))
-    _require_positions(count, given, "evaluate")
+            count += len(align(labels, labels)[1])
+    totals, count = (sum(of_all) for of_all in zip(*gathered((totals, count)), strict=True))
+    _require_positions(count)
     named = zip(("exit", "final"), totals, strict=True)
     return {
         f"{name}_{what}": value for name, row in named for what, value in _rates(row, count).items()
     }
 
 
-def _require_positions(count: int, batches: int, to_do: str) -> None:
+def _require_positions(count: int) -> None:
     if not count:
-        why = "every label is ignored (-100) or padding" if batches else "no batch"
-        raise ValueError(f"{why}: there is nothing to {to_do}")
+        raise ValueError("no batch has a label that is neither ignored (-100) nor padding")
 
 
 def _right_and_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_at_least, require_classes, require_one_of, require_whole
+from eenotes._checks import require_at_least, require_one_of, require_whole
 from eenotes.class_statistics import ClassMeans
 from eenotes.rules import PerClass
 
@@ -126,15 +126,6 @@ def stretch(margins: Tensor, *, alpha: float, beta: float, present: Tensor | Non
     span = margins.masked_fill(~present, -torch.inf).amax(-1, keepdim=True) - least
     easiness = torch.where(present & (span > 0), (margins - least) / span, 0.0)
     return ((1 - easiness) * (beta - alpha) + alpha).clamp(alpha, beta).float()
-
-
-def mean_iou(prediction: Tensor, labels: Tensor, num_classes: int) -> float:
-    """The Jaccard index of predictions and labels ``(N,)``, averaged over classes that occur."""
-    require_classes(labels, num_classes)
-    require_classes(prediction, num_classes)
-    from torchmetrics.functional.classification import multiclass_jaccard_index
-
-    return multiclass_jaccard_index(prediction, labels, num_classes, average="macro").item()
 
 
 def _check(logits: list[Tensor], labels: Tensor, num_classes: int, *, exits: int | None) -> None:

@@ -6,7 +6,8 @@ from torch import nn
 from torchvision import models
 
 from eenotes import EarlyExitNetwork, linear_exits, split
-from eenotes.methods import cbt, pruning
+from eenotes.methods import pruning
+from eenotes_book import cbt_budgets
 from eenotes_book.ch03_pruning.pruned_costs import effective_costs, prune_channels
 
 
@@ -67,7 +68,7 @@ def test_networks_that_lose_no_channels_name_a_layer(build, at, words):
 
 def test_mean_iou_names_an_ignored_label():
     with pytest.raises(ValueError, match=r"0\.\.2, got 0\.\.255; leave out ignored ones"):
-        cbt.mean_iou(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 255]), 3)
-    assert cbt.mean_iou(torch.tensor([0, 2, 1, 1]), torch.tensor([0, 0, 1, 1]), 4) == pytest.approx(
-        (1 / 2 + 1 + 0) / 3
-    )
+        cbt_budgets.mean_iou(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 255]), 3)
+    assert cbt_budgets.mean_iou(
+        torch.tensor([0, 2, 1, 1]), torch.tensor([0, 0, 1, 1]), 4
+    ) == pytest.approx((1 / 2 + 1 + 0) / 3)

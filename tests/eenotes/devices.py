@@ -182,7 +182,7 @@ def test_thresholds_and_class_thresholds(both):
             cbt_budgets.priced_for_budget(v, budget=1.0),
         ]
         priced = cbt_budgets.priced(v, price=0.1, loss=loss)
-        iou = cbt.mean_iou(logits[0].argmax(1), y, 3)
+        iou = cbt_budgets.mean_iou(logits[0].argmax(1), y, 3)
         stretched = cbt.stretch(torch.tensor([0.1, 0.4], device=device), alpha=0.2, beta=0.8)
         return [sweeps, rule.thresholds, [*map(vars, choices)], priced, iou, stretched]
 

@@ -257,7 +257,7 @@ NO_TEXT = {"freeze": True, **OPTIONS}
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda e, ids: token_statistics.statistics(e, []), "corpus is empty"),
+        (lambda e, ids: token_statistics.statistics(e, []), "no batch has a sample"),
         (lambda e, ids: evaluation.collect(e, []), "no batch"),
         (lambda e, ids: evaluation.evaluate(e, []), "no batch"),
         (lambda e, ids: fine_tuning.train(e, ids[:0], held_out=ids, **NO_TEXT), "need text"),
@@ -282,9 +282,12 @@ head, start = initialisation.class_mean_head, initialisation.initialise
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        *[(lambda e, s, n=n: head(s, n0=n), "n0 must be") for n in (0.0, -1.0, math.nan)],
+        *[(lambda e, s, n=n: head(s, n0=n), "n0=.* must be in") for n in (0.0, -1.0, math.nan)],
         *[
-            (lambda e, s, a=a: start(e, "class mean + copy", found=s, alpha=a), r"lie in \[0, 1\]")
+            (
+                lambda e, s, a=a: start(e, "class mean + copy", found=s, alpha=a),
+                r"must be in \[0, 1\]",
+            )
             for a in (-0.1, 1.1)
         ],
         (lambda e, s: start(e, "class mean"), "needs found=statistics"),
