@@ -253,12 +253,7 @@ def test_alpha_and_beta_in_the_wrong_order(alpha, beta):
     [
         ([FIRST.log()], torch.tensor([0, 3]), {}, r"0\.\.2"),
         ([FIRST.log()], torch.tensor([0, -1]), {}, r"0\.\.2"),
-        (
-            [FIRST.log()],
-            torch.tensor([9, 9]),
-            {"ignore_index": 9},
-            "no batch has a sample",
-        ),
+        ([FIRST.log()], torch.tensor([9, 9]), {"ignore_index": 9}, "no batch has a sample"),
         ([FIRST.log(), LAST.log()[:1]], LABELS, {}, "exit 1 .* must agree"),
         (
             [torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 2, 2)],
