@@ -12,9 +12,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from eenotes.network import in_mode, kept_buffers
 
-# what accelerate puts into a module that it prepares
-_ATTRIBUTES = ("forward", "_original_forward", "_is_accelerate_prepared")
-
 
 @contextmanager
 def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
@@ -28,21 +25,30 @@ def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
 def prepared(
     accelerator, model: nn.Module, part: nn.Module, optimizer, loader: DataLoader
 ) -> Iterator[tuple]:
-    """What accelerate makes of model, optimizer and loader; no gradients outside ``part``."""
+    """Model, optimizer and loader for all processes; no gradients outside ``part``."""
+    from accelerate.utils import convert_to_fp32
+
     inside = set(map(id, part.parameters()))
     frozen = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
-    before, masked = _attributes(model), [part for part in model.modules() if masks(part)]
+    masked = [part for part in model.modules() if masks(part)]
     for p in frozen:
         p.requires_grad_(False)
-    # a forward may read layer.weight, whose mask only a call of the layer would see
-    hook = model.register_forward_pre_hook(partial(renew, masked))
     try:
-        yield accelerator.prepare(model, optimizer, loader)
+        with (
+            # a forward may read layer.weight, whose mask only a call of the layer would see
+            model.register_forward_pre_hook(partial(renew, masked)),
+            # a loss is not in half precision; `accelerator.prepare` would change ``model.forward``
+            model.register_forward_hook(
+                lambda _, __, out: convert_to_fp32(out) if accelerator.native_amp else None
+            ),
+        ):
+            several = accelerator.num_processes > 1
+            net = nn.parallel.DistributedDataParallel(model) if several else model
+            yield net, *accelerator.prepare(optimizer, loader)
     finally:
-        hook.remove()
         for p in frozen:
             p.requires_grad_(True)
-        _put_back(model, before)
+        refresh(model.modules())
         accelerator.free_memory()
 
 
@@ -72,18 +78,6 @@ def remove_masks(net: nn.Module) -> None:
             prune.remove(module, mask._tensor_name)
 
 
-@contextmanager
-def unwrapped(model: nn.Module) -> Iterator[None]:
-    """A prepared model without accelerate's autocast around ``model.forward``."""
-    wrapped = _attributes(model)
-    original = wrapped.get("_original_forward")
-    _put_back(model, {} if original is None else {"forward": original})
-    try:
-        yield
-    finally:
-        _put_back(model, wrapped)
-
-
 def check_single_samples(
     model: nn.Module, part: nn.Module, dataset: Dataset, loss: Callable, *, batch_size: int
 ) -> None:
@@ -108,15 +102,3 @@ def check_single_samples(
                 what = f"the last batch would hold 1 of {len(dataset)} samples"
                 what += f" at a batch size of {batch_size} ({error})"
                 raise ValueError(f"{what}: choose another, or leave a sample out") from error
-
-
-def _attributes(model: nn.Module) -> dict[str, object]:
-    return {name: vars(model)[name] for name in _ATTRIBUTES if name in vars(model)}
-
-
-def _put_back(model: nn.Module, attributes: dict[str, object]) -> None:
-    # The autocast wrapper leaves forward(), too: stages that run one by one would not have it.
-    for name in _ATTRIBUTES:
-        vars(model).pop(name, None)
-    vars(model).update(attributes)
-    refresh(model.modules())

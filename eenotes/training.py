@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from eenotes._checks import as_input, by_name, entering, pair, require_between, require_whole
-from eenotes._wrapping import check_single_samples, own_randomness, prepared, unwrapped
+from eenotes._wrapping import check_single_samples, own_randomness, prepared, refresh
 from eenotes.checkpoints import resume, save_run
 from eenotes.identity import data_digest, described, fingerprint
 from eenotes.network import in_mode
@@ -271,6 +271,7 @@ def _call_due(waiting: dict[int, Callable[[], object]], seen: int, model: nn.Mod
     """Call, and take out, what waits for no more samples than these."""
     due = [waiting.pop(count) for count in list(waiting) if count <= seen]
     if due:
-        with unwrapped(model), in_mode(model), torch.no_grad():
+        refresh(model.modules())
+        with in_mode(model), torch.no_grad():
             for call in due:
                 call()
