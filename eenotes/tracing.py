@@ -7,7 +7,7 @@ is one for each mode, and `eenotes.verification` compares what is cut from them 
 import inspect
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -86,17 +86,19 @@ def _trace(backbone: nn.Module, *, training: bool) -> Trace:
     from torchvision.models.feature_extraction import NodePathTracer
 
     tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops))
-    # optional arguments of forward at their defaults are no inputs of a stage
-    parameters = list(inspect.signature(backbone.forward).parameters.values())[1:]
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    name = next(iter(inspect.signature(backbone.forward).parameters), "x")
+
+    def one_input(forward: Callable, *_) -> tuple:  # other arguments keep their defaults
+        return forward, [backbone, tracer.create_proxy("placeholder", name, (), {})]
+
+    tracer.create_args_for_root = one_input
     seed_everything(0)
     try:
         with in_mode(backbone, training=training):
-            graph = tracer.trace(backbone, concrete_args=defaults or None)
+            graph = tracer.trace(backbone)
     except Exception as error:
         name = type(backbone).__name__
         raise ValueError(f"torch.fx cannot trace {name} ({error}); {BY_HAND}") from error
-    _drop_defaults(graph, backbone)
     for node in reversed(list(graph.nodes)):
         # an item of a tuple that nothing uses, such as an LSTM's state: x, _ = lstm(x)
         if getattr(node.target, "__name__", "") == "getitem" and not node.users:
@@ -104,19 +106,3 @@ def _trace(backbone: nn.Module, *, training: bool) -> Trace:
     qualified = tracer.node_to_qualname  # constants have none
     names = {node: qualified[node] for node in graph.nodes if node in qualified}
     return Trace(graph, names)
-
-
-def _drop_defaults(graph: fx.Graph, backbone: nn.Module) -> None:
-    """Remove the placeholders of optional arguments, and the assertions that fx adds for them."""
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    for extra in reversed(inputs[1:]):
-        for user in list(extra.users):
-            for last in [*user.users, user]:
-                if "_assert" in getattr(last.target, "__name__", "") and not last.users:
-                    graph.erase_node(last)
-            if user in extra.users and not user.users:
-                graph.erase_node(user)
-        if extra.users:
-            what = f"forward of {type(backbone).__name__} needs more than one argument"
-            raise ValueError(f"{what} ({extra.target}): bind it, or {BY_HAND}")
-        graph.erase_node(extra)

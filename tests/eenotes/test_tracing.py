@@ -233,7 +233,7 @@ def test_two_arguments_and_a_missing_example():
         def forward(self, x, y):
             return self.last(self.first(x).relu() + y)
 
-    with pytest.raises(ValueError, match=r"more than one argument \(y\)"):
+    with pytest.raises(ValueError, match="1 required positional argument: 'y'"):
         split(Two(), at=["first"])
 
     odd = TwoLayers(lambda net, x: net.last(net.first(x.reshape(-1, 7, 4).sum(1)).relu()))
