@@ -11,7 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eenotes._checks import require_at_least, require_classes, require_range, require_seen
+from eenotes._checks import (
+    require_at_least,
+    require_classes,
+    require_range,
+    require_seen,
+    require_whole,
+)
 from eenotes._processes import gathered
 from eenotes.network import for_doubles
 
@@ -54,12 +60,13 @@ class ClassMeans:
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features ``(B, *shape)``, labels ``(B,)`` whole numbers in 0..K-1."""
-        _check_batch(features, labels, num_classes=self.num_classes, shape=self.shape)
+        require_whole(labels)
         device = features.device
         before = device if self.shape is None else self.sums.device
         if not device == labels.device == before:
             where = f"features are on {device}, labels on {labels.device}, the means on {before}"
             raise ValueError(f"{where}: use one device")
+        _check_batch(features, labels, num_classes=self.num_classes, shape=self.shape)
         x, labels = features.reshape(len(features), -1).float(), labels.long()
         if device.type != "cpu" and self.num_classes <= _ONE_HOT_CLASSES:
             one_hot = torch.nn.functional.one_hot(labels, self.num_classes).to(x.dtype)
