@@ -54,7 +54,7 @@ def _turning(record: Record, name: str, rows: Sequence[Mapping]) -> None:
     """What Sorscher et al. predict: the lead grows with the data, from minus to plus."""
     for other, words in {"Random": "random pruning", NONE: "no pruning"}.items():
         leads = leads_by_size(rows, name, other)
-        if leads.empty:
+        if len(leads.columns) < 2:
             continue
         smallest, largest = leads.columns[0], leads.columns[-1]
         gate = _sweep_gate(rows, name)

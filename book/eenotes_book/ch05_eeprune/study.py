@@ -1,6 +1,6 @@
 """The study of chapter 5: the whole race with many seeds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -62,19 +62,28 @@ def run_all(s: StudySettings, step: Step = cache.step) -> dict:
 
 
 def _works(s: StudySettings) -> Iterator[Callable[[], object]]:
-    """The study in pieces, the most telling first: seeds before methods, methods before ratios."""
+    """The study in pieces, the most telling first: the first ratio, the sweep, the other ratios."""
     for name in s.names:
         race = s.race(name)
-        for ratio, methods in race.runners.items():
-            rest = [method for method in methods if method not in _CORE]
-            for some in (_CORE, rest):
-                for seed in range(s.seeds):
-                    b = Bench(name, race, seed)
-                    for method in some:
-                        yield partial(run, b, method, 0 if method == NONE else float(ratio))
-                    yield partial(scores_of, b, some)
+        first, *others = race.runners.items()
+        yield from _of_ratio(s, name, *first)
         if name in s.sweep.names:
             for seed in range(s.sweep.seeds):
                 yield partial(sweep, name, race, s.sweep, seed=seed)
+        for ratio, methods in others:
+            yield from _of_ratio(s, name, ratio, methods)
         for seed in range(s.seeds):
             yield partial(comparison, Bench(name, race, seed))
+
+
+def _of_ratio(
+    s: StudySettings, name: str, ratio: str, methods: Sequence[str]
+) -> Iterator[Callable[[], object]]:
+    """The race at one ratio, seeds before methods."""
+    rest = [method for method in methods if method not in _CORE]
+    for some in (_CORE, rest):
+        for seed in range(s.seeds):
+            b = Bench(name, s.race(name), seed)
+            for method in some:
+                yield partial(run, b, method, 0 if method == NONE else float(ratio))
+            yield partial(scores_of, b, some)
