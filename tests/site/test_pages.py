@@ -157,7 +157,7 @@ CONTRAST = """theme => {
         if (ratio < 4.5) found[`${ink} on ${ground.map(Math.round)}: ${ratio.toFixed(2)}`] ??=
             `${words.slice(0, 50)} in ${element.outerHTML.slice(0, 120)}`;
     }
-    const pictures = [...article.querySelectorAll(".cell_output figure img")];
+    const pictures = [...article.querySelectorAll(".cell_output figure picture img")];
     const grounds = pictures.map(e => getComputedStyle(e).backgroundColor);
     return {faint: found, texts: count, grounds: grounds};
 }"""
@@ -237,7 +237,7 @@ def test_without_scripts_the_numbers_are_a_table(site, new_page, name):
 
 def test_two_sliders_on_one_page_do_not_interfere(site, new_page, tmp_path):
     texts = [(site / f"{name}.html").read_text(encoding="utf-8") for name in SLIDERS[:2]]
-    figure = r'(?s)<figure class="eenotes-slider">.*?</figure>'
+    figure = r'(?s)<figure class="eenotes-slider"[^>]*>.*?</figure>'
     # as slides do, which have keys of their own
     greedy = "<script>addEventListener('keydown', event => event.preventDefault())</script>"
     parts = ['<!doctype html><meta charset="utf-8">', greedy]

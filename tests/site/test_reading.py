@@ -21,10 +21,11 @@ each_chapter = pytest.mark.parametrize("name", chapters.chapters())
 
 FIGURES = """() => [...document.querySelectorAll(".bd-article figure picture img")].map(image => {
     const shown = image.getBoundingClientRect().width;
+    const wide = Math.min(688, parseFloat(image.style.width));  // what data-type is told for
     return {
         alt: image.alt,
         words: image.closest("figure").querySelector("figcaption strong")?.textContent ?? "",
-        type: +image.dataset.type * Math.min(1, shown / parseFloat(image.style.width)),
+        type: +image.dataset.type * Math.min(1, shown / wide),
         detail: image.naturalWidth / shown,
         number: image.closest("figure").id,
         link: image.closest("figure").querySelector("a.figure-number")?.getAttribute("href"),
