@@ -24,7 +24,7 @@ from eenotes.network import for_doubles
 # Up to here a GPU multiplies with a one-hot matrix: as fast as adding row by row, and with the same
 # bits on every run.  A CPU adds in order anyway, in a third of the time that the product takes.
 _ONE_HOT_CLASSES = 256
-_NOTHING = "no batch has a sample of any class: there is nothing to average"
+_NOTHING = "no batch has a sample of a class, or every label is ignored: nothing to average"
 
 
 class Summed(NamedTuple):

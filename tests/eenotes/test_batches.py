@@ -129,10 +129,10 @@ def test_all_labels_ignored_is_what_is_said(made, text):
     exited, ids = exits.attach(made("llama"), at=2), text()
     ignored = torch.full_like(ids, IGNORED)
     for function in (token_statistics.statistics, evaluation.collect, evaluation.evaluate):
-        with pytest.raises(ValueError, match="labels? (is|are) ignored"):
+        with pytest.raises(ValueError, match="ignored"):
             function(exited, [(ids, ignored)])
     for freeze in (True, False):
-        with pytest.raises(ValueError, match="labels? (is|are) ignored"):
+        with pytest.raises(ValueError, match="ignored"):
             fine_tuning.train(exited, (ids, ignored), freeze=freeze, held_out=ids, **OPTIONS)
     with pytest.raises(ValueError, match="label of the batch is ignored"):
         fine_tuning.lm_loss(exited(ids)[1], ignored)
