@@ -14,12 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eenotes import training
-from eenotes.class_statistics import ClassMoments
 from eenotes.files import write_atomically
 from eenotes.language import decoding, exits, initialisation
-from eenotes.language.token_statistics import Statistics
 from eenotes_book import cache
-from eenotes_book.ch06_language.epoch_zero import as_statistics
+from eenotes_book.ch06_language.epoch_zero import statistics_among
 from eenotes_book.ch06_language.features import Pretrained
 from eenotes_book.ch06_language.settings import DraftingSettings
 
@@ -124,7 +122,7 @@ class Drafting:
         heads = {COPY: (copied, torch.zeros(len(words)))}
         head = partial(initialisation.class_mean_head, unseen=copied)
         for name, labels in ((WHITENED, texts), (OWN, self._own)):
-            found = _statistics(x, labels, words)
+            found = statistics_among(x, labels, words)
             heads[name] = head(found, n0=s.whitened_factor * found.plug_in_n0(), whiten=True)
             if name == WHITENED:
                 heads[MEANS] = head(found, n0=s.factor * found.plug_in_n0(), scale=True)
@@ -144,15 +142,6 @@ class Drafting:
             for key, part in zip(("weight", "bias"), parts, strict=True)
         }
         return kept | {f"lens/{key}": part for key, part in lens.affine.state_dict().items()}
-
-
-def _statistics(features: Tensor, labels: Tensor, words: Tensor) -> Statistics:
-    """Class statistics of the positions whose label is one of the words."""
-    column = torch.searchsorted(words, labels).clamp_max(len(words) - 1)
-    kept = words[column] == labels
-    sums = ClassMoments(len(words))
-    sums.update(features[kept], column[kept])
-    return as_statistics(sums)
 
 
 def _train(head: nn.Module, features: Tensor, labels: Tensor, s: DraftingSettings) -> None:

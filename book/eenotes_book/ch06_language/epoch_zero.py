@@ -77,6 +77,23 @@ def as_statistics(sums: ClassMoments) -> Statistics:
     return Statistics(moments.means.float(), moments.counts, scatter, moments.covariance)
 
 
+def statistics_among(features: Tensor, labels: Tensor, words: Tensor) -> Statistics:
+    """The statistics of the positions ``(N,)`` whose label is one of the words, ``(M,)`` ascending.
+
+    The classes are the words, not all tokens.
+    """
+    column = places(labels, words)
+    sums = ClassMoments(len(words))
+    sums.update(features[column >= 0], column[column >= 0])
+    return as_statistics(sums)
+
+
+def places(labels: Tensor, words: Tensor) -> Tensor:
+    """Where each label stands in ascending words, ``(N,)``; -1: it is none of them."""
+    found = torch.searchsorted(words, labels).clamp_max(len(words) - 1)
+    return torch.where(words[found] == labels, found, -1)
+
+
 def merged(parts: Sequence[Statistics]) -> Statistics:
     """The statistics of texts together, from those of each."""
     counts = sum(part.counts for part in parts)

@@ -52,6 +52,20 @@ class PretrainedSettings:
 
 
 @dataclass
+class TrainingSettings:
+    """The settings of frozen training of a pretrained model's exit."""
+
+    at: int  # decoders before the exit
+    train: int  # rows of training text, per draw
+    val: int  # rows for the choice of N₀ and α, per draw
+    test: int  # rows for the report, per draw
+    least: int  # times that a token occurs in the training text, for the head to know it
+    batch: int  # positions per step
+    epochs: int
+    rates: list[float]  # learning rates
+
+
+@dataclass
 class DraftingSettings:
     """The settings of drafting by a pretrained model's exits."""
 
@@ -75,4 +89,5 @@ class StudySettings(Settings):
 
     seeds: int
     pretrained: PretrainedSettings
+    training: TrainingSettings
     drafting: DraftingSettings

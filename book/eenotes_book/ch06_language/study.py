@@ -2,12 +2,21 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from eenotes_book import cache, records, settings
-from eenotes_book.ch06_language import CHAPTER, REVISION, drafting, epoch_zero, features, lens
+from eenotes_book.ch06_language import (
+    CHAPTER,
+    REVISION,
+    drafting,
+    epoch_zero,
+    features,
+    frozen_training,
+    lens,
+)
 from eenotes_book.ch06_language.claims import claim_all
 from eenotes_book.ch06_language.experiment import comparison
 from eenotes_book.ch06_language.settings import PretrainedSettings, Settings, StudySettings
@@ -17,8 +26,16 @@ from eenotes_book.data import pretrained_language
 def study() -> Path:
     """Run what is missing, and write the record."""
     s = settings.load(CHAPTER, "study")
+    trained(s)
+    return record()
+
+
+def record() -> Path:
+    """Make the record; of the training what has finished, the rest is run if it is missing."""
+    s = settings.load(CHAPTER, "study")
     own = Settings(**{field.name: getattr(s, field.name) for field in dataclasses.fields(Settings)})
     numbers = {"pretrained": pretrained(s.pretrained), "drafting": drafted(s)}
+    numbers["training"] = trained(s, missing=False)
     numbers["runs"] = runs = [
         cache.step(
             f"lm-comparison-{seed}",
@@ -37,10 +54,10 @@ def study() -> Path:
         },
         f"{s.data}, small models": runs[0]["counts"],
     }
-    record = records.Record(CHAPTER, data=data, seeds=list(range(s.seeds)), at="study")
-    record.numbers = numbers
-    claim_all(record, record.numbers)
-    return record.save()
+    made = records.Record(CHAPTER, data=data, seeds=list(range(s.seeds)), at="study")
+    made.numbers = numbers
+    claim_all(made, numbers)
+    return made.save()
 
 
 def pretrained(s: PretrainedSettings) -> dict:
@@ -84,6 +101,32 @@ def pretrained(s: PretrainedSettings) -> dict:
             found["raw"].append(race(at, norm=False))
         if at in s.lens:
             found["lens"].append(step("lens", lens.measured, taught, at=at))
+    return found
+
+
+def trained(s: StudySettings, *, missing: bool = True) -> list[dict]:
+    """The exit from every start at every rate; without ``missing`` of those that have finished."""
+    own = {name: value for name, value in vars(s.training).items() if name != "rates"}
+    rows = {split: getattr(s.training, split) for split in ("train", "val", "test")}
+    less = dataclasses.replace(s.pretrained, exits=[s.training.at], **rows)
+    facts = {name: getattr(less, name) for name in ("model", "precision", "length")}
+
+    @functools.cache
+    def ready() -> frozen_training.Frozen:
+        return frozen_training.Frozen(features.load(less), s.training)
+
+    found = []
+    for rate, start in itertools.product(s.training.rates, frozen_training.STARTS):
+        name = (
+            f"lm-training-{start.replace(',', '').replace(' + ', ' ').replace(' ', '-')}-{rate:g}"
+        )
+        which = {"start": start, "rate": rate}
+        known = facts | which | {"revision": REVISION, "s": own}
+        if missing:
+            compute = partial(lambda which: frozen_training.measured(ready(), **which), which)
+            found.append(cache.step(name, compute, **known))
+        elif (done := cache.kept(name, **known)) is not None:
+            found.append(done)
     return found
 
 
