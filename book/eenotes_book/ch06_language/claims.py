@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from eenotes_book import records
-from eenotes_book.ch06_language import drafting_tables, pretrained
+from eenotes_book.ch06_language import drafting_tables, frozen_tables, pretrained
 from eenotes_book.ch06_language.experiment import as_table
 from eenotes_book.statistics import Gate, mean
 
@@ -25,10 +25,11 @@ def claim_all(record: records.Record, numbers: dict[str, Any]) -> None:
     Args:
         record: gets the claims.
         numbers: a record's: ``"run"``, or ``"runs"``, one per seed; in the study also
-            ``"pretrained"``.
+            ``"pretrained"``, ``"training"`` and ``"drafting"``.
     """
     if "pretrained" in numbers:
         _pretrained(record, numbers["pretrained"])
+    frozen_tables.claim(record, numbers.get("training", []))
     if "drafting" in numbers:
         drafting_tables.claim(record, numbers["drafting"])
     runs = numbers.get("runs") or [numbers["run"]]
