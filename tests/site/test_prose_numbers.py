@@ -1,20 +1,17 @@
 """Numbers in the chapters' sentences are those of the records.
 
-A table per chapter: a piece of a sentence with a gap for every number, and what stands in the gaps.
-A sentence that is not there, or has another number, fails.
+Chapters 1, 2 and 6 and the teacher's page: a piece of a sentence with a gap for every number, and
+what stands in the gaps.  A sentence that is not there, or has another number, fails.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from statistics import mean
 
-import chapters
 import pytest
-import teaching
 import torch
+from sentences import Sentence, check, claim, points, share, study
 
 from eenotes.inference import Outcome, simulate
 from eenotes.rules import Confidence, Patience
@@ -25,31 +22,6 @@ from eenotes_book.ch02_e2cm import at_costs, claims, neural_collapse, published_
 from eenotes_book.ch06_language import claims as language
 from eenotes_book.ch06_language import pretrained
 from eenotes_book.data import recorded
-
-Sentence = tuple  # a piece of text with gaps, and the numbers, as text
-
-
-def share(x: float, digits: int = 3) -> str:
-    """As the book writes a share: .592."""
-    return f"{x:.{digits}f}".removeprefix("0")
-
-
-def points(x: float, digits: int = 1) -> str:
-    """A difference of shares in points."""
-    return f"{100 * x:.{digits}f}"
-
-
-def study(name: str) -> dict:
-    """The record of a study."""
-    return json.loads((chapters.RECORDS / "study" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def claim(record: dict, *words: str) -> dict:
-    """The one row of a record that has all of these words."""
-    found = [row for row in record["claims"] if all(word in row["statement"] for word in words)]
-    assert len(found) == 1, f"{len(found)} claims have the words {words}"
-    return found[0]
-
 
 # --- chapter 1
 
@@ -408,18 +380,8 @@ SENTENCES: dict[str, tuple[Callable[[], Iterator[Sentence]], ...]] = {
 }
 
 
-@cache
-def prose(name: str) -> str:
-    if (page := chapters.BOOK / f"{name}.md").exists():
-        return " ".join(page.read_text(encoding="utf-8").split())
-    cells = chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")["cells"]
-    return "\n\n".join(teaching.source(c) for c in cells if c["cell_type"] == "markdown")
-
-
 @pytest.mark.parametrize(
     ("name", "sentences"), [(name, each) for name, all_of in SENTENCES.items() for each in all_of]
 )
 def test_sentences_say_what_was_measured(name, sentences):
-    for text, *numbers in sentences():
-        said = text.format(*numbers)
-        assert said in prose(name), f"{name} says otherwise than: {said}"
+    check(name, sentences())
