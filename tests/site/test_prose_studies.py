@@ -7,10 +7,13 @@ import pytest
 import torch
 from sentences import Sentences, check, in_points, points, share, study
 
-from eenotes_book import settings
+from eenotes_book import settings, statistics
 from eenotes_book.ch03_pruning import claims as pruning
 from eenotes_book.ch03_pruning import tables as of_pruning
 from eenotes_book.ch03_pruning.experiment import CONTROL, SEPARATELY, SPARED, TOGETHER, UNPRUNED
+from eenotes_book.ch05_eeprune import tables as of_race
+from eenotes_book.ch05_eeprune import turning
+from eenotes_book.ch05_eeprune.experiment import NONE, QUOTA
 from eenotes_book.data import pretrained
 
 # --- chapter 3
@@ -162,10 +165,122 @@ def controls() -> Sentences:
     assert float(in_points(spared["last"], 3)[1]) < 0 < float(in_points(spared["last"], 3)[2])
 
 
+# --- chapter 5
+
+
+def fashion() -> list[dict]:
+    """The recorded race, one run per seed."""
+    return study("05-eeprune")["numbers"]["comparison"]["FashionMNIST"]
+
+
+def ends(method: str, ratio: float) -> float:
+    """Accuracy at the end of the race, mean over the seeds."""
+    return statistics.mean(of_race.finals(fashion(), method, f"{ratio:g}"))  # as in the table
+
+
+def race() -> Sentences:
+    def lead(other: str, ratio: str, digits: int = 1) -> list[str]:
+        return in_points(of_race.lead(fashion(), "EEPrune", other, ratio), digits)
+
+    interval = "(95 % interval {} to {}, five seeds)"
+    ahead = [x.removeprefix("0") for x in lead("Random", "0.4", 2)]
+    assert mean(of_race.lead(fashion(), "EEPrune", "Random", "0.4")) > 0
+    yield f"**At 40 % EEPrune is ahead of random**, by {{}} points {interval}", *ahead
+    behind = [x.removeprefix("0") for x in lead(NONE, "0.4", 2)]
+    yield "It is behind no pruning by {} points ({} to {}) at equal samples seen", *behind
+    sixty = *lead("Random", "0.6"), lead(NONE, "0.6")[0]
+    yield (
+        "EEPrune is behind random**, by {} points ({} to {}), and behind no pruning by {}",
+        *sixty,
+    )
+    seeds = len(of_race.lead(fashion(), "EEPrune", "Random", "0.2"))
+    yield "At 20 % only {} seeds are recorded", {3: "three", 4: "four"}[seeds]
+    three = [ends(method, 0.2) for method in ("EEPrune", "Random", NONE)]
+    assert max(three) - min(three) < 0.005, "within half a point"
+    shares = [run["scoring"]["EEPrune"]["candidates"] for run in fashion()]
+    yield "At least {} % of the images meet (1) and (2)", points(min(shares), 0)
+    methods = ("EL2N", "EEPrune", "Forgetting", "Random", NONE)
+    yield (
+        "EL2N has {}, EEPrune {}, Forgetting {} and random {}. Without pruning the network has {}",
+        *(share(ends(method, 0.4)) for method in methods),
+    )
+    yield "does better by {} points", lead("EL2N", "0.4")[0].removeprefix("0")
+    passes = {m: of_race.passes(fashion()[0], m) for m in ("EEPrune", "Forgetting", "EL2N")}
+    assert passes["EL2N"] > 2 * passes["EEPrune"]
+    assert abs(float(lead("Forgetting", "0.4", 2)[0])) < 0.5
+    assert all(ends(m, r) < ends(NONE, 0.4) for m in ("EEPrune", "Random") for r in (0.2, 0.4, 0.6))
+    budget = settings.load("05-eeprune", "study").race("FashionMNIST").budget
+    yield (
+        "The recorded race trains for {} passes; EEPrune's scoring takes {:.0f}, Forgetting's "
+        "{:.0f} and EL2N's {:.0f}",
+        budget,
+        *passes.values(),
+    )
+
+
+def growing() -> Sentences:
+    rows = study("05-eeprune")["numbers"]["sweep"]
+    leads = turning.leads_by_size(rows, "FashionMNIST", "Random").mean()
+    numbers = [x for size in (1000, 55000) for x in (points(-leads[size]), f"{size:,}")]
+    yield "from {} points with {} images to {} with {}", *numbers
+    assert (leads < 0).all() and leads.is_monotonic_increasing
+    assert (turning.leads_by_size(rows, "FashionMNIST", NONE).mean() < 0).all()
+    few = [row["candidates"] for row in rows if row["size"] <= 10_000]
+    yield "up to 10,000 images only {} to {} % qualify", points(min(few), 0), points(max(few), 0)
+    kept = {row["keep"] for row in rows}
+    (easy,) = [name for name in kept if name.startswith("EEPrune, ")]
+    at = {
+        size: {k: mean(r["accuracy"] for r in rows if (r["keep"], r["size"]) == (k, size))
+               for k in kept} for size in (1000, 3000, 10_000, 30_000, 55_000)
+    }  # fmt: skip
+    assert all(found[easy] < found["Random"] for found in at.values())
+    last = [share(at[55_000][name]) for name in (easy, "EEPrune", "Random")]
+    yield "With 55,000 images the reversed choice ends at {}, EEPrune at {} and random at {}", *last
+
+
+def model() -> Sentences:
+    found = turning.perceptron([1, 2, 4, 8, 16], ratio=0.6)
+    table = found.groupby(["size", "keep"]).accuracy.mean().unstack()
+    hard, easy = table.hard - table.random, table.easy - table.random
+    assert (hard[:2] < -0.03).all() and (easy[:2] > 0.03).all(), "with one or two per weight"
+    assert hard[4] > 0 and table.hard[4] < table.easy[4] and table.hard[16] > table.easy[16] + 0.005
+    assert abs(table.hard[8] - table.easy[8]) < 0.003
+    yield "Between two and {} samples per weight the hard ones overtake random", "four"
+
+
+def places_and_classes() -> Sentences:
+    middle = in_points(of_race.lead(fashion(), "EEPrune", "EEPrune-Before", "0.4"))
+    yield "ahead of the earlier one by {} points (95 % interval {} to {})", *middle
+    later = in_points(of_race.lead(fashion(), "EEPrune", "EEPrune-After", "0.4"))[0]
+    yield "the later one, which is {} points better", later.removeprefix("0")
+    qualify = [
+        points(mean(run["scoring"][method]["candidates"] for run in fashion()), 0)
+        for method in ("EEPrune-Before", "EEPrune", "EEPrune-After")
+    ]
+    yield "{} % at the earlier exit, {} % in the middle and {} % at the later one", *qualify
+    panels, imbalances = of_race.dropped_tables({"FashionMNIST": fashion()})
+    (key,) = panels
+    shares = of_race.dropped_shares(panels[key], key[1])["EEPrune"]
+    yield "EEPrune drops {} % of the trousers and not one shirt", points(shares["trouser"], 0)
+    assert shares["shirt"] == 0
+    skew = imbalances[key]
+    told = [share(skew[name], 2) for name in ("EL2N", "EEPrune", "Forgetting")]
+    yield "it is {} for EL2N, {} for EEPrune, {} for Forgetting", *told
+    yield "{} for random", share(skew["Random"])
+    quota = of_race.quota_table({"FashionMNIST": fashion()}).set_index("method")
+    change = [share(quota.imbalance[name], 2) for name in ("EEPrune", QUOTA)]
+    three = [share(ends(name, 0.4)) for name in ("EEPrune", QUOTA, "Random")]
+    yield (
+        "imbalance from {} to {}, and accuracy from {} to {}, below random's {}",
+        *(*change, *three),
+    )
+
+
 SENTENCES: dict[str, tuple[Callable[[], Sentences], ...]] = {
     "03-pruning": (
         before_pruning, at_the_cut, zeros, accuracy_of_exits, pruned_costs, controls
     ),
+    "05-eeprune": (race, growing, model, places_and_classes),
 }  # fmt: skip
 
 
