@@ -1,4 +1,4 @@
-"""How fast inference is that stops early: measured, and beside what stages and MACs promise."""
+"""Speed of inference that stops early: measured, and compared with what stages and MACs promise."""
 
 from copy import deepcopy
 from functools import partial

@@ -1,4 +1,4 @@
-"""How long class means and imports take, over what they cannot do without."""
+"""Time of fitting class means and of imports, relative to the work that neither can avoid."""
 
 import os
 import statistics

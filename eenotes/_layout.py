@@ -1,4 +1,4 @@
-"""Which axis of features holds the samples, and which the channels: found out, not guessed."""
+"""Which axis of features holds the samples, and which the channels: tested, not guessed."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What the processes of ``torch.distributed`` know together; a single process knows it alone."""
+"""Sums and agreements over all processes of ``torch.distributed``, or of a single process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `training.fit` changes around a model while it trains, and puts back afterwards."""
+"""What `training.fit` changes around a model while it trains, and restores afterwards."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -33,8 +33,8 @@ class Split:
     right: Tensor  #: ``(J, N)`` float64, 1 where the answer is right
     stages: Tensor  #: ``(J,)`` float64, relative cost of all stages up to each
     tests: Tensor  #: ``(J-1,)`` float64, relative cost of each exit test
-    closed: float  #: the threshold that nobody passes
-    lowest: float  #: a threshold that everybody passes
+    closed: float  #: the threshold that no sample passes
+    lowest: float  #: a threshold that every sample passes
 
     @classmethod
     def of(cls, answers: "Answers", sign: int) -> "Split":
@@ -191,7 +191,7 @@ def _along(split: Split, thresholds: Tensor, j: int, candidates: Tensor) -> Tens
     N = split.score.shape[1]
     leave = split.score > thresholds.to(split.score)[:, None]
     leave[j] = False
-    later = first_exit(leave)  # if j lets nobody go
+    later = first_exit(leave)  # if no sample leaves at j
     shut = thresholds.clone()
     shut[j] = split.closed
     cost, reach = split.cost(shut), later > j

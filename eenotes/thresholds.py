@@ -1,4 +1,4 @@
-"""Which threshold: from cached exit logits of one split to an operating point for another."""
+"""Choosing thresholds: from cached exit logits of one split to an operating point for another."""
 
 from collections.abc import Sequence
 from dataclasses import replace

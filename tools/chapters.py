@@ -277,7 +277,7 @@ def record_of(chapter: str, scale: str) -> Path:
 
 
 def report_stderr(notebook: Path) -> None:
-    """Say what a chapter wrote to stderr: the book does not print it, and somebody should look."""
+    """Say what a chapter wrote to stderr: the book does not print it, and it should be read."""
     for number, cell in enumerate(read_notebook(notebook)["cells"]):
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":

@@ -2,7 +2,7 @@
 
 A comment such as `<!-- evidence 02-e2cm: ahead of SDN -->` is replaced by what every run says
 of the claims whose statement has these words: this build's, and the records in the package.  So
-advice and numbers cannot drift apart unseen, and nobody copies a number.
+advice and numbers cannot disagree unnoticed, and no number is copied by hand.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def priced(
 def priced_for_budget(v: Answers, *, budget: float, per_class: bool = True) -> Choice:
     """`priced` at the lowest price that keeps the budget, by bisection on its logarithm."""
     at = partial(priced, v, per_class=per_class, loss=iou_loss(v))
-    # _largest wants a cost that grows with its argument: a cheaper price is a higher cost.
+    # _largest needs a cost that grows with its argument: a cheaper price is a higher cost.
     exponent = _largest(lambda value: cost(v, at(price=10.0**-value)), -3.0, 6.0, budget, steps=16)
     price = 10.0**-exponent
     return _best([choice(v, at(price=price), price=price)], budget)
@@ -184,7 +184,7 @@ def _best(choices: Sequence[Choice], budget: float) -> Choice:
 
 
 def _least_sum(confidence: Tensor, gain: Tensor) -> float:
-    """The threshold t for which the sum of ``gain`` over ``confidence > t`` is least.
+    """The threshold t with the smallest sum of ``gain`` over ``confidence > t``.
 
     It is 1 if exiting never pays.
     """

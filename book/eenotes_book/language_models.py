@@ -156,5 +156,5 @@ def trained(
 
 
 def next_token_loss(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
-    """The loss of a language model on rows ``(B, T)``, as `eenotes.training.fit` wants it."""
+    """The loss of a language model on rows ``(B, T)``, as `eenotes.training.fit` needs it."""
     return fine_tuning.lm_loss(model(input_ids=batch[0], use_cache=False).logits, batch[0])

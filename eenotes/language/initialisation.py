@@ -38,7 +38,7 @@ def class_mean_head(
     Args:
         n0: $N_0$, for example from `choose_n0`; ``None``: `Statistics.plug_in_n0`.
         scale: multiply both by $2/N_0$ (6.10).  The decision stays; the logits become log
-            posteriors, as a cross-entropy wants them.
+            posteriors, as a cross-entropy expects them.
         unseen: ``(V, D)``, weights for tokens that never occurred, usually the copied head's, as of
             log posteriors.  Their bias keeps the smoothed prior's part.  ``None``: weight 0.
         whiten: use the covariance within the classes, with mean eigenvalue $N_0/2$, instead of

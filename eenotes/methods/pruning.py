@@ -46,7 +46,7 @@ def layers(net: EarlyExitNetwork, *, part: Part = "all") -> dict[str, nn.Module]
 
 
 def prune_smallest(modules: Iterable[nn.Module], *, rate: float, scope: Scope = "global") -> None:
-    """Set the smallest of the **remaining** weights to zero for good (3.1); in place.
+    """Set the smallest of the **remaining** weights to zero permanently (3.1); in place.
 
     The modules have a ``weight``, such as the values of `layers`.  ``rate`` is the fraction of
     their remaining weights to remove: of all together (``"global"``), or of each (``"layer"``).

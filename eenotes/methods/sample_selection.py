@@ -11,7 +11,7 @@ from eenotes._checks import require_range
 
 
 class SelectionWarning(UserWarning):
-    """Fewer samples can be dropped than the ratio wants."""
+    """Fewer samples can be dropped than the ratio asks for."""
 
 
 @dataclass(frozen=True)

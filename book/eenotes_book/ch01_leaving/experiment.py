@@ -1,4 +1,4 @@
-"""Experiment of chapter 1: what images meet in a network with early exits, what exiting saves."""
+"""Experiment of chapter 1: what exits answer, where images leave, and what leaving saves."""
 
 from dataclasses import replace
 from typing import Any

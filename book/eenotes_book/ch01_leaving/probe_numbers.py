@@ -1,4 +1,4 @@
-"""Few numbers for many: what the probe of chapter 1 keeps of its tables."""
+"""Summaries in the probe of chapter 1: a few numbers for each of its tables."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What chapter 2 is run with; the values are in ``settings.toml``."""
+"""The settings of chapter 2; their values are in ``settings.toml``."""
 
 from dataclasses import dataclass
 

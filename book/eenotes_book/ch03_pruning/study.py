@@ -1,4 +1,4 @@
-"""Chapter 3's study: published networks, pruned in every way, with several seeds."""
+"""The study of chapter 3: published networks, pruned in every way, with several seeds."""
 
 from collections.abc import Iterator
 from functools import lru_cache, partial

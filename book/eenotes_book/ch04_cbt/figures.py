@@ -1,4 +1,4 @@
-"""Charts of chapter 4: thresholds, scores against cost, who pays, and time."""
+"""Charts of chapter 4: thresholds, scores against cost, which classes pay, and time."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Tables of chapter 4: rules at every exit, margins and thresholds, and who pays."""
+"""Tables of chapter 4: rules at every exit, margins and thresholds, and which classes pay."""
 
 import pandas as pd
 

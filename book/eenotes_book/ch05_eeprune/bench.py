@@ -70,7 +70,7 @@ class Bench:
     @cached_property
     def data(self) -> vision.Vision:
         """The images; other seeds have other ones."""
-        # accelerate collects garbage after every training: spare it what is loaded for good
+        # accelerate collects garbage after every training: exempt what stays loaded
         gc.freeze()
         counts = {"train": self.s.train, "val": self.s.val, "test": self.s.test}
         return vision.load(self.name, **counts, seed=self.seed)

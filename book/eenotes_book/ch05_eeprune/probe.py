@@ -162,7 +162,7 @@ def beyond(runs: list[dict], more: list[dict]) -> Numbers:
 
 
 def harness(b: Bench) -> Numbers:
-    """What a network says of the test images after the training that everybody gets."""
+    """What a network says of the test images after the training that is the same for all."""
     found = train_on(b, torch.arange(0, 200, 2))["accuracy"]
     return {f"harness_{b.name}": [*found, *answers(b.scoring[0], b)]}
 

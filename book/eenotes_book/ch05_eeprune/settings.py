@@ -1,4 +1,4 @@
-"""Types of the settings in ``settings.toml``."""
+"""The settings of chapter 5; their values are in ``settings.toml``."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The sweep of chapter 5: when does EEPrune pay?  Data sets of growing size, the same race."""
+"""The sweep of chapter 5: the same race on data sets of growing size."""
 
 import math
 from dataclasses import replace

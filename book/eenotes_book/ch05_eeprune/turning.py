@@ -1,4 +1,4 @@
-"""From how many samples on EEPrune pays: leads by size, turning points, Sorscher et al.'s model.
+"""When EEPrune pays: leads by the size of the data, turning points, Sorscher et al.'s model.
 
 The model is a perceptron that learns from another one, the teacher, whose samples are kept by their
 distance from its border (Sorscher et al., 2022).

@@ -1,4 +1,4 @@
-"""What the settings of chapter 6 say."""
+"""The settings of chapter 6, for every scale and for the study."""
 
 from dataclasses import dataclass
 

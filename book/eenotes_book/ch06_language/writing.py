@@ -1,4 +1,4 @@
-"""What the exit is good for: texts that are drafted by it, or written with its help."""
+"""Uses of the exit: texts that it drafts, or that are written with its help."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Stopping as a sequential decision: what a wrong answer costs, and the test of two classes."""
+"""Stopping as a sequential decision: the price of a wrong answer, and a test of two classes."""
 
 import math
 from collections.abc import Callable

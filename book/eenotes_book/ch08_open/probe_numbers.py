@@ -1,4 +1,4 @@
-"""What the probe of chapter 8 makes of tensors and tables: few numbers for many."""
+"""Summaries in the probe of chapter 8: a few numbers for each tensor or table."""
 
 import pandas as pd
 import torch

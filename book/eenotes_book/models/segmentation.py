@@ -4,20 +4,20 @@ It works in the manner of ADP-C (Liu et al., 2022).  All exits look at one resol
 the image's; one position there is called a **place**.  Later stages look further: each has a
 dilation, the distance between the places that a 3 × 3 convolution reads.  What "finished" means:
 
-1. A place is finished at the first exit where the rule lets it go.  From then on its logits and its
-   features stay those of that exit.
+1. A place is finished at the first exit where the rule lets it stop.  From then on its logits and
+   its features stay those of that exit.
 2. No convolution after that exit computes it.
 3. A place still **active** reads its 3 × 3 neighbourhood as always.  In the first convolution of a
    stage a finished neighbour shows the features with which it finished.  Inside the stage, where it
    has none, it shows a filled-in value: the average of the active places around that neighbour
    (3 × 3, at the stage's dilation), with weights exp(-κ² d²) for distance d in steps.
 
-Only the **halo**, the finished places that an active one reads, is ever looked at, so only the halo
+Only the **halo**, the finished places that some active place reads, is ever read.  So only the halo
 is filled.
 
-`dense_then_mask` is this definition in its plainest form: compute everything, then throw away.
+`dense_then_mask` is this definition in its simplest form: compute everything, then discard.
 `SegmentationNetwork.segment` gives the same logits without the work.
-`eenotes_book.models.segmentation_training` trains a network to live with what is filled in.
+`eenotes_book.models.segmentation_training` trains a network with such filled-in values.
 """
 
 from collections.abc import Sequence

@@ -3,15 +3,15 @@
 It works in the manner of DToP (Tang et al., 2023).  One token stands for one place.  What
 "finished" means here:
 
-1. A token is finished at the first exit where the rule lets it go; its logits stay those of that
+1. A token is finished at the first exit where the rule lets it stop; its logits stay those of that
    exit.
 2. Of the finished tokens, the ``context`` surest per image and predicted class (those that finished
-   before included) stay in the sequence, so that the others can attend to them.  They are computed
-   on, but no later exit tests them.
+   before included) stay in the sequence, so that the others can attend to them.  They are still
+   computed, but no later exit tests them.
 3. All other finished tokens leave: the layers after that exit see a shorter sequence.
 
-`dense_then_mask` is the same computed the long way: all tokens through all layers, with those that
-have left hidden from attention.
+`dense_then_mask` computes the same in the simplest way: all tokens through all layers, with
+those that have left hidden from attention.
 """
 
 from collections.abc import Sequence
