@@ -7,10 +7,12 @@ import pytest
 import torch
 from sentences import Sentences, check, in_points, points, share, study
 
+from eenotes.methods import cbt
 from eenotes_book import settings, statistics
 from eenotes_book.ch03_pruning import claims as pruning
 from eenotes_book.ch03_pruning import tables as of_pruning
 from eenotes_book.ch03_pruning.experiment import CONTROL, SEPARATELY, SPARED, TOGETHER, UNPRUNED
+from eenotes_book.ch04_cbt import thesis
 from eenotes_book.ch05_eeprune import tables as of_race
 from eenotes_book.ch05_eeprune import turning
 from eenotes_book.ch05_eeprune.experiment import NONE, QUOTA
@@ -165,6 +167,21 @@ def controls() -> Sentences:
     assert float(in_points(spared["last"], 3)[1]) < 0 < float(in_points(spared["last"], 3)[2])
 
 
+# --- chapter 4
+
+
+def quoted() -> Sentences:
+    """What the thesis reports; ours stand in tables."""
+    wide = {where.split(",")[0]: rows for where, rows in thesis.TABLES.items() if "W48" in where}
+    ends = []
+    for name in ("Cityscapes", "ADE20K"):
+        ends += [f"{wide[name]['single 0.998'][j][0]:.0f}" for j in (0, -1)]
+    yield "({} to {} points on Cityscapes, {} to {} on ADE20K)", *ends
+    saved = [points(thesis.row(pair)["saved"], 0) for pair in ((0.99, 0.998), (0.9, 0.998))]
+    yield "{} % on Cityscapes with [0.99, 0.998], {} % on ADE20K with [0.9, 0.998]", *saved
+    yield "ends at {} points on Cityscapes, {} ahead of its first exit", ends[1], 37
+
+
 # --- chapter 5
 
 
@@ -248,6 +265,14 @@ def model() -> Sentences:
     yield "Between two and {} samples per weight the hard ones overtake random", "four"
 
 
+def trousers() -> str:
+    """How much of its surest class EEPrune drops at 40 %; of shirts it drops none."""
+    ((key, panel),) = of_race.dropped_tables({"FashionMNIST": fashion()})[0].items()
+    shares = of_race.dropped_shares(panel, key[1])["EEPrune"]
+    assert shares["shirt"] == 0
+    return points(shares["trouser"], 0)
+
+
 def places_and_classes() -> Sentences:
     middle = in_points(of_race.lead(fashion(), "EEPrune", "EEPrune-Before", "0.4"))
     yield "ahead of the earlier one by {} points (95 % interval {} to {})", *middle
@@ -258,12 +283,8 @@ def places_and_classes() -> Sentences:
         for method in ("EEPrune-Before", "EEPrune", "EEPrune-After")
     ]
     yield "{} % at the earlier exit, {} % in the middle and {} % at the later one", *qualify
-    panels, imbalances = of_race.dropped_tables({"FashionMNIST": fashion()})
-    (key,) = panels
-    shares = of_race.dropped_shares(panels[key], key[1])["EEPrune"]
-    yield "EEPrune drops {} % of the trousers and not one shirt", points(shares["trouser"], 0)
-    assert shares["shirt"] == 0
-    skew = imbalances[key]
+    yield "EEPrune drops {} % of the trousers and not one shirt", trousers()
+    (skew,) = of_race.dropped_tables({"FashionMNIST": fashion()})[1].values()
     told = [share(skew[name], 2) for name in ("EL2N", "EEPrune", "Forgetting")]
     yield "it is {} for EL2N, {} for EEPrune, {} for Forgetting", *told
     yield "{} for random", share(skew["Random"])
@@ -276,11 +297,44 @@ def places_and_classes() -> Sentences:
     )
 
 
+# --- the teacher's page
+
+
+def for_teachers() -> Sentences:
+    gains = of_pruning.gains(pruned())
+    leads = in_points(gains["early"])[0], in_points(gains["last"])[0]
+    yield (
+        "at the early exits together is ahead by {} points, at the last exit separate pruning is "
+        "ahead by {}",
+        *leads,
+    )
+    layers = of_pruning.early_exits(of_pruning.layer_table(pruned()))
+    sparsity = [share(layers[name].mean(), 2) for name in (TOGETHER, SEPARATELY)]
+    yield "The early exits end at sparsity {} together and {} separately", *sparsity
+    yield "wins back three quarters of the {} points", leads[0]
+    host = thesis.row((0.99, 0.998))
+    saved = points(host["saved"], 0), share(host["lost"], 2)
+    yield "The thesis saves {} % of the MACs of one threshold for {} points of mean IoU", *saved
+    margins = torch.tensor([0.84, 0.30, 0.50])
+    found = [share(x) for x in cbt.stretch(margins, alpha=0.9, beta=0.99).tolist()]
+    yield "give thresholds of {}, {} and {}", *found
+    forty = [share(ends(name, 0.4)) for name in ("EEPrune", "Random", NONE)]
+    yield "with 40 % dropped, EEPrune has {}, random {} and no pruning {}", *forty
+    behind = in_points(of_race.lead(fashion(), "EEPrune", "Random", "0.6"))[0]
+    rows = study("05-eeprune")["numbers"]["sweep"]
+    leads = turning.leads_by_size(rows, "FashionMNIST", "Random").mean()
+    far = points(-leads[1000])
+    yield "is {} points behind random, and with 1,000 images {} points behind", behind, far
+    yield "EEPrune drops {} % of the trousers", trousers()
+
+
 SENTENCES: dict[str, tuple[Callable[[], Sentences], ...]] = {
     "03-pruning": (
         before_pruning, at_the_cut, zeros, accuracy_of_exits, pruned_costs, controls
     ),
+    "04-cbt": (quoted,),
     "05-eeprune": (race, growing, model, places_and_classes),
+    "teaching": (for_teachers,),
 }  # fmt: skip
 
 

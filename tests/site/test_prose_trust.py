@@ -156,6 +156,19 @@ def classes_and_rules() -> Sentences:
     yield "on ResNet-56 the two are {} and {}", *map(share, pair)
 
 
+def for_teachers() -> Sentences:
+    tight = [promise("disagreement", "binomial", n) for n in (1000, 5000)]
+    shares = [points(each.broken, 0) for each in sorted(tight, key=lambda each: each.broken)]
+    yield "tail is broken in {} to {} % of the draws", *shares
+    yield "with 5,000 images it costs {} of the backbone more", share(tight[1].above)
+    risk = pd.DataFrame(networks()[SHOWN]["classes"]).set_index("class").risk
+    yield "{} % of the birds disagree", points(risk["bird"])
+
+
+def test_the_teacher_s_page_says_what_was_measured():
+    check("teaching", for_teachers())
+
+
 @pytest.mark.parametrize(
     "sentences",
     (
