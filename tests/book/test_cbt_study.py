@@ -58,7 +58,7 @@ def test_leads_are_taken_at_equal_cost_between_points_and_beyond_them(at):
 def test_sentences_of_the_chapter():
     assert "CBT: +3.00 points, ahead at 1 of 1 budgets" in claims.verdict([run(0.03)])
     table = pd.DataFrame({"class": ["road", "bus"], "share": [0.9, 0.1], "CBT": [0.0, -3.0]})
-    sentence = "CBT: bus pays most (-3.0 points of its IoU), no class gains"
+    sentence = "CBT: the IoU of a class changes by -3.0 to +0.0 points; it falls for 1 of 2 classes"
     assert tables.payers(table, "CBT") == sentence
 
 

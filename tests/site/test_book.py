@@ -183,3 +183,34 @@ def test_executed_from_top_to_bottom_and_every_figure_has_alt_text(name):
         )
         for tag in re.findall(r"<img[^>]*>", "".join(data.get("text/html", ""))):
             assert re.search(r'alt="[^"]{20,}"', tag), f"cell {number}: no alt text in {tag[-200:]}"
+
+
+# --- citations
+
+LINK = re.compile(r"\[([^\[\]]*)\]\(references\.md#ref-(\w+)\)")
+
+
+def titles() -> dict[str, str]:
+    """Key of the bibliography → title, in small letters and digits."""
+    bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"(?s)@\w+\{(\w+),.*?\btitle\s*=\s*\{(.*?)\},?\n", bibliography)
+    return {key: re.sub(r"[^a-z0-9]", "", title.lower()) for key, title in entries}
+
+
+@each_chapter
+def test_a_chapter_links_the_works_that_it_lists_in_one_style(name):
+    """Each once at least: "Han et al. (2015)" in a sentence, "Han et al., 2015" in brackets."""
+    cells = chapters.read_notebook(chapters.BOOK / f"{name}.ipynb")["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    text, references = "\n\n".join(texts).split("\n## References\n")
+    known = titles()
+    cited = {known[key] for _, key in LINK.findall(text)}
+    listed = [re.sub(r"[^a-z0-9]", "", line.lower()) for line in references.splitlines() if line]
+    unlinked = [line for line in listed if not any(title in line for title in cited)]
+    assert not unlinked, "listed, and not linked"
+    assert all(any(title in line for line in listed) for title in cited), "linked, and not listed"
+    for found in LINK.finditer(text):
+        before = LINK.sub("", text[text.rfind("\n", 0, found.start()) + 1 : found.start()])
+        inside = before.count("(") > before.count(")")
+        style = r".*, \d{4}" if inside else r".* \(\d{4}\)"
+        assert re.fullmatch(style, found[1]), f"{found[0]}, with brackets around: {inside}"

@@ -58,12 +58,13 @@ def pay_table(bench: Bench, scores: dict[str, dict], *, reference: str) -> pd.Da
 
 
 def payers(table: pd.DataFrame, rule: str) -> str:
-    """A sentence: which class a rule costs most, and which it helps most."""
-    worst, best = table.loc[table[rule].idxmin()], table.loc[table[rule].idxmax()]
-    gains = "no class gains"
-    if best[rule] >= 0.05:
-        gains = f"{best['class']} gains most ({best[rule]:+.1f})"
-    return f"{rule}: {worst['class']} pays most ({worst[rule]:+.1f} points of its IoU), {gains}"
+    """A sentence: between which bounds a rule changes the IoU of the classes."""
+    low, high = table[rule].min(), table[rule].max()
+    worse = int((table[rule] < 0).sum())
+    return (
+        f"{rule}: the IoU of a class changes by {low:+.1f} to {high:+.1f} points; "
+        f"it falls for {worse} of {len(table)} classes"
+    )
 
 
 def _change(new: float | None, old: float | None) -> float:

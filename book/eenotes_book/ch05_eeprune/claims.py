@@ -6,7 +6,7 @@ from typing import Any
 
 from eenotes_book.ch05_eeprune.experiment import BALANCED, HALF, METHODS, NONE
 from eenotes_book.ch05_eeprune.sweep import KEPT
-from eenotes_book.ch05_eeprune.tables import finals, half, lead, part, passes, ratios
+from eenotes_book.ch05_eeprune.tables import half, lead, part, passes, ratios
 from eenotes_book.ch05_eeprune.turning import leads_by_size, turning_interval, turning_point
 from eenotes_book.records import Record
 from eenotes_book.statistics import Gate, judge, mean
@@ -190,20 +190,16 @@ def _sweep_gate(rows: Sequence[Mapping], name: str) -> Gate:
 
 
 def verdict(groups: Mapping[str, Sequence[dict]]) -> str:
-    """A sentence per data set and ratio: the first method, and EEPrune against random."""
+    """A sentence per data set and ratio: EEPrune against random."""
     sentences = []
     for name, runs in groups.items():
         parts = []
         for ratio in ratios(runs):
-            means = {m: mean(found) for m in METHODS if (found := finals(runs, m, ratio))}
             gaps = lead(runs, "EEPrune", "Random", ratio)
             if gaps:
-                parts.append(
-                    f"{float(ratio):.0%}: {max(means, key=means.get)} first of {len(means)} "
-                    f"methods, EEPrune {100 * mean(gaps):+.1f} points against random "
-                    f"({_word(gaps)})"
-                )
-        sentences.append(f"{name}, {'; '.join(parts)}.")
+                points = f"{100 * mean(gaps):+.1f} points"
+                parts.append(f"{float(ratio):.0%} dropped: {points} ({_word(gaps)})")
+        sentences.append(f"{name}, EEPrune minus random: {'; '.join(parts)}.")
     return " ".join(sentences)
 
 
