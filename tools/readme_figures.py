@@ -30,7 +30,7 @@ FIGURES = {
     "accuracy-and-cost": (
         "02-e2cm",
         "score",
-        "What a smaller budget costs in accuracy, with three kinds of exits that nobody trained.",
+        "What a smaller budget costs in accuracy, with three kinds of exits that need no training.",
     ),
     "sparsity-difference": (
         "03-pruning",
