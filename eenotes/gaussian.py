@@ -38,7 +38,7 @@ def map_detector(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> 
 def linear_discriminant(
     means: Tensor, covariance: Tensor, *, prior: Tensor | None = None
 ) -> Linear:
-    r"""The same detector in coloured noise (6.14): linear discriminant analysis.
+    r"""The detector `map_detector` for coloured noise (6.14): linear discriminant analysis.
 
     $w_m = \Sigma^{-1} s_m$, $b_m = \ln P_m - \frac12 s_m^{\mathsf T} \Sigma^{-1} s_m$ for means
     ``(M, D)`` and one covariance ``(D, D)``; with $\Sigma = \frac{N_0}{2} I$ it is `map_detector`

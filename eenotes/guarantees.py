@@ -30,7 +30,7 @@ _GROWTH, _GROWTHS = 1.1, 49  # up to a hundred times as many samples
 
 @dataclass(frozen=True)
 class Guarantee:
-    """Thresholds, and what is promised of them."""
+    """Thresholds, and the promise about them."""
 
     thresholds: tuple[float, ...]  #: J-1 numbers, for a rule of the kind that was given
     bound: float  #: of the risk

@@ -19,7 +19,7 @@ from eenotes.rules import Rule, open_exits
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of N samples."""
+    """The result for N samples."""
 
     prediction: Tensor  #: ``(N,)`` int64
     exit_index: Tensor  #: ``(N,)`` int64, from 0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Decision(NamedTuple):
-    """What a rule says of B samples."""
+    """A rule's decision about B samples."""
 
     prediction: Tensor  #: ``(B,)`` int64, a class
     confidence: Tensor  #: ``(B,)`` float, in [0, 1]
@@ -25,7 +25,7 @@ class Decision(NamedTuple):
 
 
 class Rule(Protocol):
-    """What inference asks of a rule."""
+    """The interface of a rule, as inference calls it."""
 
     def check(self, num_exits: int) -> None:
         """Raise a ValueError if the rule does not fit ``num_exits`` exits, the last included."""

@@ -16,7 +16,7 @@ FACTS = "network.json"
 
 
 class Answer(NamedTuple):
-    """What became of N samples."""
+    """The result for N samples."""
 
     prediction: np.ndarray  #: ``(N,)`` int64
     exit_index: np.ndarray  #: ``(N,)`` int64, from 0

@@ -27,7 +27,7 @@ _FACTORS = (0.7, 1.0, 1.4)  # prices that are tried around that slope
 
 @dataclass(frozen=True)
 class Split:
-    """What every exit makes of N samples; a sample exits where its score is above the threshold."""
+    """Every exit's answers to N samples; a sample exits where its score is above the threshold."""
 
     score: Tensor  #: ``(J-1, N)``
     right: Tensor  #: ``(J, N)`` float64, 1 where the answer is right

@@ -58,7 +58,7 @@ class Statistics:
         return 2 * max(self.scatter / degrees, 1e-12) / self.class_means.shape[1]
 
     def shrunken(self) -> "Statistics":
-        r"""The same with means shrunken towards the mean $c$ of all features (6.20).
+        r"""These statistics with means shrunken towards the mean $c$ of all features (6.20).
 
         $c + \frac{n_v}{n_v + \kappa} (M_v - c)$ is what is expected of a token's true mean, given
         its estimate, if true means vary around $c$ by $\tau^2$ per dimension; $\kappa =

@@ -21,7 +21,7 @@ Batch = tuple[Sequence[Tensor], Tensor]  # the logits of all exits, and the labe
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the exits say on average of the samples of each class."""
+    """The exits' average answer to the samples of each class."""
 
     #: $p_{j,k}$ ``(J, K, K)``: row k is the mean softmax of exit j over all samples of class k
     per_exit: Tensor

@@ -127,7 +127,7 @@ def rule(net: EarlyExitNetwork, thresholds: float | Sequence[float] = 1.0) -> Cl
 
 
 def combine(class_means: EarlyExitNetwork, trained: EarlyExitNetwork) -> EarlyExitNetwork:
-    """E²CM + SDN: a sample exits after a stage when either of its two exits lets it go.
+    """E²CM + SDN: a sample exits after a stage when either of its two exits lets it leave.
 
     The class-mean exit comes first; the trained one decides about the samples that stay.
 

@@ -24,7 +24,7 @@ NAMES = {"hard": "EEPrune", "soft": "EEPrune-Soft", "loss": "EEPrune-Loss"}
 
 @dataclass(frozen=True)
 class Observation:
-    """What the two exits say of N samples, in the data set's order; all ``(N,)``, on the CPU."""
+    """The two exits' answers to N samples, in the data set's order; all ``(N,)``, on the CPU."""
 
     labels: Tensor  #: int64
     confidence: Tensor  #: float64, of the early exit: its largest softmax probability
