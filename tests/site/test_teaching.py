@@ -66,6 +66,19 @@ def test_nothing_but_exercises_and_their_solutions_after_the_heading(name):
     assert not loose, f"neither an exercise nor folded: {loose}"
 
 
+NOT_WORDS = r"(?s)\$\$.*?\$\$|\$[^$]*\$|<[^>]+>|\]\([^)]*\)"  # equations, tags, addresses
+
+
+@each_chapter
+def test_the_teacher_s_page_counts_words_and_exercises(name):
+    nb, page = notebook(name), (chapters.BOOK / "teaching.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"(?m)^\| {int(name[:2])} \| ([\d,]+) \|.*\| ([\d +]+) min \|$", page)
+    text = "\n".join(sources(nb["cells"], "markdown")).split("\n## References")[0]
+    words = len(re.sub(NOT_WORDS, " ", text).split())
+    assert abs(words - int(row[0].replace(",", ""))) <= 0.04 * words, f"{words} words"
+    assert len(row[1].split("+")) == len(teaching.exercises(nb))
+
+
 # --- copies
 
 
