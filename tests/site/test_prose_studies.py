@@ -34,11 +34,8 @@ def before_pruning() -> Sentences:
     yield "a tenth of the remaining weights in each of {} rounds", recipe.rounds
     yield "stays near its published {}. It has {} before pruning", found, kept
     assert pruning.trained(pruned(), study("03-pruning")["data"]).passed, "the gate is open"
-    seeds = {name: len(of_pruning.having(pruned(), name)) for name in (SEPARATELY, SPARED)}
-    counts = {4: "four", 5: "five"}
-    told = counts[seeds[SEPARATELY]].capitalize(), counts[seeds[SPARED]]
-    yield "The two procedures have {} seeds", told[0].lower()
-    yield "The controls at the end have {}", told[1]
+    counts = {len(of_pruning.having(pruned(), name)) for name in (SEPARATELY, SPARED, CONTROL)}
+    assert counts == {5}, "five seeds each"
     yield "{} training images in each", "the same number of"
     yield "and {} images per round", f"{recipe.samples:,}"
 
@@ -153,18 +150,17 @@ def controls() -> Sentences:
     yield "*Together* leads by {} points at the early exits", in_points(lead["early"])[0]
     spared, tuned = (of_pruning.gains(pruned(), of=name) for name in (SPARED, CONTROL))
 
-    def ends(values: list[float]) -> tuple[str, str]:
-        sizes = sorted(map(abs, values))
-        return points(sizes[0]), points(sizes[-1])
-
-    yield "sparing the exits wins back {} to {} of them: three quarters", *ends(spared["early"])
-    yield "Tuning the backbone for all exits wins back {} to {} points: half", *ends(tuned["early"])
+    yield (
+        "wins back {} of them (95 % interval {} to {}): three quarters",
+        *in_points(spared["early"]),
+    )
+    yield "wins back {} points ({} to {}): half", *in_points(tuned["early"])
     parts = [mean(each["early"]) / mean(lead["early"]) for each in (spared, tuned)]
     assert abs(parts[0] - 0.75) < 0.03 and abs(parts[1] - 0.5) < 0.05, parts
-    cost = *ends(tuned["last"]), points(-mean(last))
-    yield "It costs the last exit {} to {} points, nearly all of the {} by which", *cost
+    price = *in_points(tuned["last"]), points(-mean(last))
+    yield "costs the last exit {} points ({} to {}), nearly all of the {} by which", *price
+    yield "costs the last exit half a point ({} to {})", *in_points(spared["last"])[1:]
     assert abs(mean(spared["last"]) + 0.005) < 0.001, "half a point"
-    assert float(in_points(spared["last"], 3)[1]) < 0 < float(in_points(spared["last"], 3)[2])
 
 
 # --- chapter 4
