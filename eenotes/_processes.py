@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torch import distributed
+import torch
+from torch import distributed, nn
 
 
 def gathered(value: Any) -> list:
@@ -12,3 +13,12 @@ def gathered(value: Any) -> list:
     values = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first: batch statistics follow each one's samples."""
+    for buffer in model.buffers():
+        value = buffer.contiguous()
+        distributed.broadcast(value, 0)
+        buffer.copy_(value)

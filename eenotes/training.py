@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from eenotes._checks import as_input, by_name, entering, pair, require_between, require_whole
+from eenotes._processes import gathered, share_buffers
 from eenotes._wrapping import check_single_samples, own_randomness, prepared, refresh
 from eenotes.checkpoints import resume, save_run
 from eenotes.identity import data_digest, described, fingerprint
@@ -152,8 +153,8 @@ def fit(
         seed: of the order of the samples, of `augment` and of dropout; the generators outside stay.
         checkpoint: a ``.safetensors`` file, written after every epoch.  A run that was cut off goes
             on after its last whole epoch and ends with the same weights.  A damaged file, or one of
-            another data set, loss, start or setting (see `eenotes.identity`), is reported by a
-            `CheckpointWarning` and written anew.
+            another data set, loss, start, setting (see `eenotes.identity`) or number of processes,
+            is reported by a `CheckpointWarning` and written anew.
 
     Returns:
         The mean training loss of each epoch.
@@ -161,7 +162,7 @@ def fit(
     Raises:
         ValueError: no data, epoch or batch size, a key of `on_samples` beyond the training, a part
             with nothing to train or of another model, a batch of one sample with batch
-            normalisation, or a loss that is not finite.
+            normalisation, a loss that is not finite, or processes that read other checkpoints.
         TypeError: a data set without a length.
     """
     waiting = dict(sorted((on_samples or {}).items()))
@@ -183,7 +184,7 @@ def fit(
         run |= {name: described(function) for name, function in called.items()}
         run |= {"data": data_digest(dataset), "start": fingerprint(model)}
         run["part"] = described([name for name, p in model.named_parameters() if id(p) in trained])
-        history = resume(checkpoint, run, model, optimizer)
+        history = _resumed(checkpoint, run, model, optimizer)
     done = len(history)
     if done:
         waiting = {n: call for n, call in waiting.items() if n > done * len(dataset)}
@@ -203,10 +204,11 @@ def fit(
                 model.eval()
                 part.train()
                 number = first_epoch + epoch
-                torch.manual_seed(seed * 10_007 + number)
+                numbers = seed * 10_007 + number + 1_000_003 * accelerator().process_index
+                torch.manual_seed(numbers)  # each process draws its own
                 batches.set_epoch(number)
                 generator = torch.Generator(accelerator().device)
-                generator.manual_seed(seed * 10_007 + number)
+                generator.manual_seed(numbers)
                 total = torch.zeros((), device=accelerator().device)
                 seen = epoch * len(dataset)
                 for batch in progress_bar(batches, f"epoch {epoch + 1}/{epochs}"):
@@ -225,10 +227,29 @@ def fit(
                     what = f"{title}: the loss of epoch {epoch + 1} is not finite"
                     raise ValueError(f"{what}; lower the learning rate")
                 history.append(total.item() / len(batches))
+                if accelerator().num_processes > 1:
+                    share_buffers(model)
                 if checkpoint and accelerator().is_main_process:
                     save_run(checkpoint, run, model, optimizer, history)
+                accelerator().wait_for_everyone()  # who comes back finds the file
     model.eval()
     return history
+
+
+def _resumed(
+    path: Path, run: dict, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[float]:
+    """What `resume` finds; the first of several processes writes, so its run is asked for."""
+    several = accelerator().num_processes
+    if several == 1:
+        return resume(path, run, model, optimizer)
+    run["processes"] = several
+    histories = gathered(resume(path, gathered(run)[0], model, optimizer))
+    if any(history != histories[0] for history in histories):
+        epochs = ", ".join(str(len(history)) for history in histories)
+        what = f"the processes need one {path} for all, and found there {epochs} epochs"
+        raise ValueError(f"{what}: choose a folder that all of them share")
+    return histories[0]
 
 
 def progress_bar(iterable: Iterable, title: str, *, done: int = 0, total: int | None = None):
@@ -271,6 +292,8 @@ def _call_due(waiting: dict[int, Callable[[], object]], seen: int, model: nn.Mod
     """Call, and take out, what waits for no more samples than these."""
     due = [waiting.pop(count) for count in list(waiting) if count <= seen]
     if due:
+        if accelerator().num_processes > 1:
+            share_buffers(model)
         refresh(model.modules())
         with in_mode(model), torch.no_grad():
             for call in due:

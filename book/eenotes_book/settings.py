@@ -5,6 +5,7 @@ a type and, where it needs one, a comment for each.
 """
 
 import dataclasses
+import os
 import tomllib
 import types
 import typing
@@ -29,7 +30,12 @@ def load(chapter: str, at: str | None = None) -> Any:
     Raises:
         ValueError: if there is no such chapter or section, or a setting is missing, unknown or of
             another type.
+        RuntimeError: if this is one of several processes, as of ``accelerate launch``: each would
+            evaluate everything, and what they count together would count twice.
     """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        what = f"a chapter runs in one process, and WORLD_SIZE is {os.environ['WORLD_SIZE']}"
+        raise RuntimeError(f"{what}: start it alone; eenotes.training.fit can train in several")
     at = at or scale.current()
     table = tables(chapter)
     place = f"{folder(chapter)}/settings.toml"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import distributed, nn
 from torch.utils.data import TensorDataset
 
 from eenotes import ClassMeans, Confidence, EarlyExitNetwork, LinearExit, collect, training
+from eenotes.checkpoints import CheckpointWarning
 from eenotes.costs import Costs
 from eenotes.methods import cbt, e2cm, pruning_schedule
 from eenotes.thresholds import evaluate, thresholds_for_budgets
@@ -126,6 +128,45 @@ def losses(batch_size):
     )
 
 
+def normed():
+    """A network with batch statistics and dropout."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3))
+        return EarlyExitNetwork([body, nn.Linear(8, 2)], [LinearExit(8, 2)])
+
+
+class Killed(Exception):
+    pass
+
+
+def trained(checkpoint=None, *, kill_at=None, on_samples=None):
+    """The weights after three epochs of five steps; with ``kill_at`` none after so many steps."""
+    model, steps, last = normed(), [], [kill_at]  # lists are notes: the loss stays the same one
+
+    def loss(net, batch):
+        steps.append(len(batch[1]))
+        if len(steps) == last[0]:
+            raise Killed
+        return training.joint_loss(net, batch)
+
+    options = {"epochs": 3, "batch_size": 4, "checkpoint": checkpoint, "on_samples": on_samples}
+    training.fit(model, TensorDataset(*samples()), loss=loss, **options)
+    return model.state_dict(), len(steps)
+
+
+def cut_off(rank, folder):
+    """Two processes that are cut off in their second epoch, go on, and read different files."""
+    path, seen = Path(folder, "run.safetensors"), []
+    whole, steps = trained(on_samples={40: lambda: seen.append(1)})
+    with pytest.raises(Killed):
+        trained(path, kill_at=8)
+    resumed, left = trained(path)
+    with pytest.raises(ValueError, match="found there 3, 0 epochs: choose a folder that all") as no:
+        trained(path if rank == 0 else Path(folder, "elsewhere.safetensors"))
+    return {"whole": whole, "resumed": resumed, "steps": [steps, left, *seen], "no": str(no.value)}
+
+
 START = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("these_tests", sys.argv[1])
@@ -167,7 +208,8 @@ def _work(rank, folder, count):
     AcceleratorState._reset_state(reset_partial_state=True)
     training.accelerator.cache_clear()
     assert training.accelerator().num_processes == count
-    torch.save({"texts": texts, "losses": losses(8 // count)}, f"{folder}/{rank}.pt")
+    found = {"texts": texts, "losses": losses(8 // count), "cut off": cut_off(rank, folder)}
+    torch.save(found, f"{folder}/{rank}.pt")
 
 
 @pytest.mark.slow
@@ -179,8 +221,15 @@ def test_two_fresh_processes_read_and_train_as_one(tmp_path):
     ]
     (expected,) = text_estimates([slice(0, 9)])
     assert [process.wait(timeout=300) for process in started] == [0, 0]
-    for found in (torch.load(tmp_path / f"{rank}.pt") for rank in range(2)):
+    both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for found in both:
         for case in found["texts"]:
             for one, other in zip(case, expected, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
         assert found["losses"] == pytest.approx(losses(8), rel=1e-2)
+    weights = [found["cut off"][how] for found in both for how in ("whole", "resumed")]
+    for name, value in weights[0].items():
+        assert all(torch.equal(other[name], value) for other in weights), name
+    assert both[0]["cut off"]["steps"] == [15, 10, 1]
+    with pytest.warns(CheckpointWarning, match="processes: 2 instead of None"):
+        assert trained(tmp_path / "run.safetensors")[1] == 30, "a single process begins anew"
