@@ -7,10 +7,11 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 OLDEST := .venv-oldest
+COLAB  := .venv-colab
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup book test chapter study student slides bench serving lint unit busy chapters browser chromium test-oldest pins clean distclean
+.PHONY: help setup book test chapter study student slides bench serving lint unit busy colab seconds browser chromium test-oldest pins clean distclean
 
 help:
 	@echo 'make book [SCALE=reduced]            execute the chapters that changed, build the pages into _build/html'
@@ -23,6 +24,8 @@ help:
 	@echo 'make serving                         the served networks of the page Ship it (CIFAR-10 in EENOTES_DATA)'
 	@echo 'make lint | unit | browser           one part of make test'
 	@echo 'make busy                            the slowest chapter beside a busy loop on each core (minutes)'
+	@echo 'make colab                           every chapter from the wheel, on what Colab has, in .venv-colab (PYTHON=python3.13)'
+	@echo 'make seconds                         measure what the chapters take on this idle machine, and tell it everywhere'
 	@echo 'make test-oldest                     the unit tests with the oldest versions allowed, in .venv-oldest'
 	@echo 'make pins                            write the versions in .venv to constraints.txt'
 	@echo 'make clean | distclean               remove what was built | and the caches and environments'
@@ -73,11 +76,15 @@ lint: $(READY)
 unit: $(READY)
 	@echo '== unit tests'
 	@EENOTES_SCALE=tiny OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile \
-		-m 'not executed and not browser and not busy'
+		-m 'not executed and not browser and not busy and not colab'
 
 # The slowest chapter, beside a busy loop on each core.
 busy: $(READY)
 	@$(PY) -m pytest -q -m busy tests/site/test_busy.py
+
+# Twice the whole book, with nothing trained and with everything: ten minutes on a machine with nothing else to do.
+seconds: $(READY)
+	@$(PY) tools/seconds.py measure
 
 # What looks at the executed chapters and at the built pages.
 browser: $(READY) chromium
@@ -111,8 +118,18 @@ serving: $(READY)
 # ------------------------------------------------------------------------------------------------------------- versions
 
 test-oldest: $(OLDEST)/.ready
-	@EENOTES_SCALE=tiny $(OLDEST)/bin/python -m pytest -q -m 'not executed and not browser and not busy' -p no:cacheprovider \
+	@EENOTES_SCALE=tiny $(OLDEST)/bin/python -m pytest -q -m 'not executed and not browser and not busy and not colab' -p no:cacheprovider \
 		--ignore=tests/site
+
+# What is imitated besides: no repository around, the package from a wheel, no network.
+colab: $(COLAB)/.ready
+	@EENOTES_SCALE=tiny $(COLAB)/bin/python -m pytest -v -p no:cacheprovider tests/site/test_colab.py
+
+$(COLAB)/.ready: pyproject.toml constraints-colab.txt
+	@$(call check-python,$(PYTHON))
+	@rm -rf $(COLAB) && $(PYTHON) -m venv $(COLAB)
+	@$(COLAB)/bin/python -m pip install -qq -c constraints-colab.txt -e '.[test]'
+	@touch $@
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	@$(call check-python,$(PYTHON))
@@ -129,4 +146,4 @@ clean:
 	rm -rf _build/executed _build/failed _build/pages _build/book-src _build/html _build/shots _build/slides _build/teaching
 
 distclean: clean
-	rm -rf _build $(VENV) $(OLDEST) *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build $(VENV) $(OLDEST) $(COLAB) *.egg-info .pytest_cache .ruff_cache .hypothesis

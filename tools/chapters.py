@@ -44,6 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 CONFIG = ROOT / "_config.yml"
 BUILD = ROOT / "_build"
+CACHE: Path | None = None  # trained networks; otherwise a folder in BUILD
 RECORDS = BOOK / "eenotes_book" / "records"
 HTML = BUILD / "html"
 SCALES = ("tiny", "reduced", "full")
@@ -171,7 +172,7 @@ def environment(scale: str, results: Path) -> dict[str, str]:
     env = dict(os.environ)
     env.update(
         EENOTES_SCALE=scale,
-        EENOTES_CACHE=str(BUILD / "cache"),
+        EENOTES_CACHE=str(CACHE or BUILD / "cache"),
         JUPYTER_PREFER_ENV_PATH="1",
         EENOTES_RESULTS=str(results),
     )

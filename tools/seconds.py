@@ -1,19 +1,21 @@
 """How long the chapters take: measured by a build, kept in one file, told in several places.
 
-    python tools/seconds.py keep      add the times of the executed copies at `tiny`, and tell them
+    python tools/seconds.py measure   execute all chapters at `tiny` twice, with nothing trained and
+                                      with everything; keep both and tell them (`make seconds`)
     python tools/seconds.py tell      put what is kept into README, index, chapters, teacher's page
 
-The times are those of `tools/chapters.py`, a line for each machine in `tools/seconds.json`.  Only
-a build of all chapters on a machine with nothing else to do is worth keeping.
+The times are those of `tools/chapters.py`, two lines for each machine in `tools/seconds.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +24,7 @@ import chapters
 import side_by_side
 
 KEPT = Path(__file__).with_suffix(".json")
+IDLE = 0.5  # of a processor core, that other programs may use
 
 
 class Machine(NamedTuple):
@@ -47,22 +50,31 @@ def kept() -> list[Machine]:
     return [Machine(**found) for found in json.loads(KEPT.read_text(encoding="utf-8"))]
 
 
-def measured(*, cached: bool) -> Machine:
-    """The times of the executed copies at `tiny`.
+def measure() -> list[Machine]:
+    """Execute all chapters at `tiny`, with nothing trained and once more with everything.
 
     Raises:
-        ValueError: a chapter that is not executed from the present state.
+        ValueError: other programs run, or a chapter fails.
     """
-    names = chapters.chapters()
-    old = [name for name in names if not chapters.is_current(name, "tiny")]
-    if old:
-        raise ValueError(f"not executed from the present state: {', '.join(old)}; make book first")
+    load = os.getloadavg()[0]
+    if load > IDLE:
+        raise ValueError(f"the load is {load:.1f}: these would not be the times of an idle machine")
+    names, found = chapters.chapters(), []
+    with tempfile.TemporaryDirectory() as chapters.CACHE:
+        for cached in (False, True):
+            if not chapters.run(names, "tiny", force=True):
+                raise ValueError("a chapter failed: there is nothing to keep")
+            found.append(_machine(names, cached=cached))
+    return found
+
+
+def _machine(names: list[str], *, cached: bool) -> Machine:
+    """The times of the executed copies."""
     stamps = {name: chapters.stamp(name, "tiny") for name in names}
-    at_once = min(side_by_side.workers(), len(names))
     clock, processor = (
-        {name: found[which] for name, found in stamps.items()} for which in ("seconds", "processor")
+        {name: stamps[name][which] for name in names} for which in ("seconds", "processor")
     )
-    return Machine(_processor(), at_once, cached, clock, processor)
+    return Machine(_processor(), min(side_by_side.workers(), len(names)), cached, clock, processor)
 
 
 def _processor() -> str:
@@ -143,14 +155,12 @@ def tell(machines: list[Machine]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("action", choices=("keep", "tell"))
-    parser.add_argument("--cached", action="store_true", help="networks were there already")
-    options = parser.parse_args()
+    parser.add_argument("action", choices=("measure", "tell"))
     machines = kept()
-    if options.action == "keep":
-        new = measured(cached=options.cached)
-        same = (new.name, new.at_once, new.cached)
-        machines = [m for m in machines if (m.name, m.at_once, m.cached) != same] + [new]
+    if parser.parse_args().action == "measure":
+        new = measure()
+        same = {machine[:3] for machine in new}
+        machines = [machine for machine in machines if machine[:3] not in same] + new
         KEPT.write_text(json.dumps([m._asdict() for m in machines], indent=1) + "\n", "utf-8")
     tell(machines)
     return 0

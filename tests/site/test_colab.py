@@ -19,6 +19,7 @@ from pathlib import Path
 
 import chapters
 import nbformat
+import newest
 import numpy
 import pytest
 import torch
@@ -38,14 +39,8 @@ TRAINS = "01-why-leave-early"  # the chapter that is cut off while it trains
 TRAINING = r"networks\.train_or_load\("  # in this cell
 NOWHERE = "http://127.0.0.1:9"
 
-# What Colab had in August 2026 of what the package needs (github.com/googlecolab/backend-info,
-# pip-freeze.txt); the rest it lacked.
-COLAB = {
-    "torch": "2.11.0+cpu", "torchvision": "0.26.0+cpu", "numpy": "2.1.3", "accelerate": "1.14.0",
-    "safetensors": "0.8.0", "scikit-learn": "1.6.1", "pandas": "2.2.3", "matplotlib": "3.10.0",
-    "seaborn": "0.13.2", "tqdm": "4.67.3", "ipywidgets": "7.7.1", "transformers": "5.15.0",
-    "ipython": "7.34.0", "scipy": "1.16.3",
-}  # fmt: skip
+# What Colab has of what the package needs; the rest it lacks.
+COLAB = newest.pins((ROOT / "constraints-colab.txt").read_text(encoding="utf-8"))
 
 
 def run(*command, **options) -> subprocess.CompletedProcess:
@@ -275,14 +270,28 @@ def test_settings_records_tables_and_embedded_data_come_with_the_wheel(colab):
     assert int(done.stdout) == len(committed) > 0
 
 
-def test_a_whole_chapter(colab):
+WHOLE = [pytest.param(n, marks=() if n == QUICK else pytest.mark.colab) for n in NAMES]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_chapter(colab, name):
     colab.forget()
-    ran = colab.notebook(code_cells(QUICK))
+    ran = colab.notebook(code_cells(name), seconds=chapters.CELL_TIMEOUT["tiny"])
     assert not [o for cell in ran.cells for o in cell["outputs"] if o["output_type"] == "error"]
-    path = colab.packages / "eenotes_book" / "records" / "tiny" / f"{QUICK}.json"
+    path = colab.packages / "eenotes_book" / "records" / "tiny" / f"{name}.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["claims"] and record["scale"] == "tiny"
     assert not list(colab.content.iterdir()), "it writes nothing into the working directory"
+
+
+@pytest.mark.colab
+def test_reduced_trains_in_miniature(colab):
+    colab.install()
+    tests = [ROOT / "tests" / "book" / "test_miniature.py", "-k", "reduced"]
+    given = ["-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT]
+    # not from the repository's folder, which Python would import the package from
+    done = run(colab.python, "-m", "pytest", *given, *tests, cwd=colab.content, env=colab.variables)
+    assert done.returncode == 0, done.stdout
 
 
 # --- a run that was cut off
@@ -305,13 +314,18 @@ for source in json.loads(sys.argv[1]):
 """
 
 
-def test_a_chapter_that_was_cut_off_goes_on_with_what_it_had(colab, tmp_path):
-    """That the same network comes out, cut off or not, is for tests/eenotes/test_training.py."""
+def test_a_chapter_that_was_cut_off_goes_on_with_what_it_had(colab):
+    """From the folder that is used where nothing is said.  That the same network comes out, cut off
+    or not, is for tests/eenotes/test_training.py.
+    """
     colab.install()
+    cache = Path(colab.variables["HOME"], ".cache", "eenotes")
+    shutil.rmtree(cache, ignore_errors=True)
     cells, attempts = json.dumps(code_cells(TRAINS, TRAINING)), []
     for variables in ({"DIE_AFTER": "2"}, {}):
-        done = colab.script(CUT_OFF, cells, EENOTES_CACHE=str(tmp_path), **variables)
+        done = colab.script(CUT_OFF, cells, **variables)
         attempts.append((done.returncode, list(map(int, re.findall(r"epoch (\d+)", done.stdout)))))
     died, (finished, epochs) = attempts
     assert died == (-9, [1, 2]) and finished == 0, done.stderr
     assert epochs and epochs == list(range(3, epochs[-1] + 1)), "it begins anew"
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import chapters
+import newest
 import pytest
 import readme_figures
 import yaml
@@ -56,6 +57,15 @@ def test_the_published_book_is_the_built_one_and_the_weekly_run_is_without_pins(
     assert [ROOT / path for path in uploads] == [chapters.HTML]
     assert "make test PINS=/dev/null" in read(".github/workflows/weekly.yml")
     assert "-c $(PINS)" in MAKEFILE
+
+
+def test_the_weekly_run_reports_what_is_newer_than_the_pins():
+    pinned = newest.pins("# a comment\nTorch==2.1.0\nsix==1.0\nyaml_x==3 \n")
+    assert pinned == {"torch": "2.1.0", "six": "1.0", "yaml-x": "3"}
+    rows = newest.table(pinned, {"six": "1.1", "torch": "2.2.0", "yaml-x": "3"}, {"torch"})
+    assert rows.splitlines()[2:] == ["| **torch** | 2.1.0 | 2.2.0 |", "| six | 1.0 | 1.1 |"]
+    assert "installed as it is pinned" in newest.table(pinned, pinned, set())
+    assert {"torch", "transformers", "hypothesis"} <= newest.asked_for()
 
 
 def test_make_help_names_every_command():

@@ -1,6 +1,8 @@
 """Chapters side by side, how far they are, and one source for the seconds that the book tells."""
 
+import os
 import threading
+from pathlib import Path
 
 import chapters
 import pytest
@@ -94,7 +96,27 @@ def test_the_places_tell_what_is_kept():
         assert seconds.told(place, text, seconds.kept()) == text, place.path.name
 
 
-def test_a_build_that_is_out_of_date_is_not_kept(monkeypatch):
-    monkeypatch.setattr(chapters, "is_current", lambda name, scale: name[:2] != "02")
-    with pytest.raises(ValueError, match=r"not executed from the present state: 02-e2cm; make"):
-        seconds.measured(cached=False)
+def test_measuring_executes_all_chapters_cold_and_cached(monkeypatch):
+    """Cold: in a folder where nothing is; the second time what the first has trained is there."""
+    caches, clock = [], iter(range(1, 100))
+
+    def execute(names, scale, *, force):
+        caches.append([chapters.CACHE, sorted(os.listdir(chapters.CACHE))])
+        Path(chapters.CACHE, "trained").touch()
+        assert (names, scale, force) == (chapters.chapters(), "tiny", True)
+        return True
+
+    monkeypatch.setattr(chapters, "run", execute)
+    monkeypatch.setattr(chapters, "CACHE", None)
+    monkeypatch.setattr(chapters, "stamp", lambda *_: {"seconds": next(clock), "processor": 1})
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 5, 5))
+    cold, cached = seconds.measure()
+    assert [cold.cached, cached.cached] == [False, True] and list(cold.clock) == chapters.chapters()
+    assert max(cold.clock.values()) < min(cached.clock.values())
+    assert caches[0][0] == caches[1][0] and [seen for _, seen in caches] == [[], ["trained"]]
+
+
+def test_nothing_is_measured_beside_other_programs(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.4, 0, 0))
+    with pytest.raises(ValueError, match=r"the load is 1\.4: these would not be"):
+        seconds.measure()
