@@ -128,7 +128,8 @@ colab: $(COLAB)/.ready
 $(COLAB)/.ready: pyproject.toml constraints-colab.txt
 	@$(call check-python,$(PYTHON))
 	@rm -rf $(COLAB) && $(PYTHON) -m venv $(COLAB)
-	@$(COLAB)/bin/python -m pip install -qq -c constraints-colab.txt -e '.[test]'
+	@$(COLAB)/bin/python -m pip install -qq -c constraints-colab.txt -e '.[chapters]' 'pytest>=8' 'hypothesis>=6.100' \
+		nbclient ipykernel packaging pyyaml 'setuptools>=77'
 	@touch $@
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -1,14 +1,15 @@
 """A device that stands in for an accelerator: its tensors lie in memory, and obey its rules.
 
 Rules: tensors of two devices do not mix, except for single numbers and row numbers of the CPU; and
-the device has no double precision, as those of Apple and some of Intel.  `waits` counts where
-Python would have to wait for it.
+the device has neither double precision, as those of Apple and some of Intel, nor bfloat16, as a T4.
+`waits` counts where Python would have to wait for it; what is in `WATCHERS` sees every operation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -56,7 +57,10 @@ class _Factories(TorchDispatchMode):
     """Sends what makes new tensors on the device, such as ``torch.zeros(device=...)``, there."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        return _run(function, args, kwargs or {})
+        kwargs = kwargs or {}
+        if DeviceTensor not in types and kwargs.get("device") is None:
+            return function(*args, **kwargs)  # of the CPU alone
+        return _run(function, args, kwargs)
 
 
 class _FromPython(TorchFunctionMode):
@@ -87,6 +91,33 @@ def device(*, doubles: bool = False) -> Iterator[torch.device]:
         yield torch.device(NAME, 0)
 
 
+class OnCpu:
+    """A generator of the CPU, whichever device is asked for."""
+
+    kind = torch.Generator
+
+    def __new__(cls, *_, **__):
+        return cls.kind()
+
+
+@contextmanager
+def as_accelerator() -> Iterator[torch.device]:
+    """The device, as the one that accelerate has found; its random numbers are the CPU's."""
+    import accelerate
+
+    from eenotes import training
+
+    with pytest.MonkeyPatch.context() as patch, device() as found:
+        patch.setattr(training, "precision", lambda: "no")
+        patch.setitem(accelerate.PartialState()._shared_state, "device", found)
+        patch.setattr(torch, "Generator", OnCpu)
+        patch.setattr(torch.accelerator, "synchronize", lambda *_: None)  # nothing runs there
+        assert training.accelerator().device == found
+        yield found
+
+
+# Each is called with the operation, its arguments and its result, as they are inside.
+WATCHERS: list[Callable] = []
 _doubles = False
 _waited: list[str] = []
 
@@ -145,6 +176,9 @@ def _run(function, args: tuple, kwargs: dict):
             _waited.append(name.removeprefix("aten::"))
     inner_args, inner_kwargs = pytree.tree_map(_inner, (args, kwargs))
     result = function(*inner_args, **inner_kwargs)
+    if there or any(here):
+        for watch in WATCHERS:
+            watch(function, inner_args, inner_kwargs, result)
 
     if name.endswith("_") and not name.endswith("__") and isinstance(result, torch.Tensor):
         return tensors[0]
@@ -153,6 +187,8 @@ def _run(function, args: tuple, kwargs: dict):
         double = value.dtype in (torch.float64, torch.complex128)
         if double and not _doubles and (there or any(here)):
             raise TypeError(f"{name}: the device has no double precision")
+        if value.dtype == torch.bfloat16 and (there or any(here)):
+            raise TypeError(f"{name}: the device has no bfloat16")
         return DeviceTensor(value) if there else value
 
     return pytree.tree_map_only(torch.Tensor, placed, result)

@@ -22,6 +22,7 @@ import chapters
 import evidence
 import furniture
 import linking
+import on_t4
 import reference
 import results
 import teaching
@@ -238,7 +239,7 @@ def assemble(scale: str) -> Path:
     found = [gathered(name, scale, moved[name]) for name in chapters.chapters()]
     report(found)
     fillings = {
-        "index.md": furniture.edition,
+        "index.md": lambda page: on_t4.fill(furniture.edition(page)),
         "results.md": lambda page: results.fill(page, scale, found),
         "which-method.md": lambda page: evidence.fill(page, scale, found),
         "notation.md": lambda page: reference.fill(page, equations()),

@@ -39,7 +39,7 @@ def positions(confidences: Tensor, *, count: int = 24) -> list[float]:
     Raises:
         ValueError: no early exit, no samples, numbers outside [0, 1], or a count below 2.
     """
-    values = torch.as_tensor(confidences).double().cpu()
+    values = torch.as_tensor(confidences).cpu().double()
     if values.ndim != 2 or not values.numel() or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(
             "need confidences (J-1, N) in [0, 1] of at least one early exit and one sample, "

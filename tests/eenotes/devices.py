@@ -71,6 +71,8 @@ def test_the_stand_in_is_strict():
         assert x.device == device and torch.equal((x + 1).cpu(), torch.full((3,), 2.0))
         with pytest.raises(TypeError, match="no double precision"):
             x.double()
+        with pytest.raises(TypeError, match="no bfloat16"):
+            x.bfloat16()
         with pytest.raises(RuntimeError, match="do not mix"):
             x + torch.ones(3)
 

@@ -1,10 +1,11 @@
-"""The run on a borrowed GPU, tried on a processor."""
+"""The run on a borrowed GPU, tried on a processor; and what is estimated without one."""
 
 import json
 import time
 
 import chapters
 import on_gpu
+import on_t4
 import pytest
 
 
@@ -73,3 +74,21 @@ def test_times_are_measured_on_this_device(monkeypatch):
     assert all(0 < ms < 1000 for times in found.values() for ms in times.values())
     tokens = on_gpu.decoding(width=64, layers=2, new=4, rounds=1)
     assert set(tokens) == {"greedy", "early exit", "self-speculative"} and min(tokens.values()) > 0
+
+
+def test_the_first_page_tells_estimates_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(on_t4, "KEPT", tmp_path / "t4.json")
+    name = chapters.chapters()[1]
+    found = {"seconds": 150.0, "memory": 2.34e9, "steps": 1234.0, "macs": 5.6e13}
+    chapters.write_json(on_t4.KEPT, {name: found})
+    page = on_t4.fill(f"before\n{on_t4.MARKER}\nafter")
+    assert "**an estimate, nothing of this was measured**" in page
+    assert f"| [2]({name}.ipynb) | 2 min | 2.3 GB | 1,234 | 56.0·10¹² |" in page
+    with pytest.raises(ValueError, match="exactly one line"):
+        on_t4.fill("nothing")
+
+
+def test_every_chapter_was_estimated_without_complaint():
+    found = json.loads(on_t4.KEPT.read_text(encoding="utf-8"))
+    assert set(found) <= set(chapters.chapters())
+    assert not [said for estimate in found.values() for said in estimate["said"]]

@@ -27,7 +27,7 @@ def by_margin(logits: Tensor, labels: Tensor) -> pd.DataFrame:
     """
     best = logits.topk(2, dim=1).values
     order = (best[:, 0] - best[:, 1]).argsort(descending=True)
-    right = (logits.argmax(1) == labels)[order].double()
+    right = (logits.argmax(1) == labels)[order].cpu().double()
     return pd.DataFrame(
         {"group": range(1, 11), "accuracy": [part.mean().item() for part in right.tensor_split(10)]}
     )
@@ -110,7 +110,7 @@ def single_threshold(logits: Tensor, labels: Tensor, costs: Costs) -> pd.DataFra
         One row per threshold: ``threshold`` and the numbers of `eenotes.thresholds.evaluate`.
     """
     grid = torch.linspace(0.1, 1, 91, dtype=torch.float64)
-    confidences = logits[:-1].softmax(2).amax(2).flatten().double().cpu().sort().values
+    confidences = logits[:-1].softmax(2).amax(2).flatten().cpu().double().sort().values
     quantiles = confidences[torch.linspace(0, len(confidences) - 1, 91).long()]
     thresholds = torch.cat([grid, quantiles[quantiles >= 0.1]]).unique().tolist()
     return pd.DataFrame(

@@ -209,7 +209,7 @@ def confidence_table(logits: Tensor, rule: ScoreRule, *, names: Sequence[str]) -
     levels = {"min": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "max": 1.0}
     rows = []
     for j in range(len(logits) - 1):
-        confidence = rule.score(j, logits[j]).confidence.double()
+        confidence = rule.score(j, logits[j]).confidence.cpu().double()
         rows.append(confidence.quantile(confidence.new_tensor(list(levels.values()))).tolist())
     return pd.DataFrame(rows, index=list(names), columns=list(levels))
 

@@ -205,6 +205,6 @@ def offset_head(measured: MeasuredExit, offset: Tensor) -> Linear:
         weight and bias in double precision.
     """
     found, seen = measured.found, measured.found.seen.cpu()
-    means = found.class_means.double().cpu() + offset.double()
+    means = found.class_means.cpu().double() + offset.double()
     weight, bias = gaussian.map_detector(means, n0=measured.n0[0], prior=found.prior.cpu())
     return weight, bias.masked_fill(~seen, -torch.inf)

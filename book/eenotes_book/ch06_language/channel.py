@@ -84,7 +84,7 @@ def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> f
         ValueError: as `map_detector`, and for two signals at the same place or a prior with a zero,
             where the probability of a confusion is not defined.
     """
-    signals = signals.double().cpu()
+    signals = signals.cpu().double()
     weight, bias = map_detector(signals, n0=n0, prior=prior)
     count = len(signals)
     prior = torch.full((count,), 1 / count) if prior is None else prior
@@ -99,7 +99,7 @@ def union_bound(signals: Tensor, *, n0: float, prior: Tensor | None = None) -> f
     lead = logits.diagonal()[:, None] - logits  # of the message sent
     distance.fill_diagonal_(1.0)  # left out below
     errors = q(lead / (distance * math.sqrt(n0 / 2)))
-    return float((prior.double().cpu() * errors.masked_fill(~others, 0).sum(1)).sum())
+    return float((prior.cpu().double() * errors.masked_fill(~others, 0).sum(1)).sum())
 
 
 def constellation(points: int = 4, *, energy: float = 1.0) -> Tensor:
