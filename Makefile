@@ -11,7 +11,7 @@ COLAB  := .venv-colab
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup book test chapter study student slides bench serving lint unit busy colab seconds browser chromium test-oldest pins clean distclean
+.PHONY: help setup book test chapter study student pdf slides bench serving lint unit busy colab seconds browser chromium test-oldest pins clean distclean
 
 help:
 	@echo 'make book [SCALE=reduced]            execute the chapters that changed, build the pages into _build/html'
@@ -19,6 +19,7 @@ help:
 	@echo 'make chapter N=2 [SCALE=reduced]     one chapter alone'
 	@echo 'make study N=2                       the many-seed study behind a chapter (hours; resumes where it stopped)'
 	@echo 'make student                         notebooks for a course, with and without solutions: _build/teaching'
+	@echo 'make pdf                             the built pages as one PDF, printed by Chromium and linked on the first page'
 	@echo 'make slides [SCALE=reduced]          a deck of slides per chapter: _build/slides'
 	@echo 'make bench                           the speed claims, as ratios measured in one run (20 minutes)'
 	@echo 'make serving                         the served networks of the page Ship it (CIFAR-10 in EENOTES_DATA)'
@@ -105,6 +106,9 @@ study: $(READY)
 
 student: $(READY)
 	@$(PY) tools/teaching.py student
+
+pdf: $(READY) chromium
+	@$(PY) tools/printed.py
 
 slides: $(READY)
 	@$(PY) tools/teaching.py slides --scale $(SCALE)

@@ -17,7 +17,10 @@ function fit() {
     const room = innerHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom) - 1;
     for (let size = 1; size > 0.5; size -= 0.04) {
       box.style.setProperty("--size", size);
-      box.querySelectorAll("figure img").forEach(image => image.style.setProperty("max-height", `${62 * size}vh`, "important"));
+      box.querySelectorAll("figure img").forEach(image => {
+        const most = innerHeight * 0.72 * size * image.naturalWidth / image.naturalHeight;
+        image.style.setProperty("width", `${Math.min(box.clientWidth, most)}px`, "important");
+      });
       const wide = [...box.querySelectorAll('mjx-container[display], .wide')].some(part =>
         part.scrollWidth > part.clientWidth + 1 || part.getBoundingClientRect().right > box.getBoundingClientRect().right + 1);
       if (box.offsetHeight <= room && !wide) break;

@@ -16,8 +16,10 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-EDITION = "<!-- edition -->"  # the lines of book/index.md that are replaced
+PICTURE = "<!-- picture -->"  # the lines of book/index.md that are replaced
+EDITION = "<!-- edition -->"
 CITE = "<!-- cite -->"
+PDF = '<span id="pdf"></span>'  # where `tools/printed.py` links the printed book
 LONGEST = 160  # characters of a description; more is cut by those who show it
 
 
@@ -64,24 +66,23 @@ def citation() -> dict:
     return yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 
 
-def edition(template: str, *, pdf: str = "", today: str = "") -> str:
-    """The first page with who made it, its version and date, and how to cite it.
+def edition(template: str, *, picture: str, today: str = "") -> str:
+    """The first page with its picture, who made it, its version and date, and how to cite it.
 
     Args:
-        template: the page's Markdown, with one line `EDITION` and one line `CITE`.
-        pdf: the address of the book as PDF, if there is one.
+        template: the page's Markdown, with one line `PICTURE`, one `EDITION` and one `CITE`.
+        picture: a figure, as HTML.
         today: the date of the build; by default the present one.
 
     Raises:
-        ValueError: unless each of the two lines is there exactly once.
+        ValueError: unless each of the three lines is there exactly once.
     """
     told = citation()
     book = told["preferred-citation"]
     authors = " and ".join(author["name"] for author in book["authors"])
     built = f"built on {today or time.strftime('%d %B %Y').lstrip('0')}"
-    printed = f'<a href="{pdf}" download>The whole book as a PDF</a>. ' if pdf else ""
     byline = (
-        f"*{authors} · edition {book['edition']}, {built} · {told['license']} licence.* {printed}"
+        f"*{authors} · edition {book['edition']}, {built} · {told['license']} licence.* {PDF}"
         "Each chapter offers its executed notebook, slides, and a copy for students."
     )
     title, _, subtitle = book["title"].partition(": ")
@@ -99,7 +100,8 @@ def edition(template: str, *, pdf: str = "", today: str = "") -> str:
         "",
         "Cite the thesis or paper whose method you use, too: see the [references](references.md).",
     ]
-    for marker, content in ((EDITION, byline), (CITE, "\n".join(entry))):
+    filled = {PICTURE: picture, EDITION: byline, CITE: "\n".join(entry)}
+    for marker, content in filled.items():
         if template.splitlines().count(marker) != 1:
             raise ValueError(f"the first page must have exactly one line {marker}")
         template = template.replace(marker, content)

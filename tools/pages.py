@@ -28,8 +28,9 @@ import results
 import teaching
 from chapters import read_notebook
 
-from eenotes_book import probes, records
+from eenotes_book import probes, records, style
 from eenotes_book.cache import write_json
+from eenotes_book.ch01_leaving import drawings
 
 
 def without_live_widgets(notebook: dict) -> dict:
@@ -236,10 +237,13 @@ def assemble(scale: str) -> Path:
         text = json.dumps(notebook, indent=1, ensure_ascii=False)
         (source / f"{chapter}.ipynb").write_text(text + "\n", encoding="utf-8")
     moved = moved_probes()
+    style.use_style()
     found = [gathered(name, scale, moved[name]) for name in chapters.chapters()]
     report(found)
     fillings = {
-        "index.md": lambda page: on_t4.fill(furniture.edition(page)),
+        "index.md": lambda page: on_t4.fill(
+            furniture.edition(page, picture=drawings.first_page().data)
+        ),
         "results.md": lambda page: results.fill(page, scale, found),
         "which-method.md": lambda page: evidence.fill(page, scale, found),
         "notation.md": lambda page: reference.fill(page, equations()),

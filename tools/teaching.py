@@ -11,8 +11,8 @@ solution is the code cell after it, with the tag `solution`; what the solution s
 `title`, `points`, `equations` (their numbers; they stand in the cell's text) and what else to
 `show`:
 
-    figure, table, text     an output of the executed cell; with `"optional": true` the slide is
-                            left out where there is none
+    figure, table, text     an output of the executed cell, of a figure's caption the takeaway
+                            alone; with `"optional": true` the slide is left out where there is none
     code                    the cell's code
     prediction              the paragraph that begins with "Predict first"
     table of the text       the first table of a Markdown cell
@@ -308,8 +308,15 @@ def _output(cell: dict, kind: str) -> str:
             if kind == "figure"
             else "<table" in shown and not is_figure and kind == "table"
         ):
-            return shown if is_figure else f'<div class="wide">{shown}</div>'
+            return _takeaway(shown) if is_figure else f'<div class="wide">{shown}</div>'
     raise LookupError(f"the executed cell has no {kind}")
+
+
+def _takeaway(figure: str) -> str:
+    """A figure with the first sentence of its caption: the rest is for readers of the page."""
+    return re.sub(
+        r"(<figcaption[^>]*>\s*<strong>.*?</strong>).*?(</figcaption>)", r"\1\2", figure, flags=re.S
+    )
 
 
 def _exercise_list(notebook: dict) -> str:

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -20,46 +21,65 @@ MANY = 6  # panels; more would make a phone's picture endless
 DETAIL = 2  # pixels of the picture for one of the page
 
 
-def wide_and_narrow(figure: Figure, *, alt: str) -> str:
+def wide_and_narrow(
+    figure: Figure, *, alt: str, vector: bool = False, narrow: Figure | None = None
+) -> str:
     """A figure as HTML: the picture for a page, and for a narrow window one with stacked panels.
 
     Args:
         figure: the figure; its size and its panels are changed.
         alt: what there is to see.
+        vector: as SVG instead of PNG.
+        narrow: what a narrow window gets instead of stacked panels.
 
     Raises:
         ValueError: if a text is smaller than `SMALLEST` where the picture is as wide as the page.
     """
     width, height = figure.get_size_inches()
     if width > PAGE:
-        figure.set_size_inches(PAGE, height)
+        # photographs and maps keep their shape; charts keep their height
+        charts = [ax for ax in figure.axes if ax.axison and ax.get_label() != "<colorbar>"]
+        rows = {ax.get_subplotspec().rowspan.start for ax in figure.axes if ax.get_subplotspec()}
+        smaller = height * PAGE / width + 0.15 * len(rows)
+        figure.set_size_inches(PAGE, height if charts else smaller)
     fit_words(figure)
-    source, pixels = encoded(figure)
+    source, pixels, _ = encoded(figure, vector)
     type_size = smallest_type(figure) * min(1, PAGE * PIXELS / pixels)
     if type_size < SMALLEST:
         raise ValueError(
             f"the smallest text of this figure, {smallest_text(figure)!r}, is {type_size:.1f} "
             f"pixels high on a page; at least {SMALLEST} can be read"
         )
-    narrow = ""
-    if stack(figure):
+    if narrow is None and stack(figure):
         fit_words(figure)
-        address = encoded(figure)[0]
-        narrow = f'<source media="(max-width: {NARROW}px)" srcset="{address}" type="image/png">'
+        narrow = figure
+    other = ""
+    if narrow is not None:
+        address, _, kind = encoded(narrow, vector)
+        other = f'<source media="(max-width: {NARROW}px)" srcset="{address}" type="{kind}">'
     return (
-        f'<picture>{narrow}<img src="{source}" alt="{html.escape(alt)}" '
+        f'<picture>{other}<img src="{source}" alt="{html.escape(alt)}" '
         f'data-type="{type_size:.1f}" '
         f'style="width:{pixels}px;max-width:100%;height:auto;background:white"></picture>'
     )
 
 
-def encoded(figure: Figure) -> tuple[str, int]:
-    """A figure as the address of a PNG that contains it, and its width on a page in pixels."""
-    png = io.BytesIO()
-    figure.savefig(png, dpi=DETAIL * PIXELS, bbox_inches="tight", pad_inches=0.05)
-    content = png.getvalue()
-    width = int.from_bytes(content[16:20], "big")  # where a PNG says it
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}", round(width / DETAIL)
+def encoded(figure: Figure, vector: bool = False) -> tuple[str, int, str]:
+    """A figure as the address of a picture that contains it, its width on a page in pixels, and
+    what kind of picture it is: a PNG or an SVG.
+    """
+    made = io.BytesIO()
+    tight = {"bbox_inches": "tight", "pad_inches": 0.05}
+    if vector:
+        figure.savefig(made, format="svg", metadata={"Date": None}, **tight)
+        content, kind = made.getvalue(), "image/svg+xml"
+        points = float(re.search(rb'width="([0-9.]+)pt"', content)[1])
+        width = round(points * PIXELS / 72)
+    else:
+        figure.savefig(made, format="png", dpi=DETAIL * PIXELS, **tight)
+        content, kind = made.getvalue(), "image/png"
+        width = round(int.from_bytes(content[16:20], "big") / DETAIL)  # where a PNG says it
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}", width, kind
 
 
 # --- words

@@ -104,7 +104,15 @@ def use_style() -> None:
 LONGEST_CAPTION = 40  # words
 
 
-def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "") -> HTML:
+def show(
+    figure: Figure | Axes,
+    *,
+    caption: str,
+    alt: str,
+    provenance: str = "",
+    vector: bool = False,
+    narrow: Figure | None = None,
+) -> HTML:
     """A figure with caption and alternative text, the same in Jupyter, Colab and the built page.
 
     A figure wider than the page's text is made as wide as that.  On a narrow screen panels stand
@@ -116,6 +124,8 @@ def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "")
             takeaway, is set in bold.
         alt: what there is to see, for those who do not see it.
         provenance: scale, data, counts, seeds, device; in small print.
+        vector: as SVG, for drawings of a few shapes; otherwise as PNG.
+        narrow: another figure for narrow screens, in place of panels one below the other.
 
     Raises:
         ValueError: if caption or alt is empty, the caption is longer, or a text of the figure is
@@ -131,8 +141,9 @@ def show(figure: Figure | Axes, *, caption: str, alt: str, provenance: str = "")
             "conclusions belong to the text, and where the numbers come from to provenance"
         )
     figure = figure.figure if isinstance(figure, Axes) else figure
-    picture = pictures.wide_and_narrow(figure, alt=alt)
+    picture = pictures.wide_and_narrow(figure, alt=alt, vector=vector, narrow=narrow)
     plt.close(figure)
+    plt.close(narrow)
     takeaway, space, rest = re.fullmatch(r"(.+?[.!?])(\s+|$)(.*)|.*", caption, re.S).groups("")
     words = f"<strong>{html.escape(takeaway or caption)}</strong>{space}{html.escape(rest)}"
     small = f'<br><small style="opacity:.8">{html.escape(provenance)}</small>' if provenance else ""

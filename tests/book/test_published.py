@@ -10,10 +10,18 @@ from torch.utils.data import TensorDataset
 from eenotes import split
 from eenotes.costs import Costs
 from eenotes.rules import Confidence
-from eenotes_book.ch02_e2cm import imagenet_stem, neural_collapse, published_exits, published_study
+from eenotes_book.ch02_e2cm import (
+    imagenet_stem,
+    neural_collapse,
+    published_exits,
+    published_study,
+    recorded_means,
+)
 from eenotes_book.data import recorded, vision
 from eenotes_book.models import imagenet_resnet
 from eenotes_book.models.resnet import CifarResNet
+
+CLOSE = {"rtol": 1e-2, "atol": 1e-2}  # bfloat16 features, four digits
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,35 @@ def test_neural_collapse_is_the_formula():
     assert row["nearest_mean"] == pytest.approx(right, abs=1e-4)
 
 
+def test_class_means_and_their_spread_by_hand():
+    torch.manual_seed(0)
+    labels = torch.arange(240) % 4
+    x = torch.randn(240, 5) + 2 * torch.randn(4, 5)[labels]
+    batches, stages = [(x[:100], labels[:100]), (x[100:], labels[100:])], [nn.Identity().eval()]
+    (row,) = recorded_means.measure(stages, batches, num_classes=4, plane=(2, 0, 3))
+    means = torch.stack([x[labels == k].mean(0) for k in range(4)])
+    spread = [(x[labels == k] - means[k]).square().sum(1).mean().sqrt() for k in range(4)]
+    torch.testing.assert_close(torch.tensor(row["distances"]), torch.cdist(means, means), **CLOSE)
+    torch.testing.assert_close(torch.tensor(row["spread"]), torch.stack(spread), **CLOSE)
+    # the plane keeps the distances, and the variance along the line between two means
+    flat, three = torch.tensor(row["means"]), means[[2, 0, 3]]
+    torch.testing.assert_close(torch.cdist(flat, flat), torch.cdist(three, three), **CLOSE)
+    along = torch.nn.functional.normalize(means[0] - means[2], dim=0)
+    variance = ((x[labels == 2] - means[2]) @ along).square().mean()
+    line = torch.nn.functional.normalize(flat[1] - flat[0], dim=0)
+    torch.testing.assert_close(line @ torch.tensor(row["covariances"][0]) @ line, variance, **CLOSE)
+
+
+def test_recorded_separability_is_the_formula():
+    layer = recorded_means.recorded()["resnet56"]["layers"][0]
+    table = recorded_means.separability("resnet56")
+    distances = sorted(layer["distances"][3])  # of the cat: its own is 0
+    assert table.loc["cat", "stem"] == pytest.approx(
+        distances[1] / (distances[1] + layer["spread"][3])
+    )
+    assert table.shape == (10, 28) and list(table)[-2:] == ["26", "classifier"]
+
+
 def test_thresholds_are_reported_on_the_other_half():
     torch.manual_seed(0)
     labels = torch.randint(0, 4, (400,))
@@ -129,3 +166,7 @@ def test_thumbnails_are_of_the_recorded_samples():
     leaves = torch.tensor(facts["exits"]) == 0
     assert torch.equal(score > facts["threshold"], leaves)
     assert "no licence" in facts["terms"]
+    (cat,) = recorded.images_of(["cat"])
+    assert any(torch.equal(cat, image) for image in images)
+    with pytest.raises(ValueError, match="no image of lynx"):
+        recorded.images_of(["cat", "lynx"])

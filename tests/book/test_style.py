@@ -2,6 +2,8 @@
 stays empty.
 """
 
+import re
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 
 from eenotes_book import style
-from eenotes_book.ch02_e2cm import at_costs, at_costs_figures, figures
+from eenotes_book.ch02_e2cm import at_costs, at_costs_figures, drawings
 from eenotes_book.ch04_cbt import experiment as ch04_cbt_experiment
 from eenotes_book.ch05_eeprune import experiment as ch05_eeprune_experiment
 
@@ -63,7 +65,7 @@ def test_every_method_belongs_to_a_chapter_and_looks_the_same_everywhere():
 @pytest.fixture
 def drawn(monkeypatch):
     """Chapter 2's figures before they become pictures."""
-    monkeypatch.setattr(figures.style, "show", lambda figure, **words: figure)
+    monkeypatch.setattr(style, "show", lambda figure, **words: figure)
     yield
     plt.close("all")
 
@@ -71,8 +73,8 @@ def drawn(monkeypatch):
 @pytest.mark.usefixtures("drawn")
 def test_a_class_without_separability_is_white_and_the_most_separable_has_its_full_colour():
     table = pd.DataFrame({"stem": [0.0, 0.2], "classifier": [0.4, 0.8]}, index=["cat", "dog"])
-    image = figures.three_classes(table, provenance="").axes[0].images[0].get_array()
-    cat, dog = (matplotlib.colors.to_rgb(color) for color in figures.THREE_COLORS[:2])
+    image = drawings.three_classes(table, provenance="").axes[0].images[0].get_array()
+    cat, dog = (matplotlib.colors.to_rgb(color) for color in drawings.THREE_COLORS[:2])
     np.testing.assert_allclose(image[0, 0], [1, 1, 1])
     np.testing.assert_allclose(image[1, 1], dog)
     assert (image[0, 1] < 1).any() and image[0, 1].sum() > np.sum(cat)
@@ -87,6 +89,17 @@ def test_a_comparison_draws_every_method_that_is_recorded():
     }
     figure = at_costs_figures.comparison(found, ["E²CM", "SDN", "BranchyNet"], provenance="")
     assert [len(ax.containers) for ax in figure.axes] == [2, 1]
+
+
+def test_a_drawing_is_an_svg_and_a_chart_a_png_of_double_resolution():
+    figure, ax = plt.subplots(figsize=(4, 2))
+    ax.plot([0, 1])
+    given = {"caption": "A line.", "alt": "a line"}
+    drawn, charted = (style.show(ax, vector=vector, **given).data for vector in (True, False))
+    kinds = [re.search(r'<img src="data:([a-z/+]+);base64,', html)[1] for html in (drawn, charted)]
+    assert kinds == ["image/svg+xml", "image/png"]
+    wide = [int(re.search(r"width:(\d+)px", html)[1]) for html in (drawn, charted)]
+    assert wide[0] == pytest.approx(wide[1], abs=3)
 
 
 def test_ink_stands_out_from_the_ground_of_every_exit():

@@ -18,7 +18,13 @@ from eenotes.rules import Confidence, Patience
 from eenotes.thresholds import thresholds_for_budgets
 from eenotes_book import records, statistics
 from eenotes_book.ch01_leaving import experiment as leaving
-from eenotes_book.ch02_e2cm import at_costs, claims, neural_collapse, published_study
+from eenotes_book.ch02_e2cm import (
+    at_costs,
+    claims,
+    neural_collapse,
+    published_study,
+    recorded_means,
+)
 from eenotes_book.ch06_language import claims as language
 from eenotes_book.ch06_language import pretrained
 from eenotes_book.data import recorded
@@ -54,7 +60,8 @@ def first_leavers() -> Iterator[Sentence]:
     total = first.sum().item()
     yield "{} of the 5,000 test images leave at the first exit", total
     yield "Of these {} % are airplanes, automobiles, ships", points(vehicles / total, 0)
-    yield "{} are cats and {} are birds", count["cat"], count["bird"]
+    assert count["cat"] == 0
+    yield "none is a cat and {} is a bird", count["bird"]
     yield "at early exits {} % are right", points(right[~late].double().mean(), 0)
     shares = points(late.double().mean(), 0), points(right[late].double().mean(), 0)
     yield "The {} % that go to the end get {} % right answers", *shares
@@ -199,6 +206,22 @@ def trained_exits() -> Iterator[Sentence]:
     yield "are {} points ahead of them ({} to {})", *lead("whitened", "sdn1")
     longer = "{} points ahead of this SDN on average ({} to {}, five seeds)"
     yield longer, *lead("whitened", "sdn")
+
+
+def means_by_depth() -> Iterator[Sentence]:
+    found = recorded_means.recorded()["resnet56"]
+    table = recorded_means.separability("resnet56")
+    average = table.mean()
+    assert average.idxmin() == "6" and all(average["8":].diff().iloc[1:] > -0.002)
+    yield "the separability is {} after the stem", share(average["stem"])
+    yield "it falls, to {} after block 6", share(average["6"])
+    late = share(average["18"]), share(average["26"]), share(average["classifier"])
+    yield "{} after block 18, {} after block 26, {} at the classifier", *late
+    for layer, at in (("stem", 0), ("classifier", -1)):
+        assert set(table[layer].nsmallest(2).index) == {"cat", "dog"}
+        distances = torch.tensor(found["layers"][at]["distances"]).fill_diagonal_(torch.inf)
+        cat, dog = map(found["classes"].index, ("cat", "dog"))
+        assert distances[cat].argmin() == dog and distances[dog].argmin() == cat
 
 
 def collapse() -> Iterator[Sentence]:
@@ -375,7 +398,7 @@ def for_teachers() -> Iterator[Sentence]:
 SENTENCES: dict[str, tuple[Callable[[], Iterator[Sentence]], ...]] = {
     "teaching": (for_teachers,),
     "01-why-leave-early": (margins, first_leavers, overthinking, rules),
-    "02-e2cm": (early_leavers, class_means, trained_exits, collapse, clusters),
+    "02-e2cm": (means_by_depth, early_leavers, class_means, trained_exits, collapse, clusters),
     "06-class-aware-init": (before_training, drafting, small_models),
 }
 

@@ -92,7 +92,7 @@ def threshold_landscape(table: pd.DataFrame, *, last: float, provenance: str) ->
     line = {"color": GREY, "linestyle": "--", "linewidth": 1.2}
     trade_off.axhline(last, label="accuracy of the last exit", **line)
     trade_off.set(xlabel="threshold", ylim=(0, 1.05))
-    trade_off.legend(loc="center left", bbox_to_anchor=(0, 0.3))
+    trade_off.legend(loc="lower center", bbox_to_anchor=(0.45, 1))
     return show(
         figure,
         caption="One threshold for all exits: at 0.1 all images exit at exit 1; at 1 "
@@ -137,7 +137,7 @@ def clock(times: pd.DataFrame, stages: pd.DataFrame, *, provenance: str) -> HTML
     left.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     right.bar(stages.stage, stages.time_per_mac, color=GREY)
     right.axhline(1, color="black", linewidth=1, linestyle="--")
-    right.set(xlabel="stage", ylabel="time per MAC / average")
+    right.set(xlabel="stage", ylabel="time per MAC / average", xticks=stages.stage)
     middle = times[times.batch == times.batch.max()].iloc[1]
     return show(
         figure,

@@ -1,7 +1,6 @@
 """Figures of chapter 1 about images: where they exit, which are hard, and what exits say."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +8,6 @@ import pandas as pd
 from IPython.display import HTML
 from torch import Tensor
 
-from eenotes.costs import Costs
 from eenotes_book.style import (
     BLUE,
     CLASS_COLORS,
@@ -25,43 +23,6 @@ from eenotes_book.style import (
 _KINDS = {"vision": (BLUE, "o"), "language": (RED, "^"), "speech/multimodal": (GREEN, "D")}
 
 
-def cascade(found: Mapping[str, Any], costs: Costs, *, last: float, provenance: str) -> HTML:
-    """A network as a row of stages with a door after each; the bars are the images still there.
-
-    Args:
-        found: from `eenotes.thresholds.evaluate`, on test.
-        costs: of the network.
-        last: accuracy of the last exit.
-        provenance: for the small print.
-    """
-    left, there = found["left"], 1.0
-    so_far = (costs.cumulative / costs.backbone).tolist()
-    figure, ax = plt.subplots(figsize=(max(8.2, 1.15 * len(left)), 2.9))
-    for j, (share, cost) in enumerate(zip(left, so_far, strict=True)):
-        alpha, middle, door = 0.25 + 0.5 * (j + 1) / len(left), j + 0.36, j + 0.86
-        bar = plt.Rectangle((j, -there / 2), 0.72, there, color=BLUE, alpha=alpha, linewidth=0)
-        ax.add_patch(bar)
-        ax.text(middle, 0, f"{there:.0%}", ha="center", va="center", fontsize=9)
-        arrow = {"arrowstyle": "->", "color": RED}
-        ax.annotate("", xy=(door, -0.78), xytext=(door, -there / 2 + 0.04), arrowprops=arrow)
-        below = {"ha": "center", "va": "top", "fontsize": 8, "color": RED}
-        ax.text(door, -0.86, f"{share:.0%}\nleave", **below)
-        above = {"ha": "center", "va": "bottom", "fontsize": 8}
-        ax.text(middle, 0.6, f"stage {j + 1}\ncost so\nfar {cost:.2f}", **above)
-        there -= share
-    ax.set(xlim=(-0.1, len(left) + 0.3), ylim=(-1.25, 0.95))
-    ax.axis("off")
-    return show(
-        figure,
-        caption=f"With thresholds chosen on validation, {1 - left[-1]:.0%} of the test images exit "
-        f"before the last stage. The average image costs {found['relative_cost']:.2f} of the "
-        f"backbone, accuracy {found['accuracy']:.3f} against {last:.3f} at the end.",
-        alt="A row of bars, one per stage, getting shorter as images leave through an arrow after "
-        "each stage.",
-        provenance=provenance,
-    )
-
-
 def rising_cost(models: pd.DataFrame) -> HTML:
     """Parameters and sizes of training sets by year, on logarithmic axes.
 
@@ -75,14 +36,14 @@ def rising_cost(models: pd.DataFrame) -> HTML:
     for ax, unit in zip(axes[1:], ("images", "tokens"), strict=True):
         table = models[models.training_unit == unit]
         _scatter(ax, table, "training_examples", label=f"training {unit}")
-    axes[0].legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     largest, first = models.loc[models.parameters.idxmax()], models.loc[models.year.idxmin()]
     growth = largest.parameters / first.parameters / 1e6
     return show(
         figure,
-        caption=f"{len(models)} well-known models; those clearly larger than all before have "
-        f"names. From {first.model} ({first.year}) to {largest.model} ({largest.year}) parameters "
-        f"grew {growth:,.0f} million times. For mixtures of experts all parameters count.",
+        caption=f"From {first.model} ({first.year}) to {largest.model} ({largest.year}) "
+        f"parameters grew {growth:,.0f} million times. {len(models)} well-known models; those "
+        "clearly larger than all before have names. For mixtures of experts all parameters count.",
         alt="Three scatter plots on logarithmic axes: parameters, training images and training "
         "tokens of well-known models, all rising with the years.",
         provenance="Training sizes of models that state them in images or tokens; sources in "
@@ -113,7 +74,7 @@ def _largest_so_far(table: pd.DataFrame, column: str) -> list[tuple[pd.Series, s
     found, highest = [], 0.0
     for _, row in table.iterrows():
         if row[column] > 1.3 * highest:
-            found.append((row, "right" if found else "left"))
+            found.append((row, "left" if row.year < 2012 else "right"))
             highest = row[column]
     return found
 
@@ -176,9 +137,9 @@ def leavers(
     wrong = colors.count(RED)
     return show(
         gallery([pictures[i] for i in order], titles, columns=columns, colors=colors),
-        caption="The first test images that leave at each exit, with one threshold of "
-        f"{threshold} for all, and the answer there. Red: wrong ({wrong} of {len(order)}); true "
-        "class below.",
+        caption=f"{len(order) - wrong} of these {len(order)} answers are right. The first test "
+        f"images that leave at each exit, with one threshold of {threshold} for all, and the "
+        "answer there. Red: wrong; true class below.",
         alt="A grid of small photographs, a column for each exit and a row for each image, with "
         "the network's answer above each.",
         provenance=provenance,
@@ -206,19 +167,17 @@ def exits_and_overthinking(
     cost_axes(left).margins(y=0.15)
     at = np.arange(len(changes))
     right.bar(at - 0.2, changes.repaired, 0.4, color=BLUE, label="wrong here, right at the end")
-    label = "right here, wrong at the end (overthinking)"
+    label = "right here, wrong at the end"
     right.bar(at + 0.2, changes.spoiled, 0.4, color=RED, hatch="//", label=label)
-    right.set_xticks(at, [f"exit {j}" for j in changes.exit])
-    highest = max(changes.repaired.max(), changes.spoiled.max(), 1)
-    right.set(ylabel="test images", ylim=(0, 1.3 * highest))
-    right.legend(loc="upper right")
+    right.set_xticks(at, changes.exit)
+    right.set(xlabel="exit", ylabel="test images")
+    right.legend(loc="lower center", bbox_to_anchor=(0.45, 1))
     first, last = exits.accuracy.iloc[[0, -1]]
     return show(
         figure,
-        caption=f"Left: accuracy at each exit, {first:.3f} at the first, "
-        f"{exits.accuracy.max():.3f} at the best and {last:.3f} at the last. Right: repaired and "
-        f"spoiled images; {spoiled} of {images:,} are right at some early exit and wrong at the "
-        "end.",
+        caption=f"The first exit is right on {first:.3f} of the images, the last on {last:.3f}, "
+        f"and {spoiled} of {images:,} images are right at some early exit and wrong at the end. "
+        f"Right: what the stages after each exit repair and spoil.",
         alt="Left a curve of accuracy per exit against cost, steep at first and then flat; right "
         "paired bars per exit for repaired and spoiled answers.",
         provenance=provenance,
@@ -246,7 +205,8 @@ def falls(
     ax.legend(title="true class", loc="center left", bbox_to_anchor=(1, 0.5))
     return show(
         figure,
-        caption="The images whose true class loses most between its best early exit and the end.",
+        caption="Some images are recognised early and lost at the end. Drawn are those whose true "
+        "class loses most between its best early exit and the end.",
         alt="Lines of the true class's probability over the exits: high at an early or middle "
         "exit and near zero at the last.",
         provenance=provenance,

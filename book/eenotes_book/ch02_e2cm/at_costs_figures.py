@@ -1,4 +1,4 @@
-"""Figures of chapter 2 on published networks: accuracy within a cost, and the two axes of cost."""
+"""The figure of chapter 2 on published networks: accuracy within a cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def comparison(
         style.cost_axes(ax, title=TITLES[network])
         ax.axhline(result["backbone"], color=GREY, linestyle="--", linewidth=1.2)
         ax.annotate(f"backbone {result['backbone']:.3f}", (0.02, result["backbone"] + 0.01))
-        ax.set(xlim=(0, 0.8), ylim=(0.1, 1))
+        ax.set(xlim=(0, 0.8), ylim=(0.4, 1))
     for ax in axes[1:]:
         ax.set_ylabel("")
     pairs = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
@@ -44,7 +44,7 @@ def comparison(
     figure.legend([handles[m] for m in named], named, loc="outside lower center", ncols=4)
     return style.show(
         figure,
-        caption="Trained networks of CIFAR-10, thresholds chosen on one half of the test images "
+        caption=f"{_at_a_third(found, methods)} Thresholds chosen on one half of the test images "
         "and reported on the other, in turn. Bars: 95 % intervals over the test images.",
         alt="Accuracy against relative cost, a panel for each network and a line for each method, "
         "all rising towards a dashed line for the backbone; whitened class means are highest.",
@@ -52,25 +52,14 @@ def comparison(
     )
 
 
-def cost_axes(tables: Mapping[str, pd.DataFrame]) -> HTML:
-    """The share of the backbone at each block, by MACs and as the thesis's code counts it.
-
-    Args:
-        tables: network → table from `eenotes_book.ch02_e2cm.thesis_costs.shares`.
-    """
-    figure, ax = plt.subplots(figsize=(5, 4.2))
-    looks = ((style.RED, "o"), (style.BLUE, "^"))
-    for (name, table), (color, marker) in zip(tables.items(), looks, strict=True):
-        ax.plot(table.macs, table.thesis, color=color, marker=marker, markersize=4, label=name)
-    ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="equal")
-    ax.set(xlabel="share of the MACs", ylabel="share on the thesis's axis")
-    ax.set(xlim=(0, 1), ylim=(0, 1))
-    ax.legend(loc="lower right")
-    return style.show(
-        figure,
-        caption="Each marker is the end of a residual block of a network of the thesis. Early "
-        "blocks look dearer on the thesis's axis than they are, by .08 of the backbone at most.",
-        alt="Two curves from the lower left to the upper right, slightly above the diagonal at the "
-        "left end and on it at the right.",
-        provenance="torchvision's networks on images of 32 × 32; exit tests left out",
-    )
+def _at_a_third(found: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> str:
+    """What the methods keep of a network's accuracy at the budget next to a third of its cost."""
+    network = "resnet56" if "resnet56" in found else next(iter(found))
+    kept = []
+    for method in methods:
+        if method in found[network]["methods"]:
+            table = pd.DataFrame(found[network]["methods"][method])
+            row = table.loc[(table.budget - 1 / 3).abs().idxmin()]
+            kept.append(f"{method} {row.accuracy:.3f}")
+    whole = f"{found[network]['backbone']:.3f}"
+    return f"At {row.budget:.2f} of the cost of {TITLES[network]} ({whole}): {', '.join(kept)}."

@@ -1,4 +1,4 @@
-"""Figures of chapter 2: separability, one image's way, costs of tests, and comparisons."""
+"""Figures of chapter 2: one image's way, confidences, costs of tests, and clusterings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,45 +7,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from eenotes_book import style
-from eenotes_book.style import CLASS_COLORS, GREY, METHODS, RED
-
-THREE_COLORS = ("#D62728", "#2CA02C", "#1F77B4")
-
-
-def three_classes(table: pd.DataFrame, *, provenance: str) -> HTML:
-    """Three classes at a few layers, a colour each; arguments as in `all_classes`."""
-    first, last = table.columns[0], table.columns[-1]
-    return style.show(
-        _class_mean_grid(table, THREE_COLORS),
-        caption=f"Class means of {', '.join(table.index)} become separable with depth: "
-        f"separability grows from {table[first].mean():.2f} on average after the {first} to "
-        f"{table[last].mean():.2f} at the {last}.",
-        alt="A grid with one row per class and one column per layer; each row has its own colour, "
-        "faint on the left and strong on the right.",
-        provenance=provenance,
-    )
-
-
-def all_classes(table: pd.DataFrame, *, provenance: str) -> HTML:
-    """The class means of all classes at all layers: white is not separated, full colour is.
-
-    Args:
-        table: separability in [0, 1], indexed by class name, one column per layer.
-        provenance: for the small print.
-    """
-    last = table.iloc[:, -1]
-    return style.show(
-        _class_mean_grid(table, CLASS_COLORS),
-        caption="Between the stem and the classifier every class gains separability, most of it "
-        f"late; at the end {last.idxmax()!r} stands out most and {last.idxmin()!r} least. Colour "
-        "strength is equation (2.1), the largest value at full colour.",
-        alt="A grid with one row per class and one column per layer, tinted more strongly from "
-        "left to right in every row.",
-        provenance=provenance,
-    )
+from eenotes_book import statistics, style
+from eenotes_book.style import GREY, METHODS, RED
 
 
 def walk_through(
@@ -136,92 +100,73 @@ def confidence_bands(
 
 
 def exit_overhead(table: pd.DataFrame, *, provenance: str) -> HTML:
-    """MACs per stage and of the exit test after it, as bars on a logarithmic axis.
+    """MACs per stage and of the exit test after it, on a logarithmic axis.
 
     Args:
         table: indexed by exit name, columns ``stage`` and one per kind of exit.
         provenance: for the small print.
     """
-    colors = {"stage": GREY} | {name: METHODS[name][0] for name in table.columns if name in METHODS}
     figure, ax = plt.subplots(figsize=(7.2, 3.2))
-    table.plot.bar(ax=ax, color=[colors[name] for name in table.columns], width=0.8, logy=True)
-    ax.set(ylabel="MACs per image", xlabel="exit after")
-    ax.tick_params(axis="x", rotation=30)
-    ax.legend(ncols=len(table.columns), loc="upper center", bbox_to_anchor=(0.5, 1.0))
-    ax.set_ylim(top=table.to_numpy().max() * 6)
+    for name in table:
+        color, marker = METHODS.get(name, (GREY, "s"))
+        look = {"color": color, "marker": marker, "linestyle": ":", "markersize": 7}
+        ax.plot(range(len(table)), table[name], label=name, **look)
+    ax.set_xticks(range(len(table)), table.index, rotation=30)
+    ax.set(ylabel="MACs per image", xlabel="exit after", yscale="log")
+    ax.legend(ncols=len(table.columns), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     share = table["E²CM"].sum() / table["stage"].sum()
     return style.show(
         figure,
         caption="An E²CM exit test costs at least as much as a linear exit on 4 × 4 averages, and "
         "more wherever the feature map is larger: all E²CM tests together are "
         f"{share:.1%} of the stages before them.",
-        alt="Grouped bars on a logarithmic axis: stages mostly far highest, then class-mean "
-        "tests, linear exits lowest or equal to them.",
+        alt="Markers over the exits on a logarithmic axis: stages mostly far highest, then "
+        "class-mean tests, linear exits lowest or equal to them.",
         provenance=provenance,
     )
 
 
 def clustering(groups: Mapping[str, Sequence[dict]], *, provenance: str) -> HTML:
-    """Clustering accuracy against cost, one panel per data set.
+    """What early exits change in clustering accuracy, against cost: a panel per data set.
 
     Args:
         groups: data set → runs, each with ``accuracy`` of the whole encoder and ``points``
             (``budget``, ``relative_cost``, ``accuracy``).
         provenance: for the small print.
     """
-    figure, axes = plt.subplots(1, len(groups), figsize=(5.2 * len(groups), 3.8), squeeze=False)
+    size = (5.2 * len(groups), 3.8)
+    figure, axes = plt.subplots(1, len(groups), figsize=size, sharey=True, squeeze=False)
+    found = []
     for ax, (name, runs) in zip(axes[0], groups.items(), strict=True):
-        tables = [pd.DataFrame(run["points"]).sort_values("relative_cost") for run in runs]
-        thin = {"color": GREY, "linewidth": 0.9, "marker": "."}
-        for i, table in enumerate(tables):
-            label = "one run" if i == 0 else None
-            ax.plot(table.relative_cost, table.accuracy, label=label, **thin)
-        if len(runs) > 1:
-            mean = pd.concat(tables).groupby("budget")[["relative_cost", "accuracy"]].mean()
-            thick = {"color": RED, "linewidth": 3, "marker": "o"}
-            ax.plot(mean.relative_cost, mean.accuracy, label=f"mean of {len(runs)} runs", **thick)
-        whole = np.mean([run["accuracy"] for run in runs])
-        ax.axhline(whole, color="black", linestyle="--", linewidth=1, label="whole encoder")
-        ax.set(
-            xlabel="relative cost (MACs; 1 = whole encoder)",
-            ylabel="clustering accuracy (test)",
-            title=name,
-            xlim=(0, 1.08),
-        )
-        low, high = ax.get_ylim()
-        # a tenth of a point shall not look like a cliff
-        ax.set_ylim(min(low, high - 0.05), high + 0.005)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        table = pd.concat([_changes(run) for run in runs])
+        for _, run in table.groupby("accuracy_of_all", sort=False):
+            ax.plot(run.relative_cost, run.change, color=GREY, linewidth=0.9, marker=".")
+        costs, mean = table.groupby("budget").relative_cost.mean(), table.groupby("budget").change
+        reach = mean.agg(lambda values: statistics.reach(values.tolist()))
+        look = {"color": RED, "linewidth": 2.5, "marker": "o", "capsize": 3}
+        ax.errorbar(costs, mean.mean(), None if reach.isna().any() else reach, **look)
+        ax.axhline(0, color="black", linestyle="--", linewidth=1)
+        ax.set(xlabel="relative cost (MACs; 1 = whole encoder)", title=name, xlim=(0, 1.08))
+        last = mean.mean().iloc[-1]
+        found.append(f"{last:+.1f} on {name} at {costs.iloc[-1]:.2f} of the cost")
+    axes[0, 0].set_ylabel("change of the clustering accuracy (points)")
+    count = max(len(runs) for runs in groups.values())
+    bars = f" Thin: each of {count} runs; red: mean, 95 % interval." if count > 1 else " One run."
     return style.show(
         figure,
-        caption="What early exits keep of a clustering, with thresholds chosen without labels; "
-        "dashed: the whole encoder.",
-        alt="Clustering accuracy against relative cost, one panel per data set; thin grey lines "
-        "for runs, a thick red one for their mean.",
+        caption=f"Points of clustering accuracy against the whole encoder: {', '.join(found)}. "
+        f"Thresholds are chosen without labels.{bars}",
+        alt="Change of clustering accuracy against relative cost, one panel per data set; thin "
+        "grey lines for runs and a thick red one for their mean, near a dashed line at zero.",
         provenance=provenance,
     )
 
 
-def _class_mean_grid(table: pd.DataFrame, colors: Sequence[str]) -> Figure:
-    """Rows are classes, each with its colour, and columns layers."""
-    values = table.to_numpy()
-    shown = values / values.max()
-    full = np.array([plt.matplotlib.colors.to_rgb(color) for color in colors[: len(table)]])
-    cells = 1 - shown[..., None] * (1 - full[:, None, :])
-    wide = table.shape[1]
-    figure, ax = plt.subplots(figsize=(1.0 + 0.82 * wide, 0.9 + 0.48 * len(table)))
-    ax.imshow(cells, aspect="auto", interpolation="nearest")
-    centred = {"ha": "center", "va": "center", "fontsize": 8}
-    for (row, column), value in np.ndenumerate(values):
-        dark = np.dot(cells[row, column], (0.299, 0.587, 0.114)) < 0.5
-        ax.text(column, row, f"{value:.2f}", color="white" if dark else "black", **centred)
-    tilted = {"rotation": 30, "ha": "right"} if wide > 6 else {"rotation": 0, "ha": "center"}
-    ax.set_xticks(range(wide), table.columns, **tilted)
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set(xlabel="layer whose class means are compared")
-    ax.grid(False)
-    ax.tick_params(length=0)
-    return figure
+def _changes(run: Mapping) -> pd.DataFrame:
+    """The points of a run, with their change against the whole encoder."""
+    table = pd.DataFrame(run["points"]).sort_values("relative_cost")
+    change = 100 * (table.accuracy - run["accuracy"])
+    return table.assign(change=change, accuracy_of_all=run["accuracy"])
 
 
 def _bars(ax: Axes, values: pd.Series, *, marked: int) -> None:

@@ -38,9 +38,9 @@ def neural_collapse(measured: Mapping[str, Mapping[str, Any]], *, provenance: st
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return style.show(
         figure,
-        caption="Every marker is a residual block. Dotted: the whole network. The variance within "
-        "the classes, in units of that between them, falls with depth, and the nearest class mean "
-        "becomes accurate late.",
+        caption="The variance within the classes, in units of that between them, falls with depth, "
+        "and the nearest class mean becomes accurate late. Every marker is a residual block. "
+        "Dotted: the whole network.",
         alt="Two panels over the share of computation, a line per network: the accuracy of nearest "
         "class means rises, the variance ratio falls on a logarithmic axis.",
         provenance=provenance,

@@ -57,7 +57,7 @@ def class_means(host: published_exits.Host, method: str) -> EarlyExitNetwork:
         return e2cm.fit_whitened(host.stages, batches, num_classes=classes, grid=grid)
 
 
-def record_thumbnails(*, threshold: float = 0.9, each: int = 4) -> None:
+def record_thumbnails(*, threshold: float = 0.98, each: int = 4) -> None:
     """Write what `eenotes_book.data.recorded.thumbnails` reads: ``each`` images for every exit."""
     run, data = recorded.load("resnet56", "whitened"), published_exits.on_cifar("resnet56").data
     exit_index = simulate(run.logits, replace(run.rule, thresholds=threshold)).exit_index

@@ -6,6 +6,7 @@ costs and where it comes from; written by ``eenotes_book.ch02_e2cm.recording``. 
 are there, too (`thumbnails`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,21 @@ def thumbnails() -> tuple[Tensor, Tensor, dict[str, Any]]:
     """
     tensors, facts = load_tensors(THUMBNAILS)
     return tensors["indices"], tensors["images"], facts
+
+
+def images_of(classes: Sequence[str]) -> list[Tensor]:
+    """The first of the `thumbnails` of each class, ``(32, 32, 3)`` uint8.
+
+    Raises:
+        ValueError: a class of which there is none.
+    """
+    run = load("resnet56", "whitened")
+    rows, images, _ = thumbnails()
+    names = [run.facts["classes"][k] for k in run.labels[rows].tolist()]
+    missing = [name for name in classes if name not in names]
+    if missing:
+        raise ValueError(f"there is no image of {', '.join(missing)}")
+    return [images[names.index(name)] for name in classes]
 
 
 def path_of(network: str, method: str) -> Path:
