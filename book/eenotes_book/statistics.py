@@ -12,6 +12,7 @@ not testable here   the claim's gate is closed: this experiment could not decide
 ==================  ==================================================================
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -147,6 +148,14 @@ def spread(values: Sequence[float]) -> float | None:
     """The standard deviation over the seeds; ``None`` for one seed."""
     values = list(values)
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def reach(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval; NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    low, high = interval(values)
+    return (high - low) / 2
 
 
 def _regions(low: float, high: float, wanted: Wanted, margin: float) -> tuple[bool, bool]:

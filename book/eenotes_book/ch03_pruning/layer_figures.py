@@ -49,9 +49,9 @@ def magnitude_pools(pools: dict, *, sparsity: float, provenance: str) -> HTML:
     axes[1].set(xlabel="magnitude of a weight (first bar: all below 0.001)")
     return style.show(
         figure,
-        caption=f"Magnitudes of the trained weights before pruning. One common cut at "
-        f"{sparsity:.1%} of all weights takes {below['exits']:.0%} of the exits' weights; a "
-        f"cut through the exits alone takes {sparsity:.0%} of them.",
+        caption=f"One common cut at {sparsity:.1%} of all weights takes {below['exits']:.0%} of "
+        f"the exits' weights; a cut through the exits alone takes {sparsity:.0%} of them. "
+        "Magnitudes of the trained weights before pruning.",
         alt="Two histograms of weight magnitudes on a logarithmic axis, backbone above and exits "
         "below, each with a solid line for the common cut and a dashed line for its own cut.",
         provenance=provenance,
@@ -84,8 +84,8 @@ def layer_sparsity(table: pd.DataFrame, *, provenance: str) -> HTML:
     means = [f"{early[name].mean():.2f} when pruned {name}" for name in approaches]
     return style.show(
         figure,
-        caption=f"Final sparsity of every layer. Early exits end at {' and at '.join(means)}, each "
-        f"exit counted alike. E{len(early) + 1} is the classifier, part of the backbone.",
+        caption=f"Early exits end at a sparsity of {' and at '.join(means)}. Final sparsity of "
+        f"every layer; E{len(early) + 1} is the classifier, part of the backbone.",
         alt="Two rows of bars, one per layer: convolutions look alike in both rows, the hatched "
         "linear exits are low when pruned together and high when pruned separately.",
         provenance=provenance,
@@ -93,7 +93,7 @@ def layer_sparsity(table: pd.DataFrame, *, provenance: str) -> HTML:
 
 
 def layer_difference(table: pd.DataFrame, *, thesis: Sequence[float], provenance: str) -> HTML:
-    """Sparsity together - separately, a bar per layer, with the spread over runs.
+    """Sparsity together - separately, a bar per layer, with 95 % intervals over runs.
 
     Args:
         table: from `tables.layer_table`.
@@ -103,9 +103,9 @@ def layer_difference(table: pd.DataFrame, *, thesis: Sequence[float], provenance
     _, ax = plt.subplots(figsize=(pictures.PAGE, 4.2))
     _layer_bars(ax, table, table.difference)
     at = np.arange(len(table))
-    if table.spread.notna().all():
+    if table.reach.notna().all():
         look = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "capsize": 2}
-        ax.errorbar(at, table.difference, table.spread, **look)
+        ax.errorbar(at, table.difference, table.reach, **look)
     linear = at[(table.kind == "linear").to_numpy()]
     if len(thesis) == len(linear):
         look = {"color": "black", "markerfacecolor": "white", "markersize": 8}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from eenotes_book import statistics
 from eenotes_book.ch03_pruning.experiment import SEPARATELY, TOGETHER, UNPRUNED
 
 
@@ -34,7 +35,8 @@ def layer_table(runs: Sequence[dict]) -> pd.DataFrame:
 
     Returns:
         One row per layer: ``layer``, ``kind``, a column per approach, ``difference`` (together -
-        separately) and ``spread``, its standard deviation over the runs.
+        separately), and over the runs its standard deviation ``spread`` and ``reach``, half of its
+        95 % interval.
     """
     runs = having(runs, TOGETHER, SEPARATELY, key="sparsity")
     final = {
@@ -43,7 +45,7 @@ def layer_table(runs: Sequence[dict]) -> pd.DataFrame:
     }
     difference = final[TOGETHER] - final[SEPARATELY]
     table = pd.DataFrame({name: values.mean() for name, values in final.items()})
-    table = table.assign(difference=difference.mean(), spread=difference.std())
+    table = table.assign(difference=difference.mean(), **_over_runs(difference))
     return table.assign(kind=runs[0]["layers"]["kind"], layer=names(runs[0]))
 
 
@@ -71,13 +73,14 @@ def accuracy_table(runs: Sequence[dict]) -> pd.DataFrame:
     """The accuracy of every exit on all test images, averaged over the runs that have it.
 
     Returns:
-        One row per approach and exit: ``exit`` (from 1), ``approach``, ``accuracy``, ``spread``.
+        One row per approach and exit: ``exit`` (from 1), ``approach``, ``accuracy``, ``spread``,
+        ``reach``.
     """
     tables = []
     for name in dict.fromkeys(name for run in runs for name in run["accuracy"]):
         values = pd.DataFrame([run["accuracy"][name] for run in having(runs, name)])
         facts = {"exit": values.columns + 1, "approach": name}
-        tables.append(pd.DataFrame(facts | {"accuracy": values.mean(), "spread": values.std()}))
+        tables.append(pd.DataFrame(facts | {"accuracy": values.mean(), **_over_runs(values)}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -86,7 +89,7 @@ def price_table(runs: Sequence[dict]) -> pd.DataFrame:
 
     Returns:
         One row per approach and exit: ``exit`` (from 1), ``approach``, ``difference``, and
-        ``spread``, its standard deviation over the runs.
+        over the runs its standard deviation ``spread`` and ``reach``, half of its 95 % interval.
     """
     changed = [
         run
@@ -124,7 +127,7 @@ def curves(runs: Sequence[dict], approaches: Sequence[str]) -> dict[str, pd.Data
 
     Returns:
         approach → one row per budget that each of these runs keeps: ``budget``,
-        ``relative_cost``, ``accuracy``, ``spread``; no approach that no run has.
+        ``relative_cost``, ``accuracy``, ``spread``, ``reach``; no approach that no run has.
     """
     tables = {}
     for name in approaches:
@@ -133,7 +136,9 @@ def curves(runs: Sequence[dict], approaches: Sequence[str]) -> dict[str, pd.Data
             continue
         rows = pd.concat(pd.DataFrame(run["points"][name]) for run in found).groupby("budget")
         table = rows[["accuracy", "relative_cost"]].mean()
-        table = table.join(rows.accuracy.std().rename("spread"))
+        spread = rows.accuracy.std().rename("spread")
+        reach = rows.accuracy.agg(lambda one: statistics.reach(one.tolist())).rename("reach")
+        table = table.join(spread).join(reach)
         tables[name] = table[rows.size() == len(found)].reset_index()
     return tables
 
@@ -181,3 +186,8 @@ def split_noise(run: dict) -> float:
     """
     p = run["accuracy"][UNPRUNED][-1]
     return 2 * math.sqrt(2 * max(p * (1 - p), 0.01) / run["counts"]["test"])
+
+
+def _over_runs(values: pd.DataFrame) -> dict[str, pd.Series]:
+    """Of every column: ``spread``, and ``reach``, half of the 95 % interval; NaN for one run."""
+    return {"spread": values.std(), "reach": values.agg(lambda one: statistics.reach(one.tolist()))}

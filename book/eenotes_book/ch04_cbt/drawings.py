@@ -52,9 +52,9 @@ def places() -> HTML:
     figure.legend(handles, words, loc="outside lower center", ncols=3)
     return style.show(
         figure,
-        caption="Left: the 3 × 3 neighbourhood of one active place; the hatched part of it is "
-        "halo. Right: inside a stage, a place of the halo shows an average of the active places "
-        "around it.",
+        caption="An active place also reads finished places, the hatched halo. Left: the 3 × 3 "
+        "neighbourhood of one active place. Right: inside a stage, a place of the halo shows an "
+        "average of the active places around it.",
         alt="Two copies of a grid of cells with a diagonal band of active cells, a hatched halo "
         "around it, and grey cells further away; a frame around nine cells in each, and arrows "
         "into the middle cell in the right one.",
@@ -110,8 +110,9 @@ def split_and_merge(bench: Bench, index: int, *, alpha: float, beta: float, coun
         axes[1, column].set_title(f"above {T[k]:.3f}", fontsize=9)
     merged = masks.any(0)
     axes[1, -1].imshow(merged.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes[1, -1].set_title(f"any class: {merged.float().mean():.0%}", fontsize=9)
-    axes[0, -1].text(0.5, 0.5, "or", ha="center", va="center", fontsize=16, color=GREY)
+    axes[1, -1].set_title(f"any of them: {merged.float().mean():.0%}", fontsize=9)
+    axes[0, -1].imshow(bench.data.picture(image[0].cpu()).numpy())
+    axes[0, -1].set_title("the image", fontsize=10)
     for ax in axes[1]:
         frame = {"fill": False, "color": GREY, "linewidth": 1}
         ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, **frame))

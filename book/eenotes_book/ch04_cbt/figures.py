@@ -1,6 +1,6 @@
 """Charts of chapter 4: thresholds, scores against cost, which classes pay, and time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,9 +41,10 @@ def threshold_bars(table: pd.DataFrame, *, ends: tuple[float, float], provenance
     confused = "a class that is taken for another" if table.confused.any() else "none here"
     return style.show(
         figure,
-        caption=f"Margins by (4.3) and thresholds by (4.4) with [{ends[0]}, {ends[1]}]. Easiest: "
-        f"{table['class'].iloc[-1]}; hardest: {table['class'].iloc[0]}. In brackets: share of the "
-        f"training pixels. Grey, hatched: {confused}.",
+        caption=f"The easiest class, {table['class'].iloc[-1]}, has the lowest threshold; the "
+        f"hardest is {table['class'].iloc[0]}. Margins by (4.3), thresholds by (4.4) with "
+        f"[{ends[0]}, {ends[1]}]. In brackets: share of the training pixels. Grey, hatched: "
+        f"{confused}.",
         alt="Two panels of horizontal bars, one bar per class: margins on the left, thresholds on "
         "the right, in opposite order of length.",
         provenance=provenance,
@@ -68,29 +69,22 @@ def anytime_curves(
         named: the rule that the caption compares.
         provenance: of the numbers.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
-    styles = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
-    drawn: dict[str, int] = {}  # kind of rule → how many of it
-    for name, score in scores.items():
-        kind = kind_of(name)
-        color, marker = METHODS[kind]
-        line = styles[drawn.get(kind, 0) % len(styles)]
-        drawn[kind] = drawn.get(kind, 0) + 1
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9), sharey=True)
+    for name, color in _shades(list(scores)).items():
+        score = scores[name]
         cost, points = score["cost"], 100 * np.array(score["miou"])
-        look = {"color": color, "marker": marker}
-        left.plot(cost, points, **look, markersize=5, linestyle=line, label=name)
+        look = {"color": color, "marker": METHODS[kind_of(name)][1]}
+        left.plot(cost, points, **look, markersize=5, label=name)
         reach = score.get("reach")
         right.errorbar(cost[-1], points[-1], reach, **look, markersize=8, linestyle="none")
     _single_thresholds(right, singles)
     left.set_title("at every exit", fontsize=10)
     right.set_title("at the last exit; grey line: one threshold, its value beside it", fontsize=10)
     for ax in (left, right):
-        ax.set(
-            xlabel="relative cost (MACs; 1 = backbone without exits)",
-            ylabel="mean IoU on test (points)",
-        )
+        ax.set(xlabel="relative cost (MACs; 1 = plain backbone)")
         ax.margins(y=0.12)
-    left.legend(loc="lower right")
+    left.set_ylabel("mean IoU on test (points)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     one, other = scores[single], scores[named]
     saved, lost = (
         1 - other["cost"][-1] / one["cost"][-1],
@@ -124,11 +118,13 @@ def who_pays(table: pd.DataFrame, *, reference: str, provenance: str = "") -> HT
     ax.set_yticks(at, _with_shares(table))
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(xlabel=f"change of the class's IoU against {reference} (points)")
+    worst, best = (table["class"].iloc[f(table[rules[0]])] for f in (np.argmin, np.argmax))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return style.show(
         figure,
-        caption=f"What class thresholds change in the IoU of every class, against {reference}. "
-        "Rare classes at the top; share of pixels in brackets.",
+        caption=f"{rules[0]} against {reference}: the IoU of {worst} changes by "
+        f"{table[rules[0]].min():+.1f} points, that of {best} by {table[rules[0]].max():+.1f}, the "
+        "others by something between. Rare classes at the top; share of pixels in brackets.",
         alt="Horizontal bars to both sides of zero, two per class: how its IoU changes with class "
         "thresholds.",
         provenance=provenance,
@@ -193,6 +189,18 @@ def _single_thresholds(ax: Axes, singles: pd.DataFrame) -> None:
     for row in singles.itertuples():
         at, words = (row.cost, 100 * row.miou), f"{row.threshold:g}"
         ax.annotate(words, at, xytext=(3, -12), textcoords="offset points", fontsize=8)
+
+
+def _shades(rules: Sequence[str]) -> dict[str, tuple]:
+    """A colour per rule: that of its method, from dark to pale where a method has several."""
+    alike = {kind: [r for r in rules if kind_of(r) == kind] for kind in map(kind_of, rules)}
+    shades = {}
+    for kind, names in alike.items():
+        rgb = np.array(plt.matplotlib.colors.to_rgb(METHODS[kind][0]))
+        for name, share in zip(names, np.linspace(0, 1, len(names) + 1), strict=False):
+            dark = min(1.0, 0.45 + 0.55 * 2 * share) if len(names) > 1 else 1.0
+            shades[name] = tuple(1 - (1 - rgb * dark) * (1 - 0.6 * max(0.0, 2 * share - 1)))
+    return {name: shades[name] for name in rules}
 
 
 def kind_of(rule: str) -> str:

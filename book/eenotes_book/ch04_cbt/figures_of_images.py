@@ -100,15 +100,15 @@ def exit_maps(
             title = f"{name}: exit {j + 1}" if j == 0 else f"exit {j + 1}"
             axes[2 * m, j + 1].imshow(label_map(labels, classes), interpolation="nearest")
             axes[2 * m, j + 1].set_title(title, fontsize=9)
-            _mask(axes[2 * m + 1, j + 1], active)
+            _still_computed(axes[2 * m + 1, j + 1], picture, active)
     class_legend(figure, classes)
     still = ", ".join(f"{name} {np.mean(steps[-1][1]):.0%}" for name, steps in methods.items())
     return style.show(
         figure,
         caption=f"Places still computed at the last exit: {still}. Above: the map known after each "
-        "exit; below, white: the places that the exit still tests.",
-        alt="Rows of class maps and black and white masks for two rules over four exits; the white "
-        "area shrinks from left to right, faster in the lower rows.",
+        "exit; below, in the picture: the places that the exit still tests; under white: finished.",
+        alt="Rows of class maps, and of the scene under a white veil where it is finished, for two "
+        "rules over four exits; the veil grows from left to right, faster in the lower rows.",
         provenance=provenance,
     )
 
@@ -133,12 +133,8 @@ def tokens_left(
     height, width = picture.shape[:2]
     size = (3.4 * len(steps), 3.4 * height / width + 0.5)
     figure, axes = plt.subplots(1, len(steps), figsize=size, squeeze=False)
-    veil = 0.85 + 0.15 * np.asarray(picture)
     for j, (ax, active) in enumerate(zip(axes[0], steps, strict=True)):
-        rows = np.arange(height) * active.shape[0] // height
-        columns = np.arange(width) * active.shape[1] // width
-        shown = active[rows[:, None], columns][..., None]
-        ax.imshow(np.where(shown, picture, veil), interpolation="nearest")
+        _veiled(ax, picture, active)
         ax.set_title(f"stage {j + 1}: {np.mean(active):.0%} not finished", fontsize=10)
         ax.axis("off")
     return style.show(
@@ -152,9 +148,18 @@ def tokens_left(
     )
 
 
-def _mask(ax: Axes, active: np.ndarray) -> None:
-    """The places that are computed, white on black."""
-    ax.imshow(active, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+def _still_computed(ax: Axes, picture: np.ndarray, active: np.ndarray) -> None:
+    _veiled(ax, picture, active)
     ax.set_title(f"computed: {np.mean(active):.0%}", fontsize=9)
     frame = {"fill": False, "color": GREY, "linewidth": 1}
     ax.add_patch(plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, **frame))
+
+
+def _veiled(ax: Axes, picture: np.ndarray, active: np.ndarray) -> None:
+    """The picture ``(H, W, 3)``, under a white veil where ``active`` ``(h, w)`` is false."""
+    height, width = picture.shape[:2]
+    rows = np.arange(height) * active.shape[0] // height
+    columns = np.arange(width) * active.shape[1] // width
+    shown = active[rows[:, None], columns][..., None]
+    veil = 0.85 + 0.15 * np.asarray(picture)
+    ax.imshow(np.where(shown, picture, veil), interpolation="nearest")

@@ -37,7 +37,12 @@ def accuracy_against_samples(
         provenance: for the small print.
     """
     figure, axes = plt.subplots(
-        2, len(tables), figsize=(3.9 * len(tables) + 0.5, 6.2), sharey=True, squeeze=False
+        2,
+        len(tables),
+        figsize=(3.9 * len(tables) + 0.5, 6.2),
+        sharey=True,
+        sharex="row",
+        squeeze=False,
     )
     labels = {}
     for (above, below), (heading, table) in zip(axes.T, tables.items(), strict=True):
@@ -63,15 +68,22 @@ def accuracy_against_samples(
     figure.legend(labels.values(), labels, loc="outside lower center", ncols=5)
     figure.suptitle(title, fontsize=12)
     caption = (
-        "Test accuracy against samples seen: training alone above, scoring included below. The "
-        "learning rate falls to zero at the right end of each curve; the first points may lie "
-        "below the panel. Bands: ± one standard deviation over seeds."
+        f"{_at_the_end(tables)} Training alone above, scoring included below. The learning rate "
+        "falls to zero at the right end. Bands: ± one standard deviation over seeds."
     )
     alt = (
         "Test accuracy against samples seen, one column per ratio, one line per method; below, "
         "the curves start later by what scoring costs."
     )
     return style.show(figure, caption=caption, alt=alt, provenance=provenance)
+
+
+def _at_the_end(tables: Mapping[str, pd.DataFrame]) -> str:
+    """What EEPrune and random pruning end at, where most methods have run."""
+    heading = max(tables, key=lambda name: tables[name].method.nunique())
+    ends = tables[heading].groupby("method").accuracy.last()
+    said = [f"{m} ends at {ends[m]:.3f}" for m in ("EEPrune", "Random") if m in ends]
+    return f"{heading}: {', '.join(said)}."
 
 
 def lead_over_random(panels: Mapping[str, pd.DataFrame], *, provenance: str) -> HTML:
@@ -83,8 +95,8 @@ def lead_over_random(panels: Mapping[str, pd.DataFrame], *, provenance: str) -> 
         provenance: for the small print.
     """
     size = (5.6 * len(panels) + 1.6, 3.9)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
-    labels = {}
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    labels, said = {}, []
     for ax, (name, table) in zip(axes[0], panels.items(), strict=True):
         ratios = sorted(table.ratio.unique())
         for at, ratio in enumerate(ratios):
@@ -95,6 +107,9 @@ def lead_over_random(panels: Mapping[str, pd.DataFrame], *, provenance: str) -> 
                 x = at + 0.09 * (i - (len(part) - 1) / 2)
                 bar = 0 if math.isnan(row.reach) else 100 * row.reach
                 labels[row.method] = ax.errorbar(x, 100 * row.lead, yerr=bar, **look)
+        ours = table[table.method == "EEPrune"].sort_values("ratio")
+        leads = [f"{100 * row.lead:+.2f} at {row.ratio:.0%}" for row in ours.itertuples()]
+        said = said or [f"{name}: EEPrune against random pruning {', '.join(leads)}."]
         ax.set_xlim(-0.6, len(ratios) - 0.4)
         ax.axhline(0, color=METHODS["Random"][0], linewidth=1.5)
         ax.set_xticks(range(len(ratios)), [f"{ratio:.0%}" for ratio in ratios])
@@ -102,8 +117,8 @@ def lead_over_random(panels: Mapping[str, pd.DataFrame], *, provenance: str) -> 
         ax.grid(axis="x", visible=False)
     figure.legend(labels.values(), labels, loc="outside right center")
     caption = (
-        "Accuracy at the end of the budget minus that of random pruning with the same seed, in "
-        "points. Bars: 95 % intervals over seeds, where there are several."
+        f"{' '.join(said)} Points of accuracy at the end, minus those of random pruning with the "
+        "same seed. Bars: 95 % intervals over seeds, where there are several."
     )
     alt = (
         "Points around a horizontal line at zero, which is random pruning: one column per ratio, "
@@ -131,9 +146,11 @@ def scoring_costs(table: pd.DataFrame, *, provenance: str) -> HTML:
         label = "samples seen / size of the data set" if column == "passes" else column
         ax.set(xlabel=f"scoring: {label}", xlim=(0, 1.15 * table[column].max()))
         ax.grid(axis="y", visible=False)
+    dearest = table.passes.idxmax()
     caption = (
-        "What each method's scoring costs: samples that networks are shown, and time. Means over "
-        "seeds. The three positions of EEPrune share one training."
+        f"{dearest} shows networks {table.passes.max():.0f} times the data set before it can "
+        f"choose, EEPrune {table.passes['EEPrune']:.0f} times. Means over seeds. The three "
+        "positions of EEPrune share one training."
     )
     alt = (
         "Bar charts with one bar per method: samples seen while scoring, and seconds; random has "
@@ -162,13 +179,15 @@ def halves(table: pd.DataFrame, *, provenance: str) -> HTML:
         ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     ours = int((~table.thesis).sum())
     ax.axvspan(ours - 0.5, len(table) - 0.5, color=GREY, alpha=0.12, zorder=0)
-    ax.set_xticks(at, [name.replace(" (", "\n(") for name in table.index])
+    ax.set_xticks(at, [name.replace(" ", "\n") for name in table.index])
     ax.set(ylabel="test accuracy", ylim=(0, 1.08), xlim=(-0.6, len(table) - 0.5))
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), title="trained on", title_fontsize=9)
     ax.grid(axis="x", visible=False)
+    first = table.iloc[0]
     caption = (
-        "Test accuracy after training on the half that EEPrune drops and on as many of the rest. "
-        "Grey ground: the thesis's numbers. Error bars: ± one standard deviation over seeds."
+        f"{table.index[0]}: trained on the half that EEPrune drops {first.dropped:.3f}, on as many "
+        f"others {first.kept:.3f}. Grey ground: the thesis's numbers. Error bars: ± one standard "
+        "deviation over seeds."
     )
     alt = "Pairs of bars, one pair per data set: accuracy after training on dropped and on kept."
     return style.show(ax, caption=caption, alt=alt, provenance=provenance)
@@ -183,34 +202,39 @@ def when_it_pays(rows: Sequence[Mapping], model: pd.DataFrame, *, provenance: st
         provenance: for the small print.
     """
     names = list(dict.fromkeys(row["data"] for row in rows))
-    figure, axes = plt.subplots(1, 1 + len(names), figsize=(4.3 * (1 + len(names)), 3.9))
+    size = (4.3 * (1 + len(names)), 3.9)
+    figure, axes = plt.subplots(1, 1 + len(names), figsize=size, sharey=True)
     _model(axes[0], model)
+    ends = []
     for ax, name in zip(axes[1:], names, strict=True):
         for other in KEPT[1:]:
             leads = leads_by_size(rows, name, other)
             if not leads.empty:
                 _lead(ax, 100 * leads, other)
+            if other == "Random" and not leads.empty:
+                last = f"{100 * leads.iloc[:, -1].mean():+.1f} points with {leads.columns[-1]:,}"
+                ends.append(f"{name}: EEPrune against random pruning {last} images.")
         ax.axhline(0, color="black", linewidth=1)
         sizes = sorted({row["size"] for row in rows if row["data"] == name})
         ax.set(title=name, xscale="log", xlabel="training images before pruning")
         ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
-        ax.set_yscale("symlog", linthresh=1)
-        ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:+g}"))
         ax.set(ylabel="points that EEPrune is ahead")
+        ax.tick_params(labelleft=True)
         ax.minorticks_off()
-        # a band over two seeds would squeeze the lines
-        lines = np.concatenate([line.get_ydata() for line in ax.lines if len(line.get_xdata()) > 2])
-        ax.set_ylim(2.5 * min(-1, lines.min()), 2.5 * max(1, lines.max()))
+    # a band over two seeds would squeeze the lines
+    drawn = [line.get_ydata() for ax in axes for line in ax.lines if len(line.get_xdata()) > 2]
+    axes[0].set_ylim(1.3 * np.concatenate(drawn).min(), 1.3 * np.concatenate(drawn).max())
     handles = {}
     for ax in axes[1:]:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(
         handles.values(), handles, loc="outside right center", title="ahead of", title_fontsize=9
     )
+    turning = any(line.get_linestyle() == ":" for ax in axes for line in ax.lines)
+    dotted = " Dotted: where EEPrune overtakes." if turning else ""
     caption = (
-        "Left: Sorscher et al.'s model. Right: EEPrune's lead over other choices as the data grow, "
-        "with a simultaneous 95 % band. Dotted: where EEPrune overtakes random pruning; shaded: "
-        "its interval."
+        f"{' '.join(ends)} Left: Sorscher et al.'s model. Right: EEPrune's lead as the data "
+        f"grow, with a simultaneous 95 % band.{dotted}"
     )
     alt = (
         "Left, two lines that rise and fall and cross; on the right, EEPrune's lead over random, "

@@ -110,16 +110,18 @@ def dropped_by_class(
     """
     shown = []
     for (name, ratio), table in panels.items():
+        shares = tables.dropped_shares(table, ratio)
+        of_each = 100 * shares["EEPrune"].iloc[:-1]
         caption = (
-            f"Share of each class that a method discards, {name}, {ratio} to go. Below, the "
-            "imbalance: the share of the kept samples that would have to change class for the "
-            "class shares to be as before."
+            f"EEPrune discards {of_each.max():.0f} % of {of_each.idxmax()} and {of_each.min():.0f} "
+            f"% of {of_each.idxmin()}. {name}, {ratio} to go. Imbalance: the share of the kept "
+            "samples that would have to change class for class shares as before."
         )
         alt = (
             "A heat map from 0 to 100 per cent, one row per class and one for all of them, one "
             "column per method; below it a strip with the imbalance of each method."
         )
-        figure = shares_and_imbalance(tables.dropped_shares(table, ratio), imbalances[name, ratio])
+        figure = shares_and_imbalance(shares, imbalances[name, ratio])
         shown.append(style.show(figure, caption=caption, alt=alt, provenance=provenance).data)
     first, *others = shown
     names = " and ".join(name for name, _ in list(panels)[1:])

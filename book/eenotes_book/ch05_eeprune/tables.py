@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from eenotes_book.ch05_eeprune.experiment import EXTRAS, METHODS, NONE, QUOTA, SIDES
-from eenotes_book.statistics import interval, mean, spread
+from eenotes_book.statistics import mean, reach, spread
 
 ORDER = (NONE, *METHODS, *EXTRAS)
 THESIS_HALVES = {  # MobileNetV3-large, 50 %: trained on the dropped, on the kept
@@ -254,14 +254,6 @@ def dropped_shares(dropped: pd.DataFrame, ratio: str) -> pd.DataFrame:
     shares = dropped.div(sizes, axis=0)
     shares.loc["all"] = dropped.sum() / sizes.sum()
     return shares.clip(upper=1)
-
-
-def reach(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval; NaN for one value."""
-    if len(values) < 2:
-        return math.nan
-    low, high = interval(values)
-    return (high - low) / 2
 
 
 def plus_minus(values: Sequence[float]) -> str:

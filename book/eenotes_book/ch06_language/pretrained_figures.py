@@ -99,7 +99,7 @@ def by_factor(
         at: decoders before the exit.
         provenance: data, counts, draws, device.
     """
-    figure, axes = plt.subplots(1, 1 + len(simulated), figsize=(11.0, 3.7))
+    figure, axes = plt.subplots(1, 1 + len(simulated), figsize=(11.0, 3.7), sharey=True)
     table = pretrained.by_factor(found, at=at)
     for head, part in table.groupby("head"):
         axes[0].plot(part.factor, part["mean"], color=METHODS[head][0], linewidth=1)
