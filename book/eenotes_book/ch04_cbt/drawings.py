@@ -110,7 +110,7 @@ def split_and_merge(bench: Bench, index: int, *, alpha: float, beta: float, coun
         axes[1, column].set_title(f"above {T[k]:.3f}", fontsize=9)
     merged = masks.any(0)
     axes[1, -1].imshow(merged.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes[1, -1].set_title(f"any of them: {merged.float().mean():.0%}", fontsize=9)
+    axes[1, -1].set_title(f"any class: {merged.float().mean():.0%}", fontsize=9)
     axes[0, -1].imshow(bench.data.picture(image[0].cpu()).numpy())
     axes[0, -1].set_title("the image", fontsize=10)
     for ax in axes[1]:

@@ -111,10 +111,11 @@ def dropped_by_class(
     shown = []
     for (name, ratio), table in panels.items():
         shares = tables.dropped_shares(table, ratio)
-        of_each = 100 * shares["EEPrune"].iloc[:-1]
+        method = shares.columns[0]
+        of_each = 100 * shares[method].iloc[:-1]
         caption = (
-            f"EEPrune discards {of_each.max():.0f} % of {of_each.idxmax()} and {of_each.min():.0f} "
-            f"% of {of_each.idxmin()}. {name}, {ratio} to go. Imbalance: the share of the kept "
+            f"{method} discards {of_each.max():.0f} % of {of_each.idxmax()} and "
+            f"{of_each.min():.0f} % of {of_each.idxmin()}. {name}, {ratio} to go. Imbalance: the share of the kept "
             "samples that would have to change class for class shares as before."
         )
         alt = (
