@@ -115,8 +115,9 @@ def dropped_by_class(
         of_each = 100 * shares[method].iloc[:-1]
         caption = (
             f"{method} discards {of_each.max():.0f} % of {of_each.idxmax()} and "
-            f"{of_each.min():.0f} % of {of_each.idxmin()}. {name}, {ratio} to go. Imbalance: the share of the kept "
-            "samples that would have to change class for class shares as before."
+            f"{of_each.min():.0f} % of {of_each.idxmin()}. {name}, {ratio} to go. "
+            "Imbalance: the share of the kept samples that would have to change class for "
+            "class shares as before."
         )
         alt = (
             "A heat map from 0 to 100 per cent, one row per class and one for all of them, one "
