@@ -74,7 +74,7 @@ def _largest_so_far(table: pd.DataFrame, column: str) -> list[tuple[pd.Series, s
     found, highest = [], 0.0
     for _, row in table.iterrows():
         if row[column] > 1.3 * highest:
-            found.append((row, "left" if row.year < 2012 else "right"))
+            found.append((row, "left" if row.year < 2012 or not found else "right"))
             highest = row[column]
     return found
 

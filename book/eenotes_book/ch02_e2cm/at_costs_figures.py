@@ -44,8 +44,8 @@ def comparison(
     figure.legend([handles[m] for m in named], named, loc="outside lower center", ncols=4)
     return style.show(
         figure,
-        caption=f"{_at_a_third(found, methods)} Thresholds chosen on one half of the test images "
-        "and reported on the other, in turn. Bars: 95 % intervals over the test images.",
+        caption=f"{_at_a_third(found, methods)} Thresholds of one half of the test images, "
+        "reported on the other. Bars: 95 % intervals.",
         alt="Accuracy against relative cost, a panel for each network and a line for each method, "
         "all rising towards a dashed line for the backbone; whitened class means are highest.",
         provenance=provenance,
