@@ -106,7 +106,7 @@ def test_figures_are_those_of_cells_that_exist():
     for chapter, cell, _ in readme_figures.FIGURES.values():
         cells = chapters.read_notebook(chapters.BOOK / f"{chapter}.ipynb")["cells"]
         source = {c["id"]: "".join(c["source"]) for c in cells}[cell]
-        assert re.search(r"style\.show\(|figures\.\w+\(", source)
+        assert re.search(r"style\.show\(|(figures|drawings)\.\w+\(", source)
 
 
 def test_a_figure_is_taken_with_its_words_and_made_small():
