@@ -136,7 +136,7 @@ def promised(found: Case, logits: Tensor, labels: Tensor) -> Confidence:
     """The cheapest threshold that is promised to disagree seldom with the last exit."""
     chosen = with_guarantee(
         logits, labels, Confidence(1.0), found.costs,
-        risk="disagreement", level=LEVEL, delta=DELTA, method="binomial",
+        risk="disagreement", level=LEVEL, delta=DELTA,
     )  # fmt: skip
     return Confidence(chosen.thresholds)
 

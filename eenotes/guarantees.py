@@ -8,22 +8,16 @@ over calibration splits.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
-from eenotes._checks import require_classes
+from eenotes._checks import require_classes, require_one_of
 from eenotes.costs import Costs
+from eenotes.risk_tests import RISKS, Risk, p_values
 from eenotes.rules import ScoreRule
 from eenotes.thresholds import Answers
 
-Risk = Literal["disagreement", "error", "lost accuracy"]
-Method = Literal["binomial", "Hoeffding-Bentkus", "betting"]
-
-_BETS = 60  # constant bets whose capital is averaged
 _HALVINGS = 50  # of the interval that holds a bound
 _GROWTH, _GROWTHS = 1.1, 49  # up to a hundred times as many samples
 
@@ -47,16 +41,16 @@ def with_guarantee(
     risk: Risk,
     level: float,
     delta: float,
-    method: Method,
     candidates: Tensor | Sequence | None = None,
 ) -> Guarantee:
     """The cheapest thresholds whose risk is at most ``level`` with probability 1 - ``delta``.
 
     Fixed-sequence testing (7.6): thresholds are tested from the safest on, and the first whose
     risk is not proved to be small ends the sequence, so that no correction for many tests is due
-    (Angelopoulos et al., 2021, *Learn then Test*).  The promise is about the draw of the
-    calibration samples.  They come from where the network will work; neither the network, nor its
-    exits, nor the candidates have been fitted to them.
+    (Angelopoulos et al., 2021, *Learn then Test*).  `eenotes.risk_tests` has the exact tests.
+
+    The promise is about the draw of the calibration samples.  They come from where the network will
+    work; neither the network, nor its exits, nor the candidates have been fitted to them.
 
     Args:
         logits: of the calibration split, ``(J, N, K)``.
@@ -65,7 +59,6 @@ def with_guarantee(
             accuracy"``, the error less that of the last exit.
         level: the largest risk, in (0, 1).
         delta: the largest probability of a broken promise, in (0, 1).
-        method: ``"binomial"`` is exact for errors and disagreement; for the others see `p_values`.
         candidates: vectors ``(M, J-1)``, safest first, chosen on other samples; by default every
             number as one threshold for all exits.
 
@@ -81,12 +74,12 @@ def with_guarantee(
         path, counts = _every_threshold(answers, losses)
     else:
         path, counts = _along(answers, losses, candidates)
-    failed = (p_values(counts, level=level, method=method) > delta).nonzero()[:, 0]
+    failed = (p_values(counts, risk=risk, level=level) > delta).nonzero()[:, 0]
     passed = int(failed[0]) if len(failed) else len(path)
     if not passed:
-        raise ValueError(_refusal(counts[0], level=level, delta=delta, method=method))
+        raise ValueError(_refusal(counts[0], risk, level=level, delta=delta))
     chosen = counts[passed - 1]
-    return _guarantee(answers, path[passed - 1], chosen, _bound(chosen, delta, method))
+    return _guarantee(answers, path[passed - 1], chosen, _bound(chosen, risk, delta))
 
 
 def in_expectation(
@@ -131,58 +124,11 @@ def losses_of(answers: Answers, *, risk: Risk) -> Tensor:
     Raises:
         ValueError: another risk.
     """
+    require_one_of(RISKS, risk=risk)
     if risk == "disagreement":
         return (answers.prediction != answers.prediction[-1]).long()
     wrong = (answers.prediction != answers.labels).long()
-    if risk == "error":
-        return wrong
-    if risk == "lost accuracy":
-        return wrong - wrong[-1]
-    raise ValueError(f"risk must be 'disagreement', 'error' or 'lost accuracy', got {risk!r}")
-
-
-def p_values(counts: Tensor, *, level: float, method: Method) -> Tensor:
-    r"""How likely so small losses are if the risk is above ``level``, at most: ``(M,)``.
-
-    ``"binomial"``: the tail (7.5), $P(\mathrm{Bin}(N, \varepsilon) \le \sum_i L_i)$, exact for
-    losses of 0 and 1 (Clopper and Pearson, 1934).  ``"Hoeffding-Bentkus"``: a bound for losses in
-    [0, 1] (Bates et al., 2021).  ``"betting"``: a bound for losses in [-1, 1] (7.7).  A gambler who
-    stakes a share $\nu$ on each loss being small ends with $\prod_i (1 - \nu (L_i -
-    \varepsilon))$, in expectation at most 1 if the risk is above $\varepsilon$; one over its mean
-    over many $\nu$ is a p-value (Waudby-Smith and Ramdas, 2024).
-
-    Args:
-        counts: how many of N samples have a loss of -1, 0 and 1, under M thresholds: ``(M, 3)``.
-        level: the risk that is to be ruled out, in (0, 1).
-        method: see above.
-
-    Raises:
-        ValueError: an unknown method, or negative losses for one that does not take them.
-    """
-    if method == "betting":
-        return _by_betting(counts, level)
-    if method not in ("binomial", "Hoeffding-Bentkus") or counts[:, 0].any():
-        raise ValueError(
-            f"method {method!r} must be 'binomial' or 'Hoeffding-Bentkus', for losses of 0 and 1, "
-            "or 'betting', which takes losses of -1, too"
-        )
-    N, total = int(counts[0].sum()), counts[:, 2].cpu().numpy()
-    if method == "binomial":
-        return torch.from_numpy(special.bdtr(total.astype(float), N, level))
-    mean = np.minimum(total / N, level)
-    entropy = special.rel_entr(mean, level) + special.rel_entr(1 - mean, 1 - level)
-    bentkus = math.e * special.bdtr(total.astype(float), N, level)
-    return torch.from_numpy(np.minimum(np.exp(-N * entropy), np.minimum(bentkus, 1)))
-
-
-def _by_betting(counts: Tensor, level: float) -> Tensor:
-    """The p-values from the mean capital of many constant bets."""
-    largest = 1 / (1 - level)  # at a loss of 1, nothing is left
-    # The best bet against losses of deviation s is near 1 / (s sqrt(N)).
-    lowest = -math.log10(max(int(counts[0].sum()), 10)) / 2
-    bets = largest * torch.logspace(lowest, 0, _BETS + 1, dtype=torch.float64)[:-1]
-    gains = torch.log1p(-bets * (torch.tensor([[-1.0], [0.0], [1.0]]) - level))
-    return torch.exp(math.log(_BETS) - (counts.double().cpu() @ gains).logsumexp(1)).clamp_max(1)
+    return wrong - wrong[-1] if risk == "lost accuracy" else wrong
 
 
 def _answers(logits: Tensor, labels: Tensor, rule: ScoreRule, costs: Costs) -> Answers:
@@ -235,12 +181,12 @@ def _total(counts: Tensor) -> Tensor:
     return counts[:, 2] - counts[:, 0]
 
 
-def _bound(counts: Tensor, delta: float, method: Method) -> float:
+def _bound(counts: Tensor, risk: Risk, delta: float) -> float:
     """The smallest level that these counts ``(3,)`` rule out."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        ruled_out = p_values(counts[None], level=middle, method=method) <= delta
+        ruled_out = p_values(counts[None], risk=risk, level=middle) <= delta
         low, high = (low, middle) if ruled_out else (middle, high)
     return high
 
@@ -250,15 +196,15 @@ def _guarantee(answers: Answers, vector: Tensor, counts: Tensor, bound: float) -
     return Guarantee(tuple(vector.tolist()), bound=bound, risk=risk, cost=answers.cost(vector))
 
 
-def _refusal(counts: Tensor, *, level: float, delta: float, method: Method) -> str:
+def _refusal(counts: Tensor, risk: Risk, *, level: float, delta: float) -> str:
     """Why not even the safest thresholds can be promised."""
-    risk, N = (_total(counts[None]) / counts.sum()).item(), int(counts.sum())
-    found = f"nothing can be promised: the safest thresholds have a risk of {risk:.4f}"
-    if risk >= level:
+    mean, N = (_total(counts[None]) / counts.sum()).item(), int(counts.sum())
+    found = f"nothing can be promised: the safest thresholds have a risk of {mean:.4f}"
+    if mean >= level:
         return f"{found} on {N} samples, and it must be below {level}"
     for step in range(1, _GROWTHS):
         more = (counts * _GROWTH**step).round()[None]
-        if p_values(more, level=level, method=method) <= delta:
+        if p_values(more, risk=risk, level=level) <= delta:
             return f"{found}, but on {N} samples only; about {int(more.sum())} would do"
     return f"{found}, and even a hundred times {N} samples would not prove it"
 

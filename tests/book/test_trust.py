@@ -9,10 +9,12 @@ import torch
 from scipy import stats
 
 from eenotes.costs import Costs
-from eenotes.guarantees import in_expectation, p_values, with_guarantee
+from eenotes.guarantees import in_expectation, with_guarantee
 from eenotes.rules import Confidence, Entropy
 from eenotes.thresholds import evaluate
 from eenotes_book.ch07_trust import experiment, promises, rule_bench, scores, stopping
+from eenotes_book.ch07_trust.rival_tests import SIGNED, TESTS
+from eenotes_book.data import recorded
 from eenotes_book.data.recorded import Recorded
 
 COSTS = Costs((10, 10, 20), (1, 1))
@@ -34,24 +36,24 @@ def run_of(count: int, *, seed: int = 0, rule=None) -> Recorded:
 
 @pytest.mark.parametrize("rule", [Confidence(1.0), Entropy(0.0)], ids=["above", "below"])
 @pytest.mark.parametrize(
-    ("risk", "level", "method"),
+    ("risk", "level", "test"),
     [
         ("disagreement", 0.1, "binomial"),
-        ("error", 0.2, "Hoeffding-Bentkus"),
-        ("lost accuracy", 0.1, "betting"),
+        ("error", 0.2, "binomial"),
+        ("lost accuracy", 0.1, "two coins"),
     ],
 )
-def test_the_walk_stops_where_the_package_does(rule, risk, level, method):
+def test_the_walk_stops_where_the_package_does(rule, risk, level, test):
     run = run_of(800, rule=rule)
     (weights,) = promises.draws(1, images=800, samples=500, seed=1)
     at = torch.from_numpy(np.repeat(np.arange(800), weights))
     found = with_guarantee(
         run.logits[:, at], run.labels[at], rule, COSTS,
-        risk=risk, level=level, delta=0.1, method=method,
+        risk=risk, level=level, delta=0.1,
     )  # fmt: skip
     walk = promises.Walk(promises.Seen.of(run), risk)
-    limit = promises.largest_counts(method, samples=500, level=level, delta=0.1)
-    steps = promises.chosen(walk, weights, method, limit)
+    limit = promises.largest_counts(test, samples=500, level=level, delta=0.1, most=500)
+    steps = promises.chosen(walk, weights, test, limit)
     sign = 1 if rule.leaves_above else -1
     assert 0 < steps < len(walk.level)
     assert sign * walk.threshold(steps) == pytest.approx(found.thresholds[0])
@@ -65,7 +67,7 @@ def test_in_expectation_the_walk_stops_where_the_package_does():
     weights = np.ones(800, int)
     found = in_expectation(run.logits, run.labels, run.rule, COSTS, risk="disagreement", level=0.1)
     walk = promises.Walk(promises.Seen.of(run), "disagreement", monotone=True)
-    limit = promises.largest_counts("in expectation", samples=800, level=0.1, delta=0.5)
+    limit = promises.largest_counts("in expectation", samples=800, level=0.1, delta=0.5, most=0)
     steps = promises.chosen(walk, weights, "in expectation", limit)
     assert walk.threshold(steps) == pytest.approx(found.thresholds[0])
 
@@ -82,13 +84,13 @@ def test_risk_and_cost_of_every_step_are_those_of_an_evaluation():
     assert cost[0] == 1 and len(risk) == 2 * 60 + 1
 
 
-@pytest.mark.parametrize("method", ["binomial", "Hoeffding-Bentkus", "betting"])
-def test_largest_counts_are_the_last_that_pass(method):
-    limit = promises.largest_counts(method, samples=200, level=0.1, delta=0.1)
-    for minus in (0, 5) if method == "betting" else (0,):
+@pytest.mark.parametrize("test", TESTS)
+def test_largest_counts_are_the_last_that_pass(test):
+    limit = promises.largest_counts(test, samples=200, level=0.1, delta=0.1, most=5)
+    for minus in (0, 5) if test in SIGNED else (0,):
         most = int(limit[minus])
         counts = torch.tensor([[minus, 200 - minus - n, n] for n in (most, most + 1)])
-        p = p_values(counts, level=0.1, method=method)
+        p = TESTS[test](counts, level=0.1)
         assert p[0] <= 0.1 < p[1]
 
 
@@ -104,6 +106,29 @@ def test_a_promise_is_broken_as_often_as_it_may_be_and_a_naive_one_half_of_the_t
     assert 0.01 < broken["binomial"] < 0.1 + 3 * (0.09 / 300) ** 0.5
     assert broken["Learn then Test"] <= broken["binomial"]
     assert found[found.chooser == "binomial"].above.mean() > 0
+
+
+@pytest.mark.parametrize("test", TESTS)
+@pytest.mark.parametrize("level", [0.02, 0.3])
+def test_p_values_are_valid_where_the_risk_is_exactly_the_level(test, level):
+    draws = np.random.default_rng(1)
+    minus = 0.02 if test in SIGNED else 0.0
+    shares = [minus, 1 - level - 2 * minus, level + minus]
+    p = TESTS[test](torch.from_numpy(draws.multinomial(400, shares, size=2000)), level=level)
+    for delta in (0.05, 0.2):
+        assert (p <= delta).double().mean() <= delta + 3 * (delta / 2000) ** 0.5
+
+
+def test_lost_accuracy_is_promised_at_less_cost_by_two_coins_than_by_bets():
+    run = recorded.load("resnet20", "sdn1")
+    sets = promises.draws(1000, images=len(run.labels), samples=2500)
+    found = promises.trial(
+        promises.Seen.of(run), ["two coins", "betting"], sets,
+        risk="lost accuracy", level=0.01, delta=0.1,
+    )  # fmt: skip
+    broken, above = (found.groupby("chooser")[name].mean() for name in ("broken", "above"))
+    assert 0.04 < broken["two coins"] < 0.1 and broken["betting"] < 0.02
+    assert above["two coins"] < 0.03 < 0.035 < above["betting"]
 
 
 def test_elsewhere_a_class_that_is_harder_breaks_the_promise():

@@ -27,6 +27,7 @@ from eenotes_book.ch02_e2cm import (
 )
 from eenotes_book.ch06_language import claims as language
 from eenotes_book.ch06_language import pretrained
+from eenotes_book.ch07_trust import rule_bench
 from eenotes_book.data import recorded
 
 # --- chapter 1
@@ -352,6 +353,98 @@ def small_models() -> Iterator[Sentence]:
     )
 
 
+# --- chapter 7
+
+
+def promised(network: str, risk: str, method: str, samples: int, what: str = "above") -> float:
+    """A mean over all calibration samples of the study."""
+    rows = study("07-thresholds-you-can-trust")["numbers"]["networks"][network]["promises"]
+    of = {"risk": risk, "method": method, "samples": samples}
+    (row,) = [row for row in rows if of.items() <= row.items()]
+    return mean(group[what] for group in row["groups"])
+
+
+def prices_of_promises() -> Iterator[Sentence]:
+    def above(risk: str, method: str, samples: int) -> str:
+        return share(promised("resnet56/whitened", risk, method, samples))
+
+    exact, bets = ("lost accuracy", "two coins"), ("lost accuracy", "betting")
+    binomial = "disagreement", "binomial"
+    yield (
+        "two per cent disagreement costs {} of the backbone more than the oracle pays, that of "
+        "one point of accuracy {}. With 1,000 images it is {} and {}",
+        *(above(*risk, n) for n in (5000, 1000) for risk in (binomial, exact)),
+    )
+    yield "and they cost {} and {}", above(*bets, 5000), above(*bets, 1000)
+    yield "within {} of the oracle's cost with 5,000 images", above(*binomial, 5000)
+    names = study("07-thresholds-you-can-trust")["numbers"]["networks"]
+    assert all(promised(name, *bets, n, "broken") <= 0.01 for name in names for n in (1000, 5000))
+
+
+def shifts() -> Iterator[Sentence]:
+    rows = study("07-thresholds-you-can-trust")["numbers"]["shifts"]
+    at = {f"{row['shift']} {row['strength']:g}": row for row in rows}
+
+    def of(shift: str, what: str) -> float:
+        return mean(group[what] for group in at[shift]["groups"])
+
+    costs = share(of("none 0", "cost")), share(of("blur 0.5", "cost"))
+    yield "The cost rises, from {} to {} of the backbone", *costs
+    wrong = 1 - at["noise 0.02"]["accuracy"], 1 - at["none 0"]["accuracy"]
+    words = share(wrong[0], 2), share(wrong[1])
+    yield "it is wrong on {} of the images, where {} were wrong before", *words
+    assert 0.2 < of("noise 0.02", "broken") < 0.3, "one promise in four"
+    assert min(of("blur 0.6", "broken"), of("noise 0.04", "broken")) > 0.9, "nearly every one"
+
+
+def who_pays() -> Iterator[Sentence]:
+    network = study("07-thresholds-you-can-trust")["numbers"]["networks"]["resnet56/whitened"]
+    worst = max(network["classes"], key=lambda row: row["risk"])
+    assert worst["class"] == "bird"
+    yield "disagreement is largest: {} % of them", points(worst["risk"])
+    yield "2 % on average are {} % of the birds", points(worst["risk"])
+    rows = network["prices"]["one threshold"]
+
+    def at(price: float, what: str, digits: int) -> str:
+        return share(mean(row[what] for row in rows if row["price"] == price), digits)
+
+    cheap, dear = ((at(price, "cost", 2), at(price, "accuracy", 3)) for price in (4, 16))
+    yield "ResNet-56 goes from {} of the cost at {} to {} at {}", *cheap, *dear
+
+
+def bench_of_rules() -> Iterator[Sentence]:
+    cost = rule_bench.kept().set_index(["exits", "rule"])["promised cost"]
+    rules = "failure prediction", "confidence"
+    epoch, whitened = ([cost[name, rule] for rule in rules] for name in (
+        "resnet50/sdn1", "resnet56/whitened"
+    ))  # fmt: skip
+    yield (
+        "failure prediction promises a point of accuracy for {} of the cost, the confidence for "
+        "{}; on ResNet-56 the two are {} and {}",
+        *(*(share(x, 2) for x in epoch), *(share(x, 2) for x in whitened)),
+    )
+
+
+def advice_on_promises() -> Iterator[Sentence]:
+    exact = [
+        share(promised("resnet56/whitened", "lost accuracy", "two coins", n)) for n in (5000, 1000)
+    ]
+    names = study("07-thresholds-you-can-trust")["numbers"]["networks"]
+    largest = max(promised(name, "lost accuracy", "two coins", 5000) for name in names)
+    yield (
+        "for one point {} above the oracle's cost with 5,000 images, {} with 1,000 (ResNet-56); at "
+        "most {} with 5,000 on nine recorded networks",
+        *(*exact, share(largest + 0.0005)),
+    )
+    assert len(names) == 9
+    yield (
+        "broken in 6 to 7 % of the draws, where 10 % are allowed, at {} of the backbone above",
+        share(promised("resnet56/whitened", "disagreement", "binomial", 5000)),
+    )
+    for n in (1000, 5000):
+        assert 0.055 < promised("resnet56/whitened", "disagreement", "binomial", n, "broken") < 0.07
+
+
 # --- the teacher's page
 
 
@@ -400,6 +493,8 @@ SENTENCES: dict[str, tuple[Callable[[], Iterator[Sentence]], ...]] = {
     "01-why-leave-early": (margins, first_leavers, overthinking, rules),
     "02-e2cm": (means_by_depth, early_leavers, class_means, trained_exits, collapse, clusters),
     "06-class-aware-init": (before_training, drafting, small_models),
+    "07-thresholds-you-can-trust": (prices_of_promises, shifts, who_pays, bench_of_rules),
+    "which-method": (advice_on_promises,),
 }
 
 

@@ -20,7 +20,8 @@ LOOKS = {
     "Learn then Test": (GREEN, "D"),
     "Hoeffding-Bentkus": (PURPLE, "X"),
     "binomial": (RED, "o"),
-    "betting": (BLUE, "^"),
+    "two coins": (RED, "^"),
+    "betting": (BLUE, "P"),
 }
 
 

@@ -9,17 +9,18 @@ import pandas as pd
 import torch
 
 from eenotes.calibration import expected_stopping, temperature
-from eenotes.guarantees import Method, Risk, with_guarantee
+from eenotes.guarantees import with_guarantee
+from eenotes.risk_tests import Risk
 from eenotes.thresholds import evaluate
 from eenotes_book.ch07_trust import scores, shifted
-from eenotes_book.ch07_trust.promises import Seen, Walk, draws, elsewhere, trial
+from eenotes_book.ch07_trust.promises import Chooser, Seen, Walk, draws, elsewhere, trial
 from eenotes_book.ch07_trust.settings import Settings
 from eenotes_book.data.recorded import Recorded
 
-METHODS: dict[Risk, tuple[Method, ...]] = {
+METHODS: dict[Risk, tuple[Chooser, ...]] = {
     "disagreement": ("binomial", "Hoeffding-Bentkus", "betting"),
     "error": ("binomial",),
-    "lost accuracy": ("betting",),
+    "lost accuracy": ("two coins", "betting"),
 }
 _GROUPS = 10  # of calibration samples, or of test images
 _PRICES = tuple(2.0 * 1.25**step for step in reversed(range(28)))  # a path, safest first
@@ -106,7 +107,7 @@ def vectors(run: Recorded, s: Settings) -> pd.DataFrame:
         try:
             found = with_guarantee(
                 run.logits[:, second], run.labels[second], run.rule, run.costs, **given,
-                method="binomial", candidates=path,
+                candidates=path,
             ).thresholds  # fmt: skip
         except ValueError:
             found = (run.rule.closed,) * (len(run.logits) - 1)

@@ -15,12 +15,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from eenotes.guarantees import Method, Risk, p_values
+from eenotes.risk_tests import Risk
+from eenotes_book.ch07_trust.rival_tests import SIGNED, TESTS
 from eenotes_book.data.recorded import Recorded
 
-Chooser = Method | Literal["naive", "in expectation", "Learn then Test"]
+Chooser = Literal[
+    "naive", "in expectation", "Learn then Test",
+    "binomial", "Hoeffding-Bentkus", "two coins", "betting",
+]  # fmt: skip
 GRID = 100  # thresholds that Learn then Test tries, each at delta / GRID
-_HALVINGS = 24  # of the counts that a bound can take
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Walk:
         kinds = torch.stack([losses == -1, losses == 1]).int()
         change = (kinds[:, :-1] - kinds[:, 1:]).flatten(1)[:, order]
         cost = seen.relative_cost
+        self.better = (losses == -1).any(0).numpy()  #: ``(N,)``, a loss of -1 is possible
         self.level = level.numpy()  #: ``(M,)``, what the threshold falls below at each step
         self.image = (order % count).numpy()  #: ``(M,)``, which image is moved
         self.closed = kinds[:, -1].numpy()  #: ``(2, N)``, losses of -1 and 1 at the last exit
@@ -117,28 +121,33 @@ class Walk:
         return int(np.searchsorted(-self.level, -threshold))
 
 
-def largest_counts(chooser: Chooser, *, samples: int, level: float, delta: float) -> np.ndarray:
-    """How many losses of 1 a test lets pass, for 0, 1, ... losses of -1: ``(samples + 1,)``.
+def largest_counts(
+    chooser: Chooser, *, samples: int, level: float, delta: float, most: int
+) -> np.ndarray:
+    """How many losses of 1 a test lets pass, for 0 to ``most`` losses of -1: ``(most + 1,)``.
 
     -1 where even none is too many.
     """
-    minus = np.arange(samples + 1)
+    minus = np.arange(most + 1)
     if chooser == "naive":
         return np.floor(level * samples + minus + 1e-9)
     if chooser == "in expectation":
         return np.floor(level * (samples + 1) - 1 + minus + 1e-9)
-    method = "binomial" if chooser == "Learn then Test" else chooser
-    share = delta / GRID if chooser == "Learn then Test" else delta
-    low, high = np.full_like(minus, -1), samples - minus  # the largest that passes lies between
-    if method != "betting":  # no loss is -1
-        low, high, minus = low[:1], high[:1], minus[:1]
-    for _ in range(_HALVINGS):
-        middle = -(-(low + high) // 2)
-        counts = np.stack([minus, samples - minus - middle, middle], 1)
-        p = p_values(torch.from_numpy(counts), level=level, method=method).numpy()
-        passed = (p <= share) | (middle < 0)
-        low, high = np.where(passed, middle, low), np.where(passed, high, middle - 1)
-    return low
+    is_grid = chooser == "Learn then Test"
+    test, share = TESTS["binomial" if is_grid else chooser], delta / (GRID if is_grid else 1)
+
+    def passes(minus: int, plus: int) -> bool:
+        counts = torch.tensor([[minus, samples - minus - plus, plus]])
+        return plus < 0 or test(counts, level=level).item() <= share
+
+    limit, found = -1, []
+    for one in minus if chooser in SIGNED else minus[:1]:  # the limits of neighbours are close
+        while passes(one, limit + 1):
+            limit += 1
+        while not passes(one, limit):
+            limit -= 1
+        found.append(limit)
+    return np.array(found)
 
 
 def chosen(walk: Walk, weights: np.ndarray, chooser: Chooser, limit: np.ndarray) -> int:
@@ -209,8 +218,10 @@ def trial(
     true_risk, true_cost = walks[False].risk(everyone), walks[False].cost(everyone)
     best = true_cost[walks[False].oracle(everyone, level)]
     for chooser in choosers:
-        limit = largest_counts(chooser, samples=int(samples[0].sum()), level=level, delta=delta)
         walk = walks[chooser == "in expectation"]
+        most = max(int(weights @ walk.better) for weights in samples)
+        given = {"samples": int(samples[0].sum()), "level": level, "delta": delta, "most": most}
+        limit = largest_counts(chooser, **given)
         for draw, weights in enumerate(samples):
             steps = chosen(walk, weights, chooser, limit)
             at = max(steps, 0)

@@ -142,7 +142,6 @@ def _promised(
             risk="lost accuracy",
             level=LEVEL,
             delta=DELTA,
-            method="betting",
         )
     except ValueError:  # nothing can be promised: all images go to the end
         return 1.0, 0.0
