@@ -377,6 +377,8 @@ def prices_of_promises() -> Iterator[Sentence]:
     )
     yield "and they cost {} and {}", above(*bets, 5000), above(*bets, 1000)
     yield "within {} of the oracle's cost with 5,000 images", above(*binomial, 5000)
+    broken = [share(promised("resnet56/whitened", *exact, n, "broken")) for n in (5000, 1000)]
+    yield "is broken in {} of the draws with 5,000 images, and in {} with 1,000", *broken
     names = study("07-thresholds-you-can-trust")["numbers"]["networks"]
     assert all(promised(name, *bets, n, "broken") <= 0.01 for name in names for n in (1000, 5000))
 
