@@ -40,7 +40,7 @@ def p_values(counts: Tensor, *, risk: Risk, level: float) -> Tensor:
         ValueError: an unknown risk, or negative losses for one that has none.
     """
     require_one_of(RISKS, risk=risk)
-    found = counts.double().cpu().numpy()
+    found = counts.cpu().double().numpy()
     N = int(found[0].sum())
     if risk == "lost accuracy":
         rows, where = np.unique(found, axis=0, return_inverse=True)
