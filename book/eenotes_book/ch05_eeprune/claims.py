@@ -204,7 +204,7 @@ def verdict(groups: Mapping[str, Sequence[dict]]) -> str:
 
 
 def turning_verdict(rows: Sequence[Mapping]) -> str:
-    """A sentence per data set: from which size on EEPrune beats each other choice."""
+    """A sentence per data set: from which size on EEPrune leads over each other choice."""
     sentences = []
     for name in dict.fromkeys(row["data"] for row in rows):
         words = []
@@ -220,12 +220,12 @@ def turning_verdict(rows: Sequence[Mapping]) -> str:
             elif (leads.mean() > 0).all():
                 where = "at every size"
             elif leads.mean().iloc[-1] <= 0:
-                where = "not even with all"
+                where = "not at the largest size"
             else:
                 where = f"in the end, with a turn in {len(points)} of {len(leads)} seeds"
             words.append(f"{other}: {where}")
         if words:
-            sentences.append(f"{name}, EEPrune beats {'; '.join(words)}.")
+            sentences.append(f"{name}: EEPrune leads over {'; over '.join(words)}.")
     return " ".join(sentences)
 
 
