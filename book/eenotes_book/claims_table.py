@@ -28,9 +28,9 @@ def origin(claim: Mapping[str, Any]) -> str:
     """Whose claim a row of a record is, a key of `GROUPS`; what holds by construction: "check"."""
     if claim["kind"] != "claim":
         return "numbers" if claim["kind"] == "number" else "check"
-    if re.match(r"not in the thesis|ours|[A-Z]\w+ et al\.", claim["thesis"]):
+    if re.match(r"not in the thesis|ours|future work|[A-Z]\w+ et al\.", claim["thesis"]):
         return "ours"
-    return "no number" if claim["thesis"] == "not stated" else "thesis"
+    return "no number" if claim["thesis"].startswith("not stated") else "thesis"
 
 
 def short(value: float | str | None, like: float | str | None = None) -> str:
@@ -101,7 +101,9 @@ def show(claims: Sequence[Mapping[str, Any]], *, caption: str = "") -> HTML:
 
 def _row(claim: Mapping[str, Any]) -> str:
     said, _, measure = claim["statement"].partition("; ours: ")
-    thesis = "–" if origin(claim) in ("no number", "ours") else claim["thesis"]
+    known = claim["thesis"].removeprefix("not stated").removeprefix("; ")
+    shown = origin(claim) != "ours" or known == "future work"
+    thesis = known if known and shown else "–"
     remarks = [interval(claim) if claim["n"] > 1 else "", measure]
     judged = verdict(claim) + _small([why(claim)]) if claim["kind"] == "claim" else ""
     cells = {

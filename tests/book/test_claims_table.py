@@ -32,6 +32,8 @@ def test_a_number_has_two_or_three_digits(value, like, shown):
         ("claim", "≈.88 (figure)", "thesis"),
         ("claim", "visible in the heat map", "thesis"),
         ("claim", "not stated", "no number"),
+        ("claim", "not stated; predicted by others", "no number"),
+        ("claim", "future work", "ours"),
         ("claim", "not in the thesis", "ours"),
         ("claim", "ours, not the thesis's", "ours"),
         ("claim", "Kubaty et al., 2026: it is ahead", "ours"),
@@ -48,12 +50,15 @@ def test_a_record_shows_the_thesis_s_claims_first_with_verdicts_and_no_checks():
     five = [0.1, 0.11, 0.12, 0.1, 0.11]
     record.claim("a < b; ours: lead", thesis="not in the thesis", values=five)
     record.claim("it grows", thesis=".1 (figure)", values=[-x for x in five])
+    record.claim("it turns", thesis="not stated; predicted by others", values=five)
+    record.claim("it may help", thesis="future work", values=five)
     record.number("networks", thesis="9", values=[3.0])
     record.check("parts add up", values=[0.0], holds=True)
     shown = record.show(caption="This run").data
     plain = re.sub(r"<style>.*?</style>|<[^>]+>", "|", shown)
-    order = ["This run", "The thesis's claims", "it grows", "Not in the thesis", "a &lt; b", "lead"]
-    order += ["Numbers to compare", "networks"]
+    order = ["This run", "The thesis's claims", "it grows", "The thesis gives no number"]
+    order += ["it turns", "predicted by others", "Not in the thesis", "a &lt; b", "lead"]
+    order += ["it may help", "future work", "Numbers to compare", "networks"]
     places = [plain.find(part) for part in (words.replace("'", "&#x27;") for words in order)]
     assert places == sorted(places) and min(places) >= 0
     assert "parts add up" not in plain and "✗ fails" in plain and "✓ holds" in plain
