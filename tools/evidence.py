@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import results
 
+from eenotes_book.claims_table import short
+
 COMMENT = re.compile(r"<!-- evidence ([\w-]+): (.+?) -->")
 
 
@@ -41,13 +43,15 @@ def evidence(chapter: results.Chapter, scale: str, words: str) -> list[str]:
     for name, record in results.runs(scale, chapter).items():
         for claim in matching(record, words):
             subject = claim["statement"].split(words)[0].strip(" :.")
-            ours = results.text(results.with_spread(claim["ours"], claim["spread"]))
+            ours = short(claim["ours"])
+            if claim["spread"] is not None:
+                ours += f" ± {short(claim['spread'], claim['ours'])}"
             place = results.where(chapter, claim, current=record["current"])
             about = f" {results.text(subject)}:" if subject else ":"
             old = "" if record["current"] else f" {results.OUTDATED}"
             run = f"<b>{results.text(results.run_name(scale, name))}</b>"
             word = results.verdict(claim) if "verdict" in claim else ""
-            lines.append(f"{run}{about} {results.link(place, ours)} {word}{old}")
+            lines.append(f"{run}{about} {results.link(place, results.text(ours))} {word}{old}")
     return lines
 
 

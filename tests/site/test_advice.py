@@ -123,7 +123,7 @@ def test_evidence_shows_every_run_with_its_verdict():
     chapter = Chapter("02-x", "X", places, fresh=fresh, committed={"study": study})
     filled = evidence.fill("| a | <!-- evidence 02-x: A is ahead of B --> |", "tiny", [chapter])
     first, second = filled.removeprefix("| a | ").removesuffix(" |").split("<br>")
-    for part in ("study", "MNIST:", "-0.25 ± 0.12", "✗ fails", results.OUTDATED):
+    for part in ("study", "MNIST:", "−0.250 ± 0.125", "✗ fails", results.OUTDATED):
         assert part in first
     for part in ("tiny, this build", "digits:", "0.5", "✓ holds", 'href="02-x.html#claim-here"'):
         assert part in second
