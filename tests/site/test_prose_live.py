@@ -46,6 +46,9 @@ def test_two_bits_before_pruning_lose_the_last_exit(numbers):
     assert tables.order_groups(order, 8).range.iloc[0] < 0.03
     orders = order[(order.bits == 2) & order.order.isin(["QPD", "QDP", "DQP"])]
     assert (orders["exit 4"] < 0.2).all()
+    for bits in (8, 2):
+        groups = tables.order_groups(order, bits)
+        assert abs((groups.PQD - groups.PQC).mean()) < 0.02, "distilling gains little"
 
 
 def test_the_depth_map_first_reaches_the_image_network(numbers):
