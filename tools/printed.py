@@ -2,7 +2,8 @@
 
     python tools/printed.py
 
-It writes `_build/html/early-exit-notes.pdf`, and links it on the first page.
+It writes `_build/html/early-exit-notes.pdf`, without the reference of the package, and links it on
+the first page.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ html, body { background: #fff }
 section.printed { break-before: page } section.printed:first-of-type { break-before: auto }
 figure, table, .cell_input, div.math { break-inside: avoid }
 h1, h2, h3, h4 { break-after: avoid }
+.bd-article h1 { display: block !important } #jb-print-docs-body { display: none !important }
 .cell_input pre, .output pre { white-space: pre-wrap !important; overflow-wrap: anywhere }
+.cell_input pre { font-size: 10px !important }
 .cell_output, .output { overflow: visible !important; max-height: none !important }
 details:not([open]) > *:not(summary) { display: block }
 """
@@ -58,22 +61,20 @@ def whole_book(site: Path, pages: list[str]) -> str:
 
 
 def _own(article: str, name: str, pages: list[str]) -> str:
-    """An article whose ids and links are those of the whole book."""
-    folder = name.rpartition("/")[0]
+    """An article whose ids and links are those of the whole book, or lead to the site."""
+    folder, site = name.rpartition("/")[0], furniture.citation()["url"]
 
     def address(found: re.Match) -> str:
         page, _, place = found[1].partition("#")
         if re.match(r"[a-z]+:", page):
             return found[0]
-        target = name
-        if page:
-            parts = [*folder.split("/"), *page.removesuffix(".html").split("/")]
-            kept: list[str] = []
-            for part in filter(None, parts):
-                kept = kept[:-1] if part == ".." else [*kept, part]
-            target = "/".join(kept)
-        if target not in pages:
-            return found[0]
+        parts = [*folder.split("/"), *page.split("/")] if page else [f"{name}.html"]
+        kept: list[str] = []
+        for part in filter(None, parts):
+            kept = kept[:-1] if part == ".." else [*kept, part]
+        target = "/".join(kept).removesuffix(".html")
+        if target not in pages:  # on the site
+            return f'href="{site}/{"/".join(kept)}{f"#{place}" if place else ""}"'
         return f'href="#{_id(target, place) if place else target}"'
 
     article = re.sub(r'href="([^"]*)"', address, article)
@@ -90,7 +91,7 @@ def print_book(site: Path) -> Path:
     Raises:
         ValueError: if a page is missing.
     """
-    pages = [name.removesuffix(".md").removesuffix(".ipynb") for name in chapters.toc_files()]
+    pages = [name for name in chapters.toc_files() if not name.startswith("api/")]
     combined, target = site / "printed.html", site / NAME
     combined.write_text(whole_book(site, pages), encoding="utf-8")
     try:

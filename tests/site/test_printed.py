@@ -25,7 +25,7 @@ def site(tmp_path):
     return tmp_path
 
 
-def test_links_between_pages_stay_within_the_printed_book(site):
+def test_links_between_pages_stay_within_the_printed_book_and_others_lead_to_the_site(site):
     whole = printed.whole_book(site, list(PAGES))
     ids = re.findall(r'\sid="([^"]+)"', whole)
     assert len(ids) == len(set(ids)) == 3 + 4
@@ -33,7 +33,10 @@ def test_links_between_pages_stay_within_the_printed_book(site):
     assert inner == ["01-one--two", "index--top", "api/part", "01-one--two"]
     assert set(inner) <= set(ids)
     outer = re.findall(r'href="([^#][^"]*)"', whole)
-    assert outer == ["https://example.org/x.html#top", "slides/01.html"]
+    there = furniture.citation()["url"]
+    assert outer == ["https://example.org/x.html#top", f"{there}/slides/01.html"]
+    short = printed.whole_book(site, ["index", "01-one"])
+    assert f'href="{there}/api/part.html"' in short
     assert whole.index("Book") < whole.index("One") < whole.index("Part")
 
 
