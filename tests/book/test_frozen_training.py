@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from eenotes.language import exits
-from eenotes_book import cache
-from eenotes_book.ch06_language import frozen_training, study
+from eenotes_book import cache, records
+from eenotes_book.ch06_language import frozen_tables, frozen_training, study
 from eenotes_book.ch06_language.epoch_zero import places
 from eenotes_book.ch06_language.features import DRAWS
 from eenotes_book.ch06_language.settings import TrainingSettings
@@ -133,3 +133,43 @@ def test_a_study_that_was_cut_off_goes_on(monkeypatch, tmp_path):
     assert [one["start"] for one in study.trained(s, missing=False)] == ["random", "class mean"]
     assert len(study.trained(s)) == len(frozen_training.STARTS) * len(s.training.rates)
     assert asked[2] == asked[3] and len(list(cache.steps_folder().iterdir())) == len(asked) - 1
+
+
+def run_of(start, accuracies, rate=0.1):
+    """A run with these accuracies per epoch, on draws of 100 positions that differ a little."""
+    right = [[[round(100 * value) + draw, 0] for draw in range(DRAWS)] for value in accuracies]
+    history = [{"right": row, "loss": 1.0 + epoch} for epoch, row in enumerate(right)]
+    about = {"positions": [[100, 50]] * DRAWS, "words": 9, "tokens": 900}
+    return {"start": start, "rate": rate, "history": history} | about
+
+
+def test_claims_are_about_the_runs_that_have_finished():
+    runs = [
+        run_of(frozen_training.RANDOM, [0, 0, 0.01]),
+        run_of(frozen_training.MEANS, [0.24, 0.13, 0.22]),
+        run_of(frozen_training.SCALED, [0.24, 0.25, 0.3]),
+    ]
+    record = records.Record(study.CHAPTER, data={}, seeds=[0], at="study")
+    frozen_tables.claim(record, runs)
+    found = {row["statement"].split(": ")[1].split(";")[0]: row for row in record.claims}
+    dip = found["class means dip after the first epoch"]
+    assert dip["ours"] == pytest.approx(-0.11) and dip["verdict"] == "holds"
+    assert found["class means scaled to log posteriors do not dip"]["verdict"] == "holds"
+    assert found["random ends far behind class means"]["verdict"] == "holds"
+    assert not any("copied" in statement for statement in found)
+    learning = [*runs, run_of(frozen_training.RANDOM, [0, 0.2, 0.3], rate=1)]
+    record = records.Record(study.CHAPTER, data={}, seeds=[0], at="study")
+    frozen_tables.claim(record, [*learning, run_of(frozen_training.MEANS, [0.2, 0.2, 0.2], rate=1)])
+    gated = [row for row in record.claims if "random ends" in row["statement"]]
+    assert [row["verdict"] for row in gated] == ["holds", "not testable here"]
+
+
+def test_tables_and_pictures_of_what_has_finished():
+    runs = [run_of(frozen_training.MEANS, [0.24, 0.13, 0.22])]
+    table = frozen_tables.table(runs, rate=0.1)
+    assert table["accuracy"].loc["class mean"].tolist() == pytest.approx([0.26, 0.15, 0.24])
+    assert table["cross-entropy"].loc["class mean"].tolist() == [1, 2, 3]
+    assert frozen_tables.sentences(runs).startswith("1 trainings have finished. at 0.1 ")
+    assert "0.260, 0.150, 0.240" in frozen_tables.sentences(runs)
+    assert "900 training positions, 500 of test" in frozen_tables.figure(runs, device="here").data
+    assert "No training" in frozen_tables.figure([], device="here").data

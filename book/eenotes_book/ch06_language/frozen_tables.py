@@ -110,17 +110,33 @@ def _claim_at(record: records.Record, curves: Mapping[str, pd.DataFrame], rate: 
             )
 
 
-def figure(found: Found, *, provenance: str) -> HTML:
+def sentences(found: Found) -> str:
+    """How many runs have finished, and where each begins, is after an epoch, and ends."""
+    parts = [f"{len(found)} trainings have finished"]
+    for rate in rates(found):
+        rows = table(found, rate=rate)["accuracy"]
+        ends = (
+            f"{start} {', '.join(f'{value:.3f}' for value in row)}"
+            for start, row in rows.iterrows()
+        )
+        parts.append(f"at {rate:g} (before, epoch 1, end): {'; '.join(ends)}")
+    return ". ".join(parts) + "."
+
+
+def figure(found: Found, *, device: str) -> HTML:
     """Accuracy over the epochs, one panel per learning rate, a line per start.
 
     Args:
         found: the record's.
-        provenance: data, counts, device.
+        device: that it ran on.
     """
+    if not found:
+        return HTML("<p>No training has finished yet: <code>make study N=6</code>.</p>")
+    every, one = rates(found), found[0]
     drawing, axes = plt.subplots(
-        1, len(rates(found)), figsize=(5.4 * len(rates(found)), 4.4), squeeze=False, sharey=True
+        1, len(every), figsize=(5.4 * len(every), 4.4), squeeze=False, sharey=True
     )
-    for ax, rate in zip(axes[0], rates(found), strict=True):
+    for ax, rate in zip(axes[0], every, strict=True):
         for run in found:
             if run["rate"] == rate:
                 color, marker = METHODS[run["start"]]
@@ -136,11 +152,13 @@ def figure(found: Found, *, provenance: str) -> HTML:
     drawing.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8
     )
+    positions = sum(draw[0] for draw in one["positions"])
     return style.show(
         drawing,
-        caption="SmolLM2-135M, exit after decoder 15 of 30, only the exit's head is trained: "
-        "accuracy on test text, mean of five draws. A head knows the tokens that occur three times "
-        "or more in the training text.",
+        caption="SmolLM2-135M, exit after decoder 15 of 30: only its head is trained. Accuracy on "
+        f"test text, mean of five draws. The head knows the {one['words']:,} tokens that occur "
+        "three times or more in the training text.",
         alt="Accuracy of the exit per epoch, one panel per learning rate, one line per start.",
-        provenance=provenance,
+        provenance=f"SmolLM2-135M on WikiText-2; {one['tokens']:,} training positions, "
+        f"{positions:,} of test; one training each; {device}",
     )

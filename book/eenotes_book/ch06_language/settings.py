@@ -81,6 +81,7 @@ class DraftingSettings:
     rate: float  # learning rate
     drafts: list[int]  # lengths to choose from
     thresholds: list[float]  # of the exit's probability, to choose from
+    clock: list[int]  # exits at which seconds are measured
 
 
 @dataclass

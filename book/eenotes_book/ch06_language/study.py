@@ -12,6 +12,7 @@ from eenotes_book.ch06_language import (
     CHAPTER,
     REVISION,
     drafting,
+    drafting_clock,
     epoch_zero,
     features,
     frozen_training,
@@ -19,24 +20,41 @@ from eenotes_book.ch06_language import (
 )
 from eenotes_book.ch06_language.claims import claim_all
 from eenotes_book.ch06_language.experiment import comparison
-from eenotes_book.ch06_language.settings import PretrainedSettings, Settings, StudySettings
+from eenotes_book.ch06_language.settings import Settings, StudySettings
 from eenotes_book.data import pretrained_language
 
 
 def study() -> Path:
-    """Run what is missing, and write the record."""
+    """Run what is missing, the clock last, and write the record."""
     s = settings.load(CHAPTER, "study")
-    trained(s)
+    for part in (pretrained, drafted, runs_of, trained, clocked):
+        part(s)
     return record()
 
 
 def record() -> Path:
-    """Make the record; of the training what has finished, the rest is run if it is missing."""
+    """Make the record; training and clock may be unfinished, what else is missing is run."""
     s = settings.load(CHAPTER, "study")
+    numbers = {"pretrained": pretrained(s), "drafting": drafted(s), "runs": runs_of(s)}
+    numbers |= {"training": trained(s, missing=False), "clock": clocked(s, missing=False)}
+    splits = ("train", "val", "test")
+    rows = {split: features.DRAWS * getattr(s.pretrained, split) for split in splits}
+    data = {
+        f"{s.data}, {s.pretrained.model}": {
+            split: count * s.pretrained.length for split, count in rows.items()
+        },
+        f"{s.data}, small models": numbers["runs"][0]["counts"],
+    }
+    made = records.Record(CHAPTER, data=data, seeds=list(range(s.seeds)), at="study")
+    made.numbers = numbers
+    claim_all(made, numbers)
+    return made.save()
+
+
+def runs_of(s: StudySettings) -> list[dict]:
+    """The comparison on small models, a step per seed."""
     own = Settings(**{field.name: getattr(s, field.name) for field in dataclasses.fields(Settings)})
-    numbers = {"pretrained": pretrained(s.pretrained), "drafting": drafted(s)}
-    numbers["training"] = trained(s, missing=False)
-    numbers["runs"] = runs = [
+    return [
         cache.step(
             f"lm-comparison-{seed}",
             partial(comparison, own, seed=seed),
@@ -46,25 +64,14 @@ def record() -> Path:
         )
         for seed in range(s.seeds)
     ]
-    splits = ("train", "val", "test")
-    rows = {split: features.DRAWS * getattr(s.pretrained, split) for split in splits}
-    data = {
-        f"{s.data}, {s.pretrained.model}": {
-            split: count * s.pretrained.length for split, count in rows.items()
-        },
-        f"{s.data}, small models": runs[0]["counts"],
-    }
-    made = records.Record(CHAPTER, data=data, seeds=list(range(s.seeds)), at="study")
-    made.numbers = numbers
-    claim_all(made, numbers)
-    return made.save()
 
 
-def pretrained(s: PretrainedSettings) -> dict:
+def pretrained(study: StudySettings) -> dict:
     """Epoch 0 of the pretrained model at every exit, a step each; the curve at the first one.
 
     The model is loaded for the first step that is not finished.
     """
+    s = study.pretrained
 
     def facts(*names: str) -> dict:
         return {name: getattr(s, name) for name in ("model", "precision", "length", *names)}
@@ -132,16 +139,7 @@ def trained(s: StudySettings, *, missing: bool = True) -> list[dict]:
 
 def drafted(s: StudySettings) -> list[dict]:
     """What each exit of the pretrained model foresees of the texts that it writes, by exit."""
-    depth = pretrained_language.MODELS[s.pretrained.model].decoders
-    wider = dataclasses.replace(
-        s.pretrained, exits=sorted({*s.drafting.exits, depth}), train=s.drafting.rows
-    )
-    own = {name: value for name, value in vars(s.drafting).items() if name != "exits"}
-    facts = {"revision": REVISION, "model": wider.model, "length": wider.length, "s": own}
-
-    @functools.cache
-    def ready() -> drafting.Drafting:
-        return drafting.Drafting(features.load(wider), s.drafting)
+    facts, ready = _drafting(s)
 
     def texts() -> dict:
         return {split: ready().written(split) for split in ("val", "test")}
@@ -156,3 +154,46 @@ def drafted(s: StudySettings) -> list[dict]:
         )
         for at in s.drafting.exits
     ]
+
+
+def clocked(s: StudySettings, *, missing: bool = True) -> list[dict]:
+    """The seconds of drafting at some exits; without ``missing`` of those that have been measured.
+
+    They are of use only from a machine that does nothing else.
+    """
+    facts, ready = _drafting(s)
+    texts, done = cache.kept("lm-texts", **facts), []
+    for one in drafted(s):
+        if (at := one["at"]) not in s.drafting.clock:
+            continue
+        known = facts | {"at": at}
+        if missing:
+            compute = partial(
+                lambda at, one: drafting_clock.measured(
+                    ready(), texts["test"], one["heads"], at=at
+                ),
+                at,
+                one,
+            )
+            done.append(cache.step(f"lm-clock-{at}", compute, **known))
+        elif (found := cache.kept(f"lm-clock-{at}", **known)) is not None:
+            done.append(found)
+    return done
+
+
+def _drafting(s: StudySettings) -> tuple[dict, Callable[[], drafting.Drafting]]:
+    """The facts of every step of drafting, and the model and its texts, loaded when called."""
+    depth = pretrained_language.MODELS[s.pretrained.model].decoders
+    wider = dataclasses.replace(
+        s.pretrained, exits=sorted({*s.drafting.exits, depth}), train=s.drafting.rows
+    )
+    own = {
+        name: value for name, value in vars(s.drafting).items() if name not in ("exits", "clock")
+    }
+    facts = {"revision": REVISION, "model": wider.model, "length": wider.length, "s": own}
+
+    @functools.cache
+    def ready() -> drafting.Drafting:
+        return drafting.Drafting(features.load(wider), s.drafting)
+
+    return facts, ready
