@@ -157,7 +157,7 @@ def figure(found: Found, *, device: str) -> HTML:
         drawing,
         caption="SmolLM2-135M, exit after decoder 15 of 30: only its head is trained. Accuracy on "
         f"test text, mean of five draws. The head knows the {one['words']:,} tokens that occur "
-        "three times or more in the training text.",
+        "five times or more in the training text.",
         alt="Accuracy of the exit per epoch, one panel per learning rate, one line per start.",
         provenance=f"SmolLM2-135M on WikiText-2; {one['tokens']:,} training positions, "
         f"{positions:,} of test; one training each; {device}",
