@@ -7,7 +7,7 @@ import torch
 
 from eenotes.language import exits
 from eenotes_book import cache, records
-from eenotes_book.ch06_language import frozen_tables, frozen_training, study
+from eenotes_book.ch06_language import frozen_tables, frozen_training, study, thesis
 from eenotes_book.ch06_language.epoch_zero import places
 from eenotes_book.ch06_language.features import DRAWS
 from eenotes_book.ch06_language.settings import TrainingSettings
@@ -173,3 +173,16 @@ def test_tables_and_pictures_of_what_has_finished():
     assert "0.260, 0.150, 0.240" in frozen_tables.sentences(runs)
     assert "900 training positions, 500 of test" in frozen_tables.figure(runs, device="here").data
     assert "No training" in frozen_tables.figure([], device="here").data
+
+
+def test_the_thesis_shares_stand_beside_ours():
+    runs = [{"alphas": {"random": alpha, "copy": 0.2}} for alpha in (0.2, 0.4, 0.8)]
+    alone = thesis.alphas([], runs)
+    assert alone.loc[("small model, raw", "epoch 0")].tolist() == [0.4, 0.2]
+    chosen = {"share, class mean + random": 0.8, "share, class mean + copy": 0.6}
+    both = thesis.alphas([{"chosen": chosen}], runs)
+    assert both.loc[("SmolLM2-135M, behind the norm", "epoch 0")].tolist() == [0.8, 0.6]
+    assert both.loc[("OPT-350m, thesis", "all weights")].tolist() == [0.4, 0.6]
+    assert len(both) == len(alone) + 1
+    for curves in (thesis.FROZEN, thesis.ALL_WEIGHTS):
+        assert curves.loc[0, "class mean"] > 4 * curves.loc[0, "copy"]

@@ -169,7 +169,7 @@ def initialisations_over_epochs(
     Args:
         panels: setting → mean and standard deviation (NaN for one run), one row per epoch, one
             column per initialisation.
-        final: setting → the final head's accuracy.
+        final: setting → the final head's accuracy, where it is known.
         provenance: scale, data, counts, seeds, device.
     """
     size = (5.4 * len(panels), 4.2)
@@ -181,7 +181,8 @@ def initialisations_over_epochs(
             ax.plot(table.index, middle, color=color, marker=marker, markersize=5, label=name)
             band = {"color": color, "alpha": 0.2, "linewidth": 0}
             ax.fill_between(table.index, middle - reach, middle + reach, **band)
-        _final_line(ax.axhline, final[title], "--", label="final head, before")
+        if title in final:
+            _final_line(ax.axhline, final[title], "--", label="final head, before")
         ax.set(title=title, xlabel="epoch (0 = before training)")
         ax.set_xticks(list(table.index))
     axes[0, 0].set_ylabel("next-token accuracy of the exit")
@@ -191,7 +192,7 @@ def initialisations_over_epochs(
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    bands = not next(iter(panels.values()))[1].isna().all(axis=None)
+    bands = not all(spread.isna().all(axis=None) for _, spread in panels.values())
     return style.show(
         figure,
         caption="Accuracy of the exit on test text while it is trained: the exit alone (frozen), "

@@ -8,6 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from eenotes_book import records, style
+from eenotes_book.ch06_language import thesis
 from eenotes_book.ch06_language.frozen_training import COPY, MEANS, RANDOM, SCALED, WITH_COPY
 from eenotes_book.statistics import Gate, mean
 from eenotes_book.style import METHODS
@@ -77,7 +78,7 @@ def _claim_at(record: records.Record, curves: Mapping[str, pd.DataFrame], rate: 
             f"the thesis; here it reaches {ends:.3f}"
         )
         gate = Gate(condition, ends <= _CHANCE)
-    for start, statement, thesis, wanted in (
+    for start, statement, theirs, wanted in (
         (MEANS, "class means dip after the first epoch", -0.111, "ahead"),
         (SCALED, "class means scaled to log posteriors do not dip", None, "not behind"),
     ):
@@ -85,14 +86,14 @@ def _claim_at(record: records.Record, curves: Mapping[str, pd.DataFrame], rate: 
             change = list(curves[start].iloc[1] - curves[start].iloc[0])
             record.claim(
                 f"{name}: {statement}; ours: epoch 1 - epoch 0",
-                thesis="OPT-125m: .131 - .242" if thesis else "not stated",
-                thesis_value=thesis,
+                thesis="OPT-125m: .131 - .242" if theirs else "not stated",
+                thesis_value=theirs,
                 values=change,
-                differences=[-value for value in change] if thesis else change,
+                differences=[-value for value in change] if theirs else change,
                 wanted=wanted,
                 **common,
             )
-    for start, other, statement, thesis, value in (
+    for start, other, statement, theirs, value in (
         (MEANS, RANDOM, "random ends far behind class means", ".222 - ≈.019", 0.203),
         (MEANS, COPY, "class means end ahead of the copied head", ".222 - .187", 0.035),
         (SCALED, MEANS, "scaled class means end ahead of unscaled ones", "", None),
@@ -102,7 +103,7 @@ def _claim_at(record: records.Record, curves: Mapping[str, pd.DataFrame], rate: 
         if start in curves and other in curves:
             record.claim(
                 f"{name}: {statement}; ours: difference after the last epoch",
-                thesis=f"OPT-125m, 10 epochs: {thesis}" if thesis else "not stated",
+                thesis=f"OPT-125m, 10 epochs: {theirs}" if theirs else "not stated",
                 thesis_value=value,
                 values=list(curves[start].iloc[-1] - curves[other].iloc[-1]),
                 gate=gate if other == RANDOM else None,
@@ -124,7 +125,7 @@ def sentences(found: Found) -> str:
 
 
 def figure(found: Found, *, device: str) -> HTML:
-    """Accuracy over the epochs, one panel per learning rate, a line per start.
+    """Accuracy over the epochs, the thesis's panel and one per learning rate, a line per start.
 
     Args:
         found: the record's.
@@ -132,17 +133,22 @@ def figure(found: Found, *, device: str) -> HTML:
     """
     if not found:
         return HTML("<p>No training has finished yet: <code>make study N=6</code>.</p>")
-    every, one = rates(found), found[0]
+    one, panels = found[0], {f"thesis, {thesis.MODEL}": dict(thesis.FROZEN.items())}
+    for rate in rates(found):
+        panels[f"learning rate {rate:g}"] = {
+            run["start"]: accuracies(found, run["start"], rate=rate).mean(axis=1)
+            for run in found
+            if run["rate"] == rate
+        }
     drawing, axes = plt.subplots(
-        1, len(every), figsize=(5.4 * len(every), 4.4), squeeze=False, sharey=True
+        1, len(panels), figsize=(3.6 * len(panels), 4.2), squeeze=False, sharey=True
     )
-    for ax, rate in zip(axes[0], every, strict=True):
-        for run in found:
-            if run["rate"] == rate:
-                color, marker = METHODS[run["start"]]
-                curve = accuracies(found, run["start"], rate=rate).mean(axis=1)
-                ax.plot(curve, color=color, marker=marker, markersize=5, label=run["start"])
-        ax.set(title=f"learning rate {rate:g}", xlabel="epoch (0 = before training)")
+    for ax, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        for start, curve in curves.items():
+            color, marker = METHODS[start]
+            line = "--" if curve.isna().any() else "-"  # between two known ends
+            ax.plot(curve.dropna(), line, color=color, marker=marker, markersize=4, label=start)
+        ax.set(title=title, xlabel="epoch (0 = before training)")
     axes[0, 0].set(ylabel="next-token accuracy of the exit", ylim=(0, None))
     handles = {
         label: handle
@@ -158,7 +164,8 @@ def figure(found: Found, *, device: str) -> HTML:
         caption="SmolLM2-135M, exit after decoder 15 of 30: only its head is trained. Accuracy on "
         f"test text, mean of five draws. The head knows the {one['words']:,} tokens that occur "
         "five times or more in the training text.",
-        alt="Accuracy of the exit per epoch, one panel per learning rate, one line per start.",
+        alt="Accuracy of the exit per epoch, a panel of the thesis's curves and one per learning "
+        "rate, one line per start.",
         provenance=f"SmolLM2-135M on WikiText-2; {one['tokens']:,} training positions, "
         f"{positions:,} of test; one training each; {device}",
     )
