@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 from eenotes_book import records
-from eenotes_book.ch06_language import drafting_clock, drafting_tables, frozen_tables, pretrained
+from eenotes_book.ch06_language import (
+    calm,
+    drafting_clock,
+    drafting_tables,
+    frozen_tables,
+    pretrained,
+)
 from eenotes_book.ch06_language.experiment import as_table
 from eenotes_book.statistics import Gate, mean
 
@@ -33,6 +39,7 @@ def claim_all(record: records.Record, numbers: dict[str, Any]) -> None:
     if "drafting" in numbers:
         drafting_tables.claim(record, numbers["drafting"])
     drafting_clock.claim(record, numbers.get("clock", []))
+    calm.claim(record, numbers.get("leaving"))
     runs = numbers.get("runs") or [numbers["run"]]
     _before_training(record, runs)
     _training(record, runs)

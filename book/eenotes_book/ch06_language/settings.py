@@ -85,6 +85,18 @@ class DraftingSettings:
 
 
 @dataclass
+class CalmSettings:
+    """The settings of leaving early with a promise about whole texts."""
+
+    at: int  # decoders before the exit
+    texts: int  # to calibrate with, and as many to test
+    new: int  # tokens that come to each prompt
+    thresholds: list[float]  # of the exit's probability, falling
+    level: float  # of the mean distance to the whole model's text
+    delta: float  # how likely the promise may be broken
+
+
+@dataclass
 class StudySettings(Settings):
     """The settings of the study: of the small models and their runs, and of the pretrained one."""
 
@@ -92,3 +104,4 @@ class StudySettings(Settings):
     pretrained: PretrainedSettings
     training: TrainingSettings
     drafting: DraftingSettings
+    calm: CalmSettings

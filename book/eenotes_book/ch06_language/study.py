@@ -11,6 +11,7 @@ from eenotes_book import cache, records, settings
 from eenotes_book.ch06_language import (
     CHAPTER,
     REVISION,
+    calm,
     drafting,
     drafting_clock,
     epoch_zero,
@@ -27,16 +28,17 @@ from eenotes_book.data import pretrained_language
 def study() -> Path:
     """Run what is missing, the clock last, and write the record."""
     s = settings.load(CHAPTER, "study")
-    for part in (pretrained, drafted, runs_of, trained, clocked):
+    for part in (pretrained, drafted, runs_of, trained, left_early, clocked):
         part(s)
     return record()
 
 
 def record() -> Path:
-    """Make the record; training and clock may be unfinished, what else is missing is run."""
+    """Make the record; training, calibration and clock may be unfinished, the rest is run."""
     s = settings.load(CHAPTER, "study")
     numbers = {"pretrained": pretrained(s), "drafting": drafted(s), "runs": runs_of(s)}
     numbers |= {"training": trained(s, missing=False), "clock": clocked(s, missing=False)}
+    numbers["leaving"] = left_early(s, missing=False)
     splits = ("train", "val", "test")
     rows = {split: features.DRAWS * getattr(s.pretrained, split) for split in splits}
     data = {
@@ -156,6 +158,15 @@ def drafted(s: StudySettings) -> list[dict]:
     ]
 
 
+def left_early(s: StudySettings, *, missing: bool = True) -> dict | None:
+    """A promised threshold for leaving early; without ``missing`` ``None`` if it has not run."""
+    facts, ready = _drafting(s, at=s.calm.at)
+    facts |= {"calm": vars(s.calm)}
+    if not missing:
+        return cache.kept("lm-calm", **facts)
+    return cache.step("lm-calm", lambda: calm.measured(ready(), s.calm), **facts)
+
+
 def clocked(s: StudySettings, *, missing: bool = True) -> list[dict]:
     """The seconds of drafting at some exits; without ``missing`` of those that have been measured.
 
@@ -181,12 +192,16 @@ def clocked(s: StudySettings, *, missing: bool = True) -> list[dict]:
     return done
 
 
-def _drafting(s: StudySettings) -> tuple[dict, Callable[[], drafting.Drafting]]:
-    """The facts of every step of drafting, and the model and its texts, loaded when called."""
+def _drafting(
+    s: StudySettings, *, at: int | None = None
+) -> tuple[dict, Callable[[], drafting.Drafting]]:
+    """The facts of every step of drafting, and the model and its texts, loaded when called.
+
+    With ``at`` for that exit alone.
+    """
     depth = pretrained_language.MODELS[s.pretrained.model].decoders
-    wider = dataclasses.replace(
-        s.pretrained, exits=sorted({*s.drafting.exits, depth}), train=s.drafting.rows
-    )
+    exits = s.drafting.exits if at is None else [at]
+    wider = dataclasses.replace(s.pretrained, exits=sorted({*exits, depth}), train=s.drafting.rows)
     own = {
         name: value for name, value in vars(s.drafting).items() if name not in ("exits", "clock")
     }
@@ -194,6 +209,6 @@ def _drafting(s: StudySettings) -> tuple[dict, Callable[[], drafting.Drafting]]:
 
     @functools.cache
     def ready() -> drafting.Drafting:
-        return drafting.Drafting(features.load(wider), s.drafting)
+        return drafting.Drafting(features.load(wider), dataclasses.replace(s.drafting, exits=exits))
 
     return facts, ready
