@@ -106,5 +106,5 @@ def test_speeds_and_milliseconds_by_hand():
     record = records.Record(CHAPTER, data={}, seeds=[0], at="study")
     drafting_clock.claim(record, found)
     assert [row["ours"] for row in record.claims] == [1.5, 0.75]
-    assert "0.75 ×" in drafting_clock.figure(found, provenance="here").data
+    assert "relative to plain" in drafting_clock.figure(found, provenance="here").data
     assert "has not run" in drafting_clock.figure([], provenance="here").data

@@ -193,13 +193,13 @@ def figure(found: Sequence[Mapping], *, provenance: str) -> HTML:
         return HTML("<p>The clock of drafting has not run yet: <code>make study N=6</code>.</p>")
     rows = table(found)
     drawing, axes = plt.subplots(
-        len(found), 1, figsize=(8.6, 1.2 + 2.1 * len(found)), sharex=True, squeeze=False
+        len(found), 1, figsize=(7.6, 1.4 + 2.1 * len(found)), sharex=True, squeeze=False
     )
     for ax, one in zip(axes[:, 0], found, strict=True):
         part_of = rows[(rows["at"] == one["at"]) & (rows["way"] != THEIRS)].iloc[::-1]
-        start = 0.0
+        names, start = [way.replace(", ", ",\n") for way in part_of["way"]], 0.0
         for color, part in zip(_COLORS, PARTS, strict=True):
-            ax.barh(part_of["way"], part_of[part], left=start, color=color, label=part)
+            ax.barh(names, part_of[part], left=start, color=color, label=part)
             start = start + part_of[part].to_numpy()
         for place, (end, speed) in enumerate(zip(start, part_of["speed"], strict=True)):
             ax.annotate(f"{speed:.2f} ×", (end, place), xytext=(4, 0), va="center", fontsize=9,
@@ -208,7 +208,7 @@ def figure(found: Sequence[Mapping], *, provenance: str) -> HTML:
         ax.margins(x=0.12)
     axes[-1, 0].set(xlabel="milliseconds per new token")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    drawing.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(PARTS))
+    drawing.legend(handles, labels, fontsize=9, loc="outside lower center", ncols=3)
     return style.show(
         drawing,
         caption="Where the time of drafting goes: a new token's time by part, and the speed "
