@@ -24,6 +24,15 @@ def test_the_distance_of_texts_by_hand():
     assert calm.distance([1, 2, 3, 4], [1, 3, 4, 5]) == 0.25
 
 
+def test_the_bound_by_hand():
+    # of no loss at all Hoeffding's bound is exact: (1 - level)^N
+    assert calm.p_value([0.0] * 60, level=0.2) == pytest.approx(0.8**60)
+    # a mean at the level or above rules nothing out
+    assert calm.p_value([0.2] * 60, level=0.2) == calm.p_value([0.9] * 60, level=0.2) == 1
+    # it is never below the exact tail of losses of 0 and 1, P(Bin(10, 1/2) <= 1) = 11/1024
+    assert 11 / 1024 <= calm.p_value([1.0] + [0.0] * 9, level=0.5) <= 11 / 1024 * 2.72
+
+
 def test_the_search_ends_at_the_first_threshold_that_cannot_be_promised():
     asked = []
 

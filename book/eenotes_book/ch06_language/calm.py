@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from scipy import special
 from torch import Tensor
 
-from eenotes import guarantees
 from eenotes.language import decoding
 from eenotes_book import records
 from eenotes_book.ch06_language.drafting import OWN, Drafting
@@ -45,14 +45,23 @@ def chosen(
     found, tried = None, []
     for threshold in s.thresholds:
         losses = losses_at(threshold)
-        ones = math.ceil(sum(losses) - 1e-9)  # the bound sees the sum alone: rounding up is safe
-        counts = torch.tensor([[0, len(losses) - ones, ones]])
-        p = guarantees.p_values(counts, level=s.level, method="Hoeffding-Bentkus").item()
+        p = p_value(losses, level=s.level)
         tried.append({"threshold": threshold, "loss": sum(losses) / len(losses), "p": p})
         if p > s.delta:
             break
         found = threshold
     return found, tried
+
+
+def p_value(losses: Sequence[float], *, level: float) -> float:
+    """How likely so small a mean of losses in [0, 1] is if they are above the level on average.
+
+    At most: the smaller of Hoeffding's and Bentkus's bound (Bates et al., 2021).
+    """
+    count, mean = len(losses), min(sum(losses) / len(losses), level)
+    entropy = special.rel_entr(mean, level) + special.rel_entr(1 - mean, 1 - level)
+    bentkus = math.e * special.bdtr(math.ceil(sum(losses) - 1e-9), count, level)
+    return float(min(math.exp(-count * entropy), bentkus, 1.0))
 
 
 def measured(d: Drafting, s: CalmSettings) -> dict:
