@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from eenotes.checkpoints import save_tensors
+from eenotes.checkpoints import load_tensors, save_tensors
 from eenotes.costs import Costs
 from eenotes.rules import ClassMeanConfidence
 from eenotes_book.data import pretrained, recorded, vision
@@ -112,9 +114,10 @@ def test_published_networks_give_the_recorded_logits(name):
 
 def test_recorded_logits_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr(recorded, "_FOLDER", tmp_path)
-    facts = {"method": "e2cm", "network": "toy", "stages": [1, 3], "exits": [1], "version": 1}
+    facts = {"method": "e2cm", "network": "toy", "stages": [1, 3], "exits": [1], "version": 2}
     logits = torch.tensor([[[0.5, 1.0], [2.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    tensors = {"logits": logits.half(), "labels": torch.tensor([1, 0], dtype=torch.uint8)}
+    labels = torch.tensor([1, 0], dtype=torch.uint8)
+    tensors = {"logits": recorded.packed(logits, "e2cm"), "labels": labels}
     path = tmp_path / "toy-e2cm.safetensors"
     save_tensors(path, tensors | {"normaliser.0": torch.ones(2)}, **facts)
     found = recorded.load("toy", "e2cm")
@@ -128,6 +131,29 @@ def test_recorded_logits_come_back(tmp_path, monkeypatch):
     save_tensors(path, tensors, **facts | {"version": 0})
     with pytest.raises(ValueError, match="version 0"):
         recorded.load("toy", "e2cm")
+
+
+def test_a_frozen_backbone_is_kept_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded, "_FOLDER", tmp_path)
+    facts = {"network": "toy", "stages": [1, 3], "exits": [1], "version": 2}
+    labels = torch.tensor([1], dtype=torch.uint8)
+    for method, early in (("e2cm", [-2.0, -3.0]), ("sdn", [9.0, 7.5])):
+        logits = recorded.packed(torch.tensor([[early], [[4.0, 5.0]]]), method)
+        tensors = {"logits": logits, "labels": labels}
+        save_tensors(recorded.path_of("toy", method), tensors, **facts, method=method)
+    assert recorded.load("toy", "e2cm").logits.tolist() == [[[-2, -3]], [[4, 5]]]
+    assert recorded.load("toy", "sdn").logits.tolist() == [[[0, -1.5]], [[4, 5]]]
+    kept = load_tensors(recorded.path_of("toy", "sdn"))[0]["logits"]
+    assert kept.shape == (2, 1, 1, 2)
+
+
+@given(st.lists(st.floats(-300, 300, width=32), min_size=2, max_size=6))
+def test_packed_logits_say_what_they_said(values):
+    """The same class, and probabilities that differ by less than half a percent."""
+    logits = torch.tensor(values)[None, None]
+    kept = recorded._joined(recorded.packed(logits, "branchynet"), "branchynet")
+    torch.testing.assert_close(kept.softmax(2), logits.softmax(2), atol=0.004, rtol=0)
+    assert kept[0, 0, logits.argmax()] == 0 == kept.max()
 
 
 @pytest.mark.parametrize(("network", "method"), recorded.names())

@@ -80,7 +80,7 @@ def run(
 
 
 def study(name: str, *, seeds: int = 5) -> None:
-    """Evaluate what was trained and recorded of a network."""
+    """Evaluate what was trained and recorded of a network; what was evaluated before stays."""
     host, runs = published_exits.on_cifar(name), {}
     labels, sample = host.data.test.tensors[1], host.data.test.tensors[0][:1]
     costs = count_macs(host.with_exits(host.stages, 0).eval(), sample)
@@ -97,9 +97,9 @@ def study(name: str, *, seeds: int = 5) -> None:
             for seed in range(seeds)
             if published_exits.is_kept(host, method, seed)
         ]
-    write_json(
-        _PATH, recorded() | {name: {method: found for method, found in runs.items() if found}}
-    )
+    before = recorded()
+    runs = {method: found for method, found in runs.items() if found}
+    write_json(_PATH, before | {name: before.get(name, {}) | runs})
 
 
 if __name__ == "__main__":

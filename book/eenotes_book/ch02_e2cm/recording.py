@@ -23,8 +23,6 @@ from eenotes_book import scale
 from eenotes_book.ch02_e2cm import published_exits
 from eenotes_book.data import recorded, vision
 
-_STEPS = 32  # per unit, in which logits of trained exits are kept: they compress better
-
 
 def record(name: str, methods: Sequence[str]) -> None:
     """Write what every exit of a trained network says of the test images of CIFAR-10.
@@ -39,7 +37,6 @@ def record(name: str, methods: Sequence[str]) -> None:
         if method in published_exits.METHODS:
             net = host.with_exits(host.stages, 0).eval()
             logits = published_exits.logits_of(host, method, 0)
-            logits = (logits * _STEPS).round() / _STEPS
         else:
             net = class_means(host, method)
             logits = collect(net, vision.batches(host.data.test))[0]
@@ -80,7 +77,7 @@ def _write(
     accuracy = [
         round(right, 4) for right in (logits.argmax(2) == labels).cpu().double().mean(1).tolist()
     ]
-    tensors = {"logits": logits.half(), "labels": labels.to(torch.uint8)}
+    tensors = {"logits": recorded.packed(logits, method), "labels": labels.to(torch.uint8)}
     for j, head in enumerate(net.exits):
         if isinstance(head, ClassMeanExit):
             tensors[f"normaliser.{j}"] = head.mean_distance

@@ -4,6 +4,10 @@ Thresholds, fronts, calibration and sliders run on them in seconds, without the 
 training or the images.  One safetensors file a network and method, in half precision, with labels,
 costs and where it comes from; written by ``eenotes_book.ch02_e2cm.recording``.  A few of the images
 are there, too (`thumbnails`).
+
+What is the same is kept once, because the files travel with the book: of a frozen backbone the
+last exit stands with `PLAIN` alone, and where a softmax reads the logits only their distance to the
+largest counts.  The first and the second bytes of all numbers lie apart: so they compress better.
 """
 
 from collections.abc import Sequence
@@ -11,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from eenotes.checkpoints import load_tensors
 from eenotes.costs import Costs
 from eenotes.rules import ClassMeanConfidence, Confidence, Entropy, ScoreRule
 
-VERSION = 1  # of the files' content
+VERSION = 2  # of the files' content
+PLAIN = "e2cm"  # plain class means: their file has the backbone's own exit for the others
+_FROZEN = ("whitened", "sdn1", "sdn")  # methods that leave the backbone as it is
+_LOWEST = -16.0  # for trained exits, a probability of 1e-7 beside the largest
 _FOLDER = Path(__file__).parent / "logits"
 THUMBNAILS = Path(__file__).with_name("thumbnails.safetensors")
 
@@ -70,7 +78,36 @@ def load(network: str, method: str) -> Recorded:
         )
     costs = Costs(tuple(facts["stages"]), tuple(facts["exits"]))
     labels = tensors["labels"].long()
-    return Recorded(tensors["logits"].float(), labels, costs, _rule(tensors, facts), facts)
+    logits = _joined(tensors["logits"], method)
+    if method in _FROZEN:
+        plain = load_tensors(path_of(network, PLAIN))[0]["logits"]
+        logits = torch.cat([logits, _joined(plain, PLAIN)[-1:]])
+    return Recorded(logits, labels, costs, _rule(tensors, facts), facts)
+
+
+def packed(logits: Tensor, method: str) -> Tensor:
+    """Logits ``(J, N, K)`` as they are kept: bytes of half-precision numbers, ``(2, J, N, K)``.
+
+    Distances to class means stay as they are: their rule divides every class by its own number.
+    Of a frozen backbone the last exit is left out.
+    """
+    if method in _FROZEN:
+        logits = logits[:-1]
+    if method != PLAIN:
+        logits = logits - logits.amax(2, keepdim=True)
+    if method not in (PLAIN, "whitened"):  # whose logits need temperatures far above 1
+        logits = logits.clamp_min(_LOWEST)
+    numbers = logits.to(_kind(method)).contiguous()
+    return numbers.view(torch.uint8).reshape(*numbers.shape, 2).movedim(-1, 0).contiguous()
+
+
+def _joined(parts: Tensor, method: str) -> Tensor:
+    return parts.movedim(0, -1).contiguous().view(_kind(method)).squeeze(-1).float()
+
+
+def _kind(method: str) -> torch.dtype:
+    """Near the largest logit bfloat16 is the finer one."""
+    return torch.float16 if method == PLAIN else torch.bfloat16
 
 
 def thumbnails() -> tuple[Tensor, Tensor, dict[str, Any]]:
