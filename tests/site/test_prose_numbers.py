@@ -188,10 +188,10 @@ def class_means() -> Iterator[Sentence]:
 
 
 def trained_exits() -> Iterator[Sentence]:
-    runs = published_study.recorded()["resnet20"]
+    runs = published_study.recorded()
 
-    def lead(of: str, over: str) -> list[str]:
-        pairs = zip(runs[of], runs[over], strict=True)
+    def lead(of: str, over: str, network: str = "resnet20") -> list[str]:
+        pairs = zip(runs[network][of], runs[network][over], strict=True)
         budgets = at_costs.BUDGETS
         differences = [
             mean(a["accuracy"] - b["accuracy"] for a, b in zip(*both, strict=True))
@@ -206,7 +206,16 @@ def trained_exits() -> Iterator[Sentence]:
     yield f"SDN is ahead of E²CM by {interval}", *lead("sdn1", "e2cm")
     yield "are {} points ahead of them ({} to {})", *lead("whitened", "sdn1")
     longer = "{} points ahead of this SDN on average ({} to {}, five seeds)"
-    yield longer, *lead("whitened", "sdn")
+    for network in ("resnet20", "resnet56"):
+        yield longer, *lead("whitened", "sdn", network)
+    deep = [*lead("sdn1", "e2cm", "resnet56"), *lead("whitened", "sdn1", "resnet56")]
+    yield "On ResNet-56 it is ahead by {} points on average (95 % interval {} to {}", *deep[:3]
+    yield "on ResNet-56 they are {} points ahead of them ({} to {})", *deep[3:]
+    of = at_costs.kept()
+    for network in ("resnet20", "resnet56"):
+        both, alone = (of[network]["methods"][name] for name in (at_costs.BOTH, "SDN"))
+        rows = zip(both, alone, strict=True)
+        assert max(abs(a["accuracy"] - b["accuracy"]) for a, b in rows) < 0.0025  # "a fifth"
 
 
 def means_by_depth() -> Iterator[Sentence]:
