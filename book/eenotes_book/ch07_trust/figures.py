@@ -118,8 +118,8 @@ def score_leads(networks: Mapping[str, Mapping[str, Any]], *, provenance: str) -
     return style.show(
         figure,
         caption="Other scores help plain class means by two to five points, other exits hardly. "
-        "One threshold per exit, searched on one half of the images for six budgets and reported "
-        "on the other. Bars: 95 % intervals over ten groups of images.",
+        "One threshold per exit, searched on one half of the images and reported on the other. "
+        "Bars: 95 % intervals over ten groups of images.",
         alt="Points with bars: for whitened class means and trained exits all near zero; for plain "
         "class means three to four points to the right.",
         provenance=provenance,
