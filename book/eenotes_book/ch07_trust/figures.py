@@ -162,8 +162,8 @@ def prices(networks: Mapping[str, Mapping[str, Any]], *, provenance: str) -> HTM
     return style.show(
         figure,
         caption="Thresholds per exit cost about as much as one for all exits; patience costs more. "
-        "Loss of one threshold less that of other ways, on images that nothing was chosen on: "
-        "above zero is better. Bars: 95 % intervals over ten groups of images.",
+        "Loss of one threshold less that of other ways, on other images; above zero is better. "
+        "Bars: 95 % intervals over ten groups of images.",
         alt="Three panels; vectors of thresholds stay within a few hundredths of zero, patience "
         "lies up to .3 below.",
         provenance=provenance,
