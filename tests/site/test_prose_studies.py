@@ -149,6 +149,27 @@ def pruned_costs() -> Sentences:
     )
 
 
+def deeper() -> Sentences:
+    numbers = study("03-pruning")["numbers"]
+    deep, flat = numbers["resnet56"], numbers["resnet56-flat"]
+    thesis = of_pruning.gains([{"accuracy": pruning.THESIS}])
+    lead, other = of_pruning.gains(deep), of_pruning.gains(flat)
+    ours = points(lead["early"][0]), points(thesis["early"][0])
+    yield "are {} points better when they are pruned together (thesis: {})", *ours
+    ours = points(-lead["last"][0]), points(-thesis["last"][0])
+    yield "exit is {} points better when they are pruned separately (thesis: {})", *ours
+    layers = [of_pruning.layer_table(runs) for runs in (deep, flat)]
+    differ = [of_pruning.early_exits(table).difference.mean() for table in layers]
+    yield "sparsity differs by {} (thesis: .14)", share(-differ[0], 2)
+    before = [run["accuracy"][UNPRUNED][:-1] for run in (deep[0], flat[0])]
+    (low, high), (first, last) = ([share(end(a), 2) for end in (min, max)] for a in before)
+    yield "before pruning they have {} to {}", low, high
+    yield "Exits that read whole feature maps have {} to {}", first, last
+    yield "end *sparser* than separately, by {}", share(differ[1], 2)
+    worse = points(-other["early"][0]), points(other["last"][0])
+    yield "{} points worse when they are pruned together, and the last exit is {} points", *worse
+
+
 def controls() -> Sentences:
     lead, last = of_pruning.gains(pruned()), of_pruning.gains(pruned())["last"]
     yield "*Together* leads by {} points at the early exits", in_points(lead["early"])[0]
@@ -330,7 +351,8 @@ def for_teachers() -> Sentences:
 
 SENTENCES: dict[str, tuple[Callable[[], Sentences], ...]] = {
     "03-pruning": (
-        before_pruning, at_the_cut, zeros, accuracy_of_exits, pruned_costs, controls
+        before_pruning, at_the_cut, zeros, accuracy_of_exits, pruned_costs, deeper,
+        controls,
     ),
     "04-cbt": (quoted,),
     "05-eeprune": (race, growing, model, places_and_classes),

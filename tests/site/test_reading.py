@@ -26,7 +26,7 @@ FIGURES = """() => [...document.querySelectorAll(".bd-article figure picture img
         alt: image.alt,
         words: image.closest("figure").querySelector("figcaption strong")?.textContent ?? "",
         type: +image.dataset.type * Math.min(1, shown / wide),
-        detail: image.naturalWidth / shown,
+        detail: image.currentSrc.includes("svg") ? Infinity : image.naturalWidth / shown,
         number: image.closest("figure").id,
         link: image.closest("figure").querySelector("a.figure-number")?.getAttribute("href"),
     };
@@ -83,7 +83,7 @@ def test_panels_stand_one_below_the_other_on_a_phone(open_page):
         phone = open_page(name, viewport=PHONE)[0].evaluate(STACKED)
         for wide, narrow in zip(desk, phone, strict=True):
             assert not wide["narrow"] and narrow["narrow"], wide["alt"]
-            assert narrow["ratio"] < 0.8 * wide["ratio"], wide["alt"]
+            assert narrow["ratio"] < 0.85 * wide["ratio"], wide["alt"]
             seen += 1
     assert seen >= 10
 

@@ -218,11 +218,20 @@ def _claim_price(record: records.Record, runs: Sequence[dict], label: str, about
 
 def _note_flat(record: records.Record, runs: Sequence[dict]) -> None:
     """What becomes of exits that see whole feature maps instead of averages."""
+    about = "exits on whole feature maps (ResNet-56)"
     tables = [layer_table([run]) for run in having(runs, TOGETHER, SEPARATELY)]
     record.number(
-        "exits on whole feature maps (ResNet-56); "
-        "ours: mean difference of the early exits' sparsity, together - separately",
+        f"{about}: where zeros are; ours: mean difference of the early exits' sparsity, "
+        "together - separately",
         thesis=f"{statistics.mean(THESIS_LINEAR[:-1]):.2f} (figure)",
         values=[float(early_exits(table).difference.mean()) for table in tables],
         where="Where the zeros are",
     )
+    gain, thesis = gains(runs), gains([{"accuracy": THESIS}])
+    for key, which in (("early", "early exits (mean)"), ("last", "last exit")):
+        record.number(
+            f"{about}: {which}; ours: accuracy difference, together - separately",
+            thesis=f"{thesis[key][0]:+.3f} (figure)",
+            values=gain[key],
+            where="Accuracy",
+        )
