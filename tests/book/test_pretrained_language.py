@@ -10,7 +10,8 @@ pytest.importorskip("transformers")
 
 from eenotes.class_statistics import ClassMoments
 from eenotes.language import evaluation, initialisation
-from eenotes_book.ch06_language import epoch_zero, features, race, study
+from eenotes_book import settings
+from eenotes_book.ch06_language import CHAPTER, epoch_zero, features, race, study
 from eenotes_book.ch06_language import lens as lens_module
 from eenotes_book.ch06_language.settings import PretrainedSettings
 from eenotes_book.data import pretrained_language, text
@@ -141,7 +142,8 @@ def test_the_study_of_a_pretrained_model_and_its_steps(small, tmp_path, monkeypa
     monkeypatch.setenv("EENOTES_CACHE", str(tmp_path))
     monkeypatch.setenv("EENOTES_STEPS", str(tmp_path / "steps"))
     monkeypatch.setattr(features, "load", lambda s: small)
-    found = study.pretrained(small.settings)
+    whole = replace(settings.load(CHAPTER, "study"), pretrained=small.settings)
+    found = study.pretrained(whole)
     (normed,), (raw,), (lens,) = found["normed"], found["raw"], found["lens"]
     assert normed["all"]["tokens"] == 5 * 100 * 11 and raw["all"]["tokens"] == 5 * 40 * 11
     for draw in normed["draws"]:
@@ -156,7 +158,7 @@ def test_the_study_of_a_pretrained_model_and_its_steps(small, tmp_path, monkeypa
     assert all(row["copy"] == row["copy, float32"] for row in found["whole"]["draws"])
     assert all(row["tokens"] == 100 * 11 for row in lens["draws"])
     monkeypatch.setattr(features, "load", None)  # finished steps need no model
-    assert study.pretrained(small.settings) == found
+    assert study.pretrained(whole) == found
 
 
 def test_a_lens_begins_as_the_copied_head_and_learns(small, tmp_path, monkeypatch):
