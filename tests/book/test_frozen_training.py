@@ -171,7 +171,7 @@ def test_tables_and_pictures_of_what_has_finished():
     assert table["cross-entropy"].loc["class mean"].tolist() == [1, 2, 3]
     assert frozen_tables.sentences(runs).startswith("1 trainings have finished. at 0.1 ")
     assert "0.260, 0.150, 0.240" in frozen_tables.sentences(runs)
-    assert "900 training positions, 500 of test" in frozen_tables.figure(runs, device="here").data
+    assert "900 training positions of 9 tokens" in frozen_tables.figure(runs, device="here").data
     assert "No training" in frozen_tables.figure([], device="here").data
 
 

@@ -74,7 +74,7 @@ def epoch_zero_bars(values: dict[str, float], *, final: float, at: str, provenan
         provenance: scale, data, counts, seeds, device.
     """
     _, ax = plt.subplots(figsize=(7.4, 0.5 + 0.42 * len(values)))
-    names = list(values)[::-1]
+    names, best = list(values)[::-1], max(values, key=values.__getitem__)
     colors = [METHODS[name][0] for name in names]
     bars = ax.barh(names, [values[name] for name in names], color=colors, height=0.7)
     ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=9)
@@ -83,8 +83,8 @@ def epoch_zero_bars(values: dict[str, float], *, final: float, at: str, provenan
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=1)
     return style.show(
         ax,
-        caption=f"Accuracy before any training, on test text. Exit {at}, on the decoder's raw "
-        "output.",
+        caption=f"Most accurate before any training: {best}, {values[best]:.3f} of the tokens. "
+        f"Test text, exit {at}, on the decoder's raw output.",
         alt="Horizontal bars of next-token accuracy, one per initialisation, with a dashed line at "
         "the final head's accuracy.",
         provenance=provenance,
@@ -117,12 +117,15 @@ def noise_and_mixture(
         color, marker = METHODS[f"class mean + {other}"]
         right.plot(part.alpha, part.test, color=color, marker=marker, label=f"class mean + {other}")
     _final_line(right.axhline, final, "--", label="final head")
+    plain = n0[n0["head"] == "class mean"]
+    factor = plain.factor[plain.val.idxmax()]  # the star
     right.set(xlabel="α (1 = class means alone)")
     right.legend(fontsize=8)
     return style.show(
         figure,
-        caption="Accuracy at epoch 0 against the strength of the noise N₀ and against the share α "
-        f"of the class means. N₀ is searched up to {n0.factor.max():g} times its plug-in value.",
+        caption=f"Class means alone are best with {factor:g} times the plug-in N₀. Accuracy at "
+        "epoch 0 against the noise N₀ and against the share α of the class means. N₀ is searched "
+        f"up to {n0.factor.max():g} times its plug-in value.",
         alt="Left: accuracy against N₀ on a logarithmic axis with the plug-in value and the chosen "
         "one marked. Right: accuracy against α for two mixtures.",
         provenance=provenance,
@@ -138,6 +141,7 @@ def accuracy_by_depth(table: pd.DataFrame, *, final: float, provenance: str) -> 
         provenance: scale, data, counts, seeds, device.
     """
     _, ax = plt.subplots(figsize=(7.6, 4.0))
+    first, last = table.iloc[0].idxmax(), table.iloc[-1].idxmax()
     for name in table.columns:
         color, marker = METHODS[name]
         line = "--" if "norm" in name else "-"
@@ -150,8 +154,9 @@ def accuracy_by_depth(table: pd.DataFrame, *, final: float, provenance: str) -> 
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return style.show(
         ax,
-        caption="Accuracy at epoch 0 from the first exit to the last, on test text; N₀ is chosen "
-        "for each exit on validation.",
+        caption=f"Best after the first decoder: {first} ({table[first].iloc[0]:.3f}); after the "
+        f"last: {last} ({table[last].iloc[-1]:.3f}). Accuracy at epoch 0 on test text; N₀ is "
+        "chosen for each exit on validation.",
         alt="Next-token accuracy against the number of decoders before the exit, one line per kind "
         "of head, and a dotted line for the final head.",
         provenance=provenance,
@@ -193,10 +198,14 @@ def initialisations_over_epochs(
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
     bands = not all(spread.isna().all(axis=None) for _, spread in panels.values())
+    gaps = []
+    for title, (table, _) in panels.items():
+        begin, *_, end = table.max(axis=1) - table.min(axis=1)
+        gaps.append(f"{begin:.3f} and {end:.3f} ({title})")
     return style.show(
         figure,
-        caption="Accuracy of the exit on test text while it is trained: the exit alone (frozen), "
-        "or all weights." + " Bands: ± one standard deviation over the seeds." * bands,
+        caption=f"Best start minus worst, before training and at the end: {'; '.join(gaps)}."
+        + " Bands: ± one standard deviation over seeds." * bands,
         alt="Accuracy of the exit per epoch, two panels for the two settings, one line per "
         "initialisation, with a dashed line for the final head.",
         provenance=provenance,
@@ -219,6 +228,7 @@ def suspected_causes(rows: Sequence[dict], *, provenance: str) -> HTML:
         "whitened": "whitened class mean",
     }
     kinds = list(dict.fromkeys(table.index.get_level_values(0)))
+    ahead = int((table["chosen"] > table["copy"]).sum())
     size = (11.2, 1.7 + 0.62 * len(table) / len(kinds))
     figure, axes = plt.subplots(1, len(kinds), figsize=size, sharey=True, sharex=True)
     for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
@@ -240,8 +250,8 @@ def suspected_causes(rows: Sequence[dict], *, provenance: str) -> HTML:
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     return style.show(
         figure,
-        caption="Copied head, class means and whitened class means on test text, before any "
-        "training; one row per model.",
+        caption=f"In {ahead} of {len(table)} rows class means with the chosen N₀ name more tokens "
+        "than the copied head. Accuracy on test text before any training.",
         alt="Two panels, raw and normalised features; per model a row of markers for the copied "
         "head, class means with two choices of N₀, whitened class means and the final head.",
         provenance=provenance,

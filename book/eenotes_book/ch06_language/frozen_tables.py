@@ -158,14 +158,20 @@ def figure(found: Found, *, device: str) -> HTML:
     drawing.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8
     )
-    positions = sum(draw[0] for draw in one["positions"])
+    positions, slowest = sum(draw[0] for draw in one["positions"]), rates(found)[0]
+    moves = [
+        (name, curve.iloc[0], curve.iloc[-1])
+        for name, curve in panels[f"learning rate {slowest:g}"].items()
+        if name in (COPY, MEANS, RANDOM)
+    ]
+    ends = ", ".join(f"from {before:.3f} to {after:.3f} ({name})" for name, before, after in moves)
     return style.show(
         drawing,
-        caption="SmolLM2-135M, exit after decoder 15 of 30: only its head is trained. Accuracy on "
-        f"test text, mean of five draws. The head knows the {one['words']:,} tokens that occur "
-        "five times or more in the training text.",
+        caption=f"With its head alone trained at {slowest:g}, a start's accuracy goes {ends}. "
+        "SmolLM2-135M, exit after decoder 15 of 30; mean of five draws of test text.",
         alt="Accuracy of the exit per epoch, a panel of the thesis's curves and one per learning "
         "rate, one line per start.",
-        provenance=f"SmolLM2-135M on WikiText-2; {one['tokens']:,} training positions, "
-        f"{positions:,} of test; one training each; {device}",
+        provenance=f"SmolLM2-135M on WikiText-2; {one['tokens']:,} training positions "
+        f"of {one['words']:,} tokens that occur five times or more, {positions:,} of test; one "
+        f"training each; {device}",
     )
