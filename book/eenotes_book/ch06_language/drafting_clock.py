@@ -213,8 +213,8 @@ def figure(found: Sequence[Mapping], *, provenance: str) -> HTML:
     return style.show(
         drawing,
         caption=f"The fastest way of drafting has {fastest:.2f} times the speed of plain decoding. "
-        "A new token's time by part. Drafts are those that validation texts chose by the weights "
-        "read.",
+        "A new token's time by part, and each way's speed. Drafts are those that validation texts "
+        "chose by the weights read.",
         alt="Stacked bars for plain decoding and four drafting heads, one panel per exit; each bar "
         "is divided into decoders below the exit, drafting head, decoders above, final head, rest.",
         provenance=provenance,

@@ -123,7 +123,7 @@ def noise_and_mixture(
     right.legend(fontsize=8)
     return style.show(
         figure,
-        caption=f"Class means alone are best with {factor:g} times the plug-in N₀. Accuracy at "
+        caption=f"Validation chooses {factor:g} times the plug-in N₀ for class means. Accuracy at "
         "epoch 0 against the noise N₀ and against the share α of the class means. N₀ is searched "
         f"up to {n0.factor.max():g} times its plug-in value.",
         alt="Left: accuracy against N₀ on a logarithmic axis with the plug-in value and the chosen "
@@ -204,7 +204,7 @@ def initialisations_over_epochs(
         gaps.append(f"{begin:.3f} and {end:.3f} ({title})")
     return style.show(
         figure,
-        caption=f"Best start minus worst, before training and at the end: {'; '.join(gaps)}."
+        caption=f"Best start minus worst on test text, before and after: {'; '.join(gaps)}."
         + " Bands: ± one standard deviation over seeds." * bands,
         alt="Accuracy of the exit per epoch, two panels for the two settings, one line per "
         "initialisation, with a dashed line for the final head.",
